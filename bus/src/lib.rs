@@ -1,0 +1,165 @@
+//! The ordered, partitioned, durable log between logic and job: the [`Bus`] seam.
+//!
+//! What it is: topics of a fixed number of partitions; a record, once acknowledged, has an offset that never changes
+//! and is on disk (embedded: fsynced; Kafka: acks=all). What it is not: a queue; nothing is removed by being read.
+//!
+//! ```text
+//!  logic ─publish─▶ partition 0 │1│2│3│4│…      offsets begin at 1
+//!                   partition 1 │1│2│…    ─consumer─▶ job   (a partition has one owner in a group)
+//! ```
+//!
+//! Invariants:
+//! - what was acknowledged is read by every consumer that starts at or before it, until the retention takes it;
+//! - records published by one caller to one partition, in the order of its calls to [`Bus::publish`], have rising
+//!   offsets in that order;
+//! - offsets of two logs ([`Bus::log`]) are never compared: a recreated topic has another log ID.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+/// A record's place in its partition, from 1 (Kafka's offset plus one), so that 0 is "before the first".
+pub type Offset = u64;
+
+/// What a record must survive decides its topic (rule 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// Messages to rooms; a partition count of the configuration's.
+    Rooms,
+    /// Pushes and commands to who is online, at most once; as many partitions.
+    Pushes,
+    /// What every logic must know (penalties); one partition, kept as long as the longest penalty.
+    Control,
+    /// Records that could not be read, with the reason; one partition.
+    DeadLetters,
+}
+
+/// Why a record was not taken or cannot be read. None of these is ever the record's writer's fault but
+/// [`Error::TooLarge`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not durable, or not known to be: say so, and let the caller retry with the same client message ID.
+    #[error("the bus is not available: {0}")]
+    Unavailable(String),
+    /// Longer than [`RECORD_BYTES_MAX`].
+    #[error("a record of {0} bytes is over the limit of {RECORD_BYTES_MAX}")]
+    TooLarge(usize),
+    /// The log is not the one that was left: damaged, cut, recreated, or of another partition count. An operator
+    /// decides.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Longest record, bytes: a payload of 64 KiB from the API, as much again for what goim's push carried, and the rest.
+pub const RECORD_BYTES_MAX: usize = 192 * 1024;
+
+/// A record as read.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its place.
+    pub offset: Offset,
+    /// Milliseconds since 1970 when the log took it.
+    pub time_ms: i64,
+    /// What was published.
+    pub value: Bytes,
+}
+
+/// Where a partition is to be read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The record at this offset, or the oldest that is kept where that one no longer is.
+    At(Offset),
+    /// The first record that the log took at or after this time, milliseconds since 1970.
+    Since(i64),
+    /// Only what is published from now on.
+    End,
+}
+
+/// What a consumer is told.
+#[derive(Debug)]
+pub enum Event {
+    /// The partition is this consumer's until it is revoked. Nothing is read from it before [`Consumer::start`].
+    Assigned(u32),
+    /// No longer this consumer's: do not commit for it, stop delivering from it.
+    Revoked(u32),
+    /// Records of one partition, at least one, in order and without a hole but what the retention took.
+    Records(u32, Vec<Record>),
+}
+
+/// The log.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Partitions of `topic`.
+    fn partitions(&self, topic: Topic) -> u32;
+
+    /// The log ID of `topic`: 1-64 of `A-Z a-z 0-9 _ . -`; another one after it was recreated or restored.
+    fn log(&self, topic: Topic) -> String;
+
+    /// Takes `value` into the order of `partition` before it returns; the future resolves with its offset when it is
+    /// durable. Dropping the future does not take the record back.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] (retry with the same client message ID: it may be in the log all the same) or
+    /// [`Error::TooLarge`].
+    fn publish(&self, topic: Topic, partition: u32, value: Bytes) -> BoxFuture<'static, Result<Offset, Error>>;
+
+    /// Joins `group` on `topic`. The group's partitions are shared out among its live consumers.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the group's checkpoint does not fit the log; [`Error::Unavailable`].
+    async fn consume(&self, topic: Topic, group: &str) -> Result<Box<dyn Consumer>, Error>;
+
+    /// Reads all of `topic`'s `partition` outside of any group: for the control topic, and for tools.
+    ///
+    /// # Errors
+    /// As [`Bus::consume`].
+    async fn read(&self, topic: Topic, partition: u32, start: Start) -> Result<Box<dyn Reader>, Error>;
+
+    /// First offset that is kept and the one that the next record gets.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn bounds(&self, topic: Topic, partition: u32) -> Result<(Offset, Offset), Error>;
+
+    /// Whether publishing can be expected to work now, with the reason where it cannot (readiness).
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// One member of a group.
+#[async_trait]
+pub trait Consumer: Send {
+    /// Waits for the next event. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for a passing fault (call again), [`Error::Refused`] for good.
+    async fn next(&mut self) -> Result<Event, Error>;
+
+    /// Begins, or begins anew, to read an assigned partition. Not waiting: it takes effect with a later `next`.
+    fn start(&mut self, partition: u32, from: Start);
+
+    /// Stops and goes on reading an assigned partition, while the group is polled all the same (rule 11).
+    fn pause(&mut self, partition: u32, paused: bool);
+
+    /// Everything up to and with `offset` is done. Kept with the log ID; written soon, and on a graceful end. Ignored
+    /// for a partition that is not assigned.
+    fn commit(&mut self, partition: u32, offset: Offset);
+
+    /// The last committed offset of an assigned partition, 0 where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn committed(&mut self, partition: u32) -> Result<Offset, Error>;
+
+    /// Leaves the group, so that others take over at once.
+    async fn leave(self: Box<Self>);
+}
+
+/// A reader outside of any group.
+#[async_trait]
+pub trait Reader: Send {
+    /// Waits for more records. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for a passing fault (call again), [`Error::Refused`] for good.
+    async fn next(&mut self) -> Result<Vec<Record>, Error>;
+}

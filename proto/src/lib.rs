@@ -1,0 +1,32 @@
+//! The wire: the message types of `schema/`, and the sans-IO codecs that turn bytes into frames and back.
+#![forbid(unsafe_code)]
+
+/// The packages of `schema/`, nested as their names are, since the generated code refers to its neighbours by them.
+mod barrage {
+    macro_rules! package {
+        ($name:ident: $($file:literal),+) => {
+            pub mod $name {
+                pub mod v1 {
+                    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::allow_attributes, reason = "generated; documented in schema/")]
+                    $(include!(concat!(env!("OUT_DIR"), "/barrage.", stringify!($name), ".v1", $file));)+
+                }
+            }
+        };
+    }
+    package!(client: ".rs", ".serde.rs");
+    package!(cluster: ".rs");
+    package!(record: ".rs");
+}
+pub use barrage::client::v1 as client;
+pub use barrage::cluster::v1 as cluster;
+pub use barrage::record::v1 as record;
+
+pub mod channel;
+pub mod config;
+pub mod error;
+
+/// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
+pub const RECORD_VERSION: u32 = 1;
+
+/// The encoded descriptors of all of `schema/`: gRPC reflection reads them, and `rpc` makes its stubs from them.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

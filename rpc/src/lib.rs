@@ -1,0 +1,7 @@
+//! The gRPC stubs of the services in `proto/schema`. Apart from `proto`, which must not know tonic or tokio.
+
+/// Between the services.
+pub mod cluster {
+    #![allow(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; documented in proto/schema")]
+    tonic::include_proto!("barrage.cluster.v1");
+}
