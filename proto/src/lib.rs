@@ -3,11 +3,18 @@
 
 /// The packages of `schema/`, nested as their names are, since the generated code refers to its neighbours by them.
 mod barrage {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated; documented in schema/"
+    )]
     macro_rules! package {
         ($name:ident: $($file:literal),+) => {
             pub mod $name {
                 pub mod v1 {
-                    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::allow_attributes, reason = "generated; documented in schema/")]
                     $(include!(concat!(env!("OUT_DIR"), "/barrage.", stringify!($name), ".v1", $file));)+
                 }
             }
@@ -24,6 +31,9 @@ pub use barrage::record::v1 as record;
 pub mod channel;
 pub mod config;
 pub mod error;
+pub mod http;
+pub mod packet;
+pub mod websocket;
 
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
 pub const RECORD_VERSION: u32 = 1;

@@ -1,0 +1,563 @@
+//! WebSocket framing (RFC 6455 sections 5 to 8), both roles. Bytes in any split in, whole messages out; knows no socket.
+//! Not the opening handshake ([`crate::http`]), and no extension: a set RSV bit fails the connection.
+//!
+//! ```text
+//!   bytes ─▶ header, judged as its bytes come ─▶ payload, unmasked in place ─▶ a whole message in the input: borrowed
+//!                                                        └ split or fragmented ─▶ Part's buffer ─▶ borrowed from there
+//! ```
+//!
+//! Invariants, each the name of a test:
+//! - `an_idle_decoder_owns_nothing`: between messages a [`Decoder`] is 16 bytes and no heap memory.
+//! - `rfc6455_10_4_a_length_is_judged_before_anything_is_allocated`: memory grows with what came, never with what was
+//!   claimed, and never beyond the limit.
+//! - `rfc6455_8_1_utf8_fails_at_the_first_impossible_byte`: across fragments and reads.
+//! - `rfc6455_5_5_1_nothing_is_read_after_a_close`: nor after a failure.
+
+/// Longest payload of a control frame, bytes (RFC 6455 section 5.5).
+pub const CONTROL_BYTES_MAX: usize = 125;
+
+/// Longest frame header, bytes: two, eight of length, four of mask. A server's own are at most 10.
+pub const HEADER_BYTES_MAX: usize = 14;
+
+/// Which end we are: a server's input must be masked, a client's must not (RFC 6455 section 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Reads what a client sent.
+    Server,
+    /// Reads what a server sent.
+    Client,
+}
+
+/// RFC 6455 section 5.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// The next fragment of a message.
+    Continuation = 0,
+    /// UTF-8.
+    Text = 1,
+    /// Bytes.
+    Binary = 2,
+    /// The last frame of its sender.
+    Close = 8,
+    /// Wants a pong of the same payload.
+    Ping = 9,
+    /// Answers a ping, or comes by itself.
+    Pong = 10,
+}
+
+impl Opcode {
+    fn of(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Continuation,
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+}
+
+/// A whole message, or a control frame, borrowed from the input or from the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole text message.
+    Text(&'a str),
+    /// A whole binary message.
+    Binary(&'a [u8]),
+    /// To be answered by a pong of the same payload.
+    Ping(&'a [u8]),
+    /// Nothing is to be done.
+    Pong(&'a [u8]),
+    /// The peer sends nothing more; to be answered by a close (of the same code) unless one was sent. Code and reason,
+    /// where it gave them.
+    Close(Option<(u16, &'a str)>),
+}
+
+/// The peer broke the protocol. Its fault, no use retrying: send a close of [`Failure::code`], then close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No extension was agreed on.
+    #[error("a reserved bit is set")]
+    ReservedBits,
+    /// 3-7 and 11-15.
+    #[error("reserved opcode {0}")]
+    ReservedOpcode(u8),
+    /// A client's frame without a mask, or a server's with one.
+    #[error("a frame is masked that must not be, or is not that must be")]
+    Masking,
+    /// Control frames come whole.
+    #[error("a control frame is fragmented")]
+    FragmentedControl,
+    /// Over 125 bytes.
+    #[error("a control frame is longer than 125 bytes")]
+    LongControl,
+    /// The most significant bit of a 64-bit length is set.
+    #[error("a frame length of 2^63 or more")]
+    Length,
+    /// A continuation, and nothing to continue.
+    #[error("a continuation of nothing")]
+    Continuation,
+    /// A new message before the last one's end.
+    #[error("a message begins within another")]
+    Interrupted,
+    /// The message is, or says that it will be, over the limit.
+    #[error("the message is longer than the limit")]
+    TooLarge,
+    /// A text message, or a close reason.
+    #[error("text is not UTF-8")]
+    Utf8,
+    /// Of one byte.
+    #[error("a close frame's body is one byte")]
+    CloseBody,
+    /// One that no peer may send (RFC 6455 section 7.4).
+    #[error("close code {0} may not be sent")]
+    CloseCode(u16),
+}
+
+impl Failure {
+    /// The close code to send (RFC 6455 section 7.4.1).
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Utf8 => 1007,
+            Self::TooLarge => 1009,
+            _ => 1002,
+        }
+    }
+}
+
+/// What a frame's header says.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    fin: bool,
+    opcode: Opcode,
+    /// Zero where the role's peer does not mask: unmasking with it changes nothing.
+    mask: [u8; 4],
+    payload_bytes: u64,
+}
+
+/// Reads frames of one connection. Feed it with [`Decoder::next`].
+#[derive(Debug)]
+pub struct Decoder {
+    /// What does not lie in the input as a whole; `None` when idle.
+    part: Option<Box<Part>>,
+    message_bytes_max: u32,
+    role: Role,
+    /// A close was read, or the peer failed.
+    done: bool,
+}
+
+/// A message, or a frame, of which some bytes are still to come.
+#[derive(Debug, Default)]
+struct Part {
+    /// A header that is incomplete.
+    head: [u8; HEADER_BYTES_MAX],
+    head_bytes: usize,
+    /// A frame whose payload is incomplete.
+    frame: Option<Rest>,
+    /// The message whose end has not come: text or binary.
+    message: Option<Opcode>,
+    utf8: Utf8,
+    /// The message so far, then the control frame within it so far.
+    buffer: Vec<u8>,
+    message_bytes: usize,
+    /// [`Event`]s of it were handed out: to be released on the next call.
+    spent: bool,
+}
+
+/// What is still to come of a frame.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    fin: bool,
+    opcode: Opcode,
+    /// Turned so that it begins with the next byte's.
+    mask: [u8; 4],
+    bytes: usize,
+}
+
+impl Decoder {
+    /// `message_bytes_max` bounds a whole message, all fragments together; over it: [`Failure::TooLarge`].
+    #[must_use]
+    pub fn new(role: Role, message_bytes_max: u32) -> Self {
+        Self { part: None, message_bytes_max, role, done: false }
+    }
+
+    /// Takes bytes off `input` up to the end of the next message or control frame; `None` when all are taken. To be
+    /// called until `None`: only then is the memory of the last message given back. `input` is unmasked in place.
+    ///
+    /// ```
+    /// use proto::websocket::{Decoder, Event, Role};
+    /// let mut decoder = Decoder::new(Role::Client, 4096);
+    /// let mut bytes = *b"\x81\x05hello\x89\x00";
+    /// let mut input = &mut bytes[..];
+    /// assert_eq!(decoder.next(&mut input), Ok(Some(Event::Text("hello"))));
+    /// assert_eq!(decoder.next(&mut input), Ok(Some(Event::Ping(b""))));
+    /// assert_eq!(decoder.next(&mut input), Ok(None));
+    /// ```
+    ///
+    /// # Errors
+    /// [`Failure`] as soon as a byte breaks the protocol; after it, as after a close, the rest is swallowed.
+    pub fn next<'a, 'input: 'a>(&'a mut self, input: &mut &'input mut [u8]) -> Result<Option<Event<'a>>, Failure> {
+        if let Some(part) = &mut self.part
+            && part.spent
+        {
+            part.spent = false;
+            part.buffer.truncate(part.message_bytes);
+            if part.message.is_none() {
+                self.part = None;
+            }
+        }
+        let step = match self.advance(input) {
+            Ok(step) => step,
+            Err(failure) => return Err(self.fail(failure, input)),
+        };
+        let event = match step {
+            Step::Starved => return Ok(None),
+            Step::InInput(opcode, payload) => event(opcode, payload),
+            Step::InPart(opcode, start) => {
+                event(opcode, self.part.as_ref().map_or(&[][..], |part| &part.buffer[start..]))
+            }
+        };
+        match event {
+            Ok(event) => {
+                if matches!(event, Event::Close(_)) {
+                    self.done = true;
+                    *input = &mut [];
+                }
+                Ok(Some(event))
+            }
+            Err(failure) => {
+                self.done = true;
+                *input = &mut [];
+                Err(failure)
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, input: &mut &mut [u8]) -> Failure {
+        self.done = true;
+        self.part = None;
+        *input = &mut [];
+        failure
+    }
+
+    /// Up to the end of what an event is made of.
+    fn advance<'input>(&mut self, input: &mut &'input mut [u8]) -> Result<Step<'input>, Failure> {
+        if self.done {
+            *input = &mut [];
+            return Ok(Step::Starved);
+        }
+        loop {
+            if let Some(part) = &mut self.part
+                && let Some(rest) = part.frame
+            {
+                let taken = rest.bytes.min(input.len());
+                let payload = input.split_off_mut(..taken).unwrap_or_default();
+                part.take(rest, payload, self.message_bytes_max)?;
+                if taken < rest.bytes {
+                    return Ok(Step::Starved);
+                }
+                if let Some(step) = part.end_frame(rest)? {
+                    return Ok(step);
+                }
+                continue;
+            }
+            let Some(header) = self.header(input)? else {
+                return Ok(Step::Starved);
+            };
+            self.judge(&header)?;
+            // Judged against a u32: it fits.
+            let bytes = header.payload_bytes as usize;
+            let in_message = self.part.as_ref().is_some_and(|part| part.message.is_some());
+            let whole = header.opcode.is_control() || (header.fin && !in_message);
+            if whole && let Some(payload) = input.split_off_mut(..bytes) {
+                unmask(payload, header.mask);
+                if !in_message {
+                    self.part = None;
+                }
+                return Ok(Step::InInput(header.opcode, payload));
+            }
+            let part = self.part.get_or_insert_default();
+            if !header.opcode.is_control() && part.message.is_none() {
+                part.message = Some(header.opcode);
+            }
+            part.frame = Some(Rest { fin: header.fin, opcode: header.opcode, mask: header.mask, bytes });
+        }
+    }
+
+    /// Takes a header off `input`; `None` while it is incomplete, what came of it being kept.
+    fn header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Failure> {
+        let kept = self.part.as_ref().map_or(0, |part| part.head_bytes);
+        if kept == 0
+            && let Some((header, bytes)) = Header::parse(input, self.role)?
+        {
+            skip(input, bytes);
+            return Ok(Some(header));
+        }
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let part = self.part.get_or_insert_default();
+        let taken = input.len().min(HEADER_BYTES_MAX - kept);
+        part.head[kept..kept + taken].copy_from_slice(&input[..taken]);
+        match Header::parse(&part.head[..kept + taken], self.role)? {
+            Some((header, bytes)) => {
+                part.head_bytes = 0;
+                skip(input, bytes - kept);
+                Ok(Some(header))
+            }
+            None => {
+                part.head_bytes = kept + taken;
+                skip(input, taken);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether a frame of this header may come now.
+    fn judge(&self, header: &Header) -> Result<(), Failure> {
+        if header.opcode.is_control() {
+            return Ok(());
+        }
+        let message = self.part.as_ref().and_then(|part| part.message.map(|_| part.message_bytes));
+        match (header.opcode, message) {
+            (Opcode::Continuation, None) => return Err(Failure::Continuation),
+            (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Failure::Interrupted),
+            _ => {}
+        }
+        let bytes = header.payload_bytes.saturating_add(message.unwrap_or(0) as u64);
+        if bytes > u64::from(self.message_bytes_max) { Err(Failure::TooLarge) } else { Ok(()) }
+    }
+}
+
+/// Where the next event lies, or that there is none.
+enum Step<'input> {
+    Starved,
+    InInput(Opcode, &'input [u8]),
+    /// In the part's buffer, from here on.
+    InPart(Opcode, usize),
+}
+
+impl Part {
+    /// Takes the next bytes of a frame.
+    fn take(&mut self, rest: Rest, payload: &mut [u8], message_bytes_max: u32) -> Result<(), Failure> {
+        unmask(payload, rest.mask);
+        let mut mask = rest.mask;
+        mask.rotate_left(payload.len() % 4);
+        self.frame = Some(Rest { mask, bytes: rest.bytes - payload.len(), ..rest });
+        if !rest.opcode.is_control() && self.message == Some(Opcode::Text) {
+            self.utf8.push(payload)?;
+        }
+        // Doubling, as a Vec does, but not beyond what may come.
+        let need = self.buffer.len() + payload.len();
+        if need > self.buffer.capacity() {
+            let most = message_bytes_max as usize + CONTROL_BYTES_MAX;
+            let room = (self.buffer.capacity() * 2).clamp(need, most.max(need));
+            self.buffer.reserve_exact(room - self.buffer.len());
+        }
+        self.buffer.extend_from_slice(payload);
+        Ok(())
+    }
+
+    /// The frame's payload is complete: the event that it ends, if any.
+    fn end_frame(&mut self, rest: Rest) -> Result<Option<Step<'static>>, Failure> {
+        self.frame = None;
+        if rest.opcode.is_control() {
+            self.spent = true;
+            return Ok(Some(Step::InPart(rest.opcode, self.message_bytes)));
+        }
+        self.message_bytes = self.buffer.len();
+        if !rest.fin {
+            return Ok(None);
+        }
+        self.utf8.end()?;
+        self.spent = true;
+        Ok(self.message.take().map(|opcode| Step::InPart(opcode, 0)))
+    }
+}
+
+fn skip(input: &mut &mut [u8], bytes: usize) {
+    *input = &mut std::mem::take(input)[bytes..];
+}
+
+fn event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Failure> {
+    Ok(match opcode {
+        Opcode::Text => Event::Text(text(payload)?),
+        Opcode::Binary | Opcode::Continuation => Event::Binary(payload),
+        Opcode::Ping => Event::Ping(payload),
+        Opcode::Pong => Event::Pong(payload),
+        Opcode::Close => Event::Close(match payload {
+            [] => None,
+            [_] => return Err(Failure::CloseBody),
+            [high, low, reason @ ..] => {
+                let code = u16::from_be_bytes([*high, *low]);
+                if !may_be_sent(code) {
+                    return Err(Failure::CloseCode(code));
+                }
+                Some((code, text(reason)?))
+            }
+        }),
+    })
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Failure> {
+    simdutf8::basic::from_utf8(bytes).map_err(|_| Failure::Utf8)
+}
+
+/// Whether a close frame may carry `code`: RFC 6455 section 7.4, and the IANA registry's 1012 to 1014.
+#[must_use]
+pub fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+impl Header {
+    /// Judges what is there of a header, and reads it when it is whole.
+    fn parse(bytes: &[u8], role: Role) -> Result<Option<(Self, usize)>, Failure> {
+        let Some(&first) = bytes.first() else {
+            return Ok(None);
+        };
+        if first & 0x70 != 0 {
+            return Err(Failure::ReservedBits);
+        }
+        let (fin, bits) = (first & 0x80 != 0, first & 0x0f);
+        let opcode = Opcode::of(bits).ok_or(Failure::ReservedOpcode(bits))?;
+        if opcode.is_control() && !fin {
+            return Err(Failure::FragmentedControl);
+        }
+        let Some(&second) = bytes.get(1) else {
+            return Ok(None);
+        };
+        if (second & 0x80 != 0) != (role == Role::Server) {
+            return Err(Failure::Masking);
+        }
+        let short = second & 0x7f;
+        if opcode.is_control() && usize::from(short) > CONTROL_BYTES_MAX {
+            return Err(Failure::LongControl);
+        }
+        let (payload_bytes, at) = match short {
+            126 => match bytes[2..].first_chunk() {
+                Some(length) => (u64::from(u16::from_be_bytes(*length)), 4),
+                None => return Ok(None),
+            },
+            127 => match bytes[2..].first_chunk() {
+                Some(length) => (u64::from_be_bytes(*length), 10),
+                None => return Ok(None),
+            },
+            _ => (u64::from(short), 2),
+        };
+        if payload_bytes >> 63 != 0 {
+            return Err(Failure::Length);
+        }
+        if role == Role::Client {
+            return Ok(Some((Self { fin, opcode, mask: [0; 4], payload_bytes }, at)));
+        }
+        Ok(bytes[at..].first_chunk().map(|mask| (Self { fin, opcode, mask: *mask, payload_bytes }, at + 4)))
+    }
+}
+
+/// UTF-8 that comes in pieces: at most three bytes of a character whose end has not come.
+#[derive(Debug, Default)]
+struct Utf8 {
+    open: [u8; 4],
+    open_bytes: usize,
+}
+
+impl Utf8 {
+    /// # Errors
+    /// [`Failure::Utf8`] as soon as no continuation could make it right.
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        while self.open_bytes > 0 {
+            let Some((&next, after)) = bytes.split_first() else {
+                return Ok(());
+            };
+            self.open[self.open_bytes] = next;
+            bytes = after;
+            match std::str::from_utf8(&self.open[..=self.open_bytes]) {
+                Ok(_) => self.open_bytes = 0,
+                Err(error) if error.error_len().is_none() => self.open_bytes += 1,
+                Err(_) => return Err(Failure::Utf8),
+            }
+        }
+        if let Err(error) = simdutf8::compat::from_utf8(bytes) {
+            if error.error_len().is_some() {
+                return Err(Failure::Utf8);
+            }
+            let open = &bytes[error.valid_up_to()..];
+            self.open[..open.len()].copy_from_slice(open);
+            self.open_bytes = open.len();
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.open_bytes) > 0 { Err(Failure::Utf8) } else { Ok(()) }
+    }
+}
+
+/// Exclusive or with the mask, 32 bytes at a time (RFC 6455 section 5.3); its own inverse.
+pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let wide: [u8; 32] = std::array::from_fn(|at| mask[at % 4]);
+    let (chunks, rest) = payload.as_chunks_mut::<32>();
+    for chunk in chunks {
+        for (byte, key) in chunk.iter_mut().zip(wide) {
+            *byte ^= key;
+        }
+    }
+    for (byte, key) in rest.iter_mut().zip(wide) {
+        *byte ^= key;
+    }
+}
+
+/// Appends the header of a server's unfragmented frame, whose payload of `payload_bytes` follows.
+pub fn header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
+    head(true, opcode, false, payload_bytes, out);
+}
+
+fn head(fin: bool, opcode: Opcode, masked: bool, payload_bytes: usize, out: &mut Vec<u8>) {
+    out.push(u8::from(fin) << 7 | opcode as u8);
+    let masked = u8::from(masked) << 7;
+    if payload_bytes <= 125 {
+        out.push(masked | payload_bytes as u8);
+    } else if let Ok(length) = u16::try_from(payload_bytes) {
+        out.push(masked | 126);
+        out.extend_from_slice(&length.to_be_bytes());
+    } else {
+        out.push(masked | 127);
+        out.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
+    }
+}
+
+/// Appends a server's unfragmented frame. A control frame's payload must not be over [`CONTROL_BYTES_MAX`].
+pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    frame(true, opcode, None, payload, out);
+}
+
+/// Appends any frame: a fragment where not `fin`, a client's with its `mask` (which must not be guessable by whoever
+/// chose the payload: RFC 6455 section 10.3).
+pub fn frame(fin: bool, opcode: Opcode, mask: Option<[u8; 4]>, payload: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(!opcode.is_control() || (fin && payload.len() <= CONTROL_BYTES_MAX));
+    out.reserve(HEADER_BYTES_MAX + payload.len());
+    head(fin, opcode, mask.is_some(), payload.len(), out);
+    out.extend_from_slice(mask.as_ref().map_or(&[], |mask| &mask[..]));
+    let start = out.len();
+    out.extend_from_slice(payload);
+    if let Some(mask) = mask {
+        unmask(&mut out[start..], mask);
+    }
+}
+
+/// Appends a server's close frame; of `reason`, what fits.
+pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
+    debug_assert!(may_be_sent(code));
+    let reason = &reason.as_bytes()[..reason.floor_char_boundary(CONTROL_BYTES_MAX - 2)];
+    header(Opcode::Close, 2 + reason.len(), out);
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason);
+}
