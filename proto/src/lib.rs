@@ -20,10 +20,12 @@ mod barrage {
             }
         };
     }
+    package!(api: ".rs");
     package!(client: ".rs", ".serde.rs");
     package!(cluster: ".rs");
     package!(record: ".rs");
 }
+pub use barrage::api::v1 as api;
 pub use barrage::client::v1 as client;
 pub use barrage::cluster::v1 as cluster;
 pub use barrage::record::v1 as record;
@@ -34,6 +36,7 @@ pub mod error;
 pub mod http;
 pub mod packet;
 pub mod websocket;
+pub mod operation;
 
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
 pub const RECORD_VERSION: u32 = 1;

@@ -5,3 +5,11 @@ pub mod cluster {
     #![allow(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; documented in proto/schema")]
     tonic::include_proto!("barrage.cluster.v1");
 }
+
+/// The platform's API.
+pub mod api {
+    #![allow(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; documented in proto/schema")]
+    tonic::include_proto!("barrage.api.v1");
+}
+
+pub mod secret;
