@@ -34,9 +34,9 @@ pub mod channel;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod operation;
 pub mod packet;
 pub mod websocket;
-pub mod operation;
 
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
 pub const RECORD_VERSION: u32 = 1;

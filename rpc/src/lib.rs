@@ -2,13 +2,25 @@
 
 /// Between the services.
 pub mod cluster {
-    #![allow(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; documented in proto/schema")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated; documented in proto/schema"
+    )]
     tonic::include_proto!("barrage.cluster.v1");
 }
 
 /// The platform's API.
 pub mod api {
-    #![allow(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; documented in proto/schema")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated; documented in proto/schema"
+    )]
     tonic::include_proto!("barrage.api.v1");
 }
 
