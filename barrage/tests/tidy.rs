@@ -1,0 +1,139 @@
+//! The rules of the house that the compiler does not know.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
+}
+
+/// Files that git tracks, below the root.
+fn tracked(endings: &[&str]) -> Vec<PathBuf> {
+    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().expect("git is installed");
+    String::from_utf8(output.stdout)
+        .expect("paths are UTF-8")
+        .split('\0')
+        .filter(|path| endings.iter().any(|ending| path.ends_with(ending)))
+        .map(PathBuf::from)
+        .filter(|path| root().join(path).is_file())
+        .collect()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn every_rust_file_says_what_it_is() {
+    let silent: Vec<PathBuf> = tracked(&[".rs"]).into_iter().filter(|path| !read(path).starts_with("//!")).collect();
+    assert!(silent.is_empty(), "no `//!` on the first line: {silent:?}");
+}
+
+#[test]
+fn no_room_is_called_by_a_name_that_fits_everything() {
+    for path in tracked(&[".rs", ".ts"]) {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        assert!(
+            !["utils", "util", "common", "helpers", "helper", "manager", "misc"].contains(&stem),
+            "{}: name it by its noun",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn the_engine_knows_no_socket_clock_or_runtime() {
+    let banned =
+        ["std::net::Tcp", "std::net::Udp", "std::os::fd", "Instant::now", "SystemTime::now", "tokio", "monoio", "thread::"];
+    for path in tracked(&[".rs"]).into_iter().filter(|path| path.starts_with("connector/src/engine")) {
+        for (number, line) in read(&path).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            for word in banned {
+                assert!(!code.contains(word), "{}:{}: {word}", path.display(), number + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn proto_needs_no_runtime() {
+    for runtime in ["tokio", "monoio", "io-uring", "tonic", "mio"] {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--offline", "--locked", "-p", "proto", "-e", "normal", "-i", runtime])
+            .current_dir(root())
+            .output()
+            .expect("cargo is installed");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).trim().is_empty(),
+            "proto depends on {runtime}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+}
+
+#[test]
+fn unsafe_stands_in_the_drivers_only() {
+    for path in tracked(&[".rs"]) {
+        if path.starts_with("connector/src/driver") || path.ends_with("tidy.rs") {
+            continue;
+        }
+        assert!(!read(&path).contains("unsafe {"), "{}", path.display());
+    }
+}
+
+/// Words in backquotes that look like a path of this tree (they contain a slash and an ending, or end in a slash).
+fn paths_in(text: &str) -> Vec<&str> {
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| !word.contains([' ', '*', '<', '{', ':', '$']) && word.contains('/') && !word.starts_with('/'))
+        .filter(|word| word.ends_with('/') || word.rsplit('/').next().is_some_and(|name| name.contains('.')))
+        .collect()
+}
+
+#[test]
+fn the_map_names_only_what_is_there() {
+    for page in ["ARCHITECTURE.md", "README.md"] {
+        let text = read(Path::new(page));
+        for path in paths_in(&text) {
+            assert!(root().join(path).exists(), "{page} names {path}, which is not there");
+        }
+    }
+    let map = read(Path::new("ARCHITECTURE.md"));
+    let manifest = read(Path::new("Cargo.toml"));
+    let members = manifest.lines().find(|line| line.starts_with("members")).expect("the workspace has members");
+    for member in members.split('"').skip(1).step_by(2) {
+        assert!(map.contains(member), "ARCHITECTURE.md does not name the crate {member}");
+    }
+}
+
+#[test]
+fn nothing_tracked_names_this_machine() {
+    let home = std::env::var("HOME").unwrap_or_default();
+    for path in tracked(&[".rs", ".ts", ".mjs", ".sh", ".toml", ".md", ".proto", ".yaml", ".json", "Makefile", "run"]) {
+        let text = read(&path);
+        for name in [home.as_str(), "index.crates.io", "registry.npmjs"] {
+            // A home of "/" or none would be found everywhere.
+            assert!(
+                name.len() < 4 || path.ends_with("tidy.rs") || !text.contains(&format!("{name}/")),
+                "{} names {name}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn make_help_lists_every_target() {
+    let output = Command::new("make").arg("help").current_dir(root()).output().expect("make is installed");
+    let help = String::from_utf8_lossy(&output.stdout);
+    let mut targets = 0;
+    for line in read(Path::new("Makefile")).lines() {
+        let Some((target, _)) = line.split_once(':') else { continue };
+        if !target.is_empty() && target.bytes().all(|b| b.is_ascii_lowercase() || b == b'.') && !target.starts_with('.') {
+            targets += 1;
+            assert!(help.lines().any(|line| line.split_whitespace().next() == Some(target)), "`{target}` has no line");
+        }
+    }
+    assert!(targets >= 10, "only {targets} targets were found");
+}
