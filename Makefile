@@ -1,6 +1,9 @@
 # Needs a Rust toolchain, a C compiler and make. What a target needs beyond that, it installs or names in one line.
 CARGO ?= cargo
 BARRAGE := $(CARGO) run --release --bin barrage --
+# Three terminals may ask for it at once: the first one makes it.
+DEV = mkdir -p .cache && { test -s .cache/dev.secret || (umask 077; od -An -tx1 -N32 /dev/urandom | tr -d ' \n' > .cache/dev.secret.$$$$ \
+	&& ln .cache/dev.secret.$$$$ .cache/dev.secret 2>/dev/null; rm -f .cache/dev.secret.$$$$); } && BARRAGE_CLUSTER__SECRET=$$(cat .cache/dev.secret)
 
 .PHONY: help run run.connector run.logic run.job services services.down test check fuzz bench
 
@@ -11,13 +14,13 @@ run: ## Runs everything in one process on embedded stores, with the page on http
 	$(BARRAGE) run
 
 run.connector: ## Runs a connector on config/dev.toml (Kafka and Redis: make services).
-	$(BARRAGE) connector --config config/dev.toml
+	$(DEV) $(BARRAGE) connector --config config/dev.toml
 
 run.logic: ## Runs a logic on config/dev.toml.
-	$(BARRAGE) logic --config config/dev.toml
+	$(DEV) $(BARRAGE) logic --config config/dev.toml
 
 run.job: ## Runs a job on config/dev.toml.
-	$(BARRAGE) job --config config/dev.toml
+	$(DEV) $(BARRAGE) job --config config/dev.toml
 
 services: ## Starts Kafka and Redis on their usual ports, on loopback.
 	scripts/services.sh up
