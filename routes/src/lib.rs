@@ -10,6 +10,14 @@
 
 use async_trait::async_trait;
 
+mod config;
+mod memory;
+mod redis;
+
+pub use config::{Config, Kind, open};
+pub use memory::{Clock, Memory};
+pub use redis::Redis;
+
 /// How long a node's routes outlive its last renewal, seconds: three renewals may fail.
 pub const LEASE_SECONDS: u64 = 10;
 
@@ -92,8 +100,8 @@ pub enum Change {
 /// The table.
 #[async_trait]
 pub trait Routes: Send + Sync + 'static {
-    /// Renews, or takes, the node's lease. `false`: it was gone (or never there), and everything of this node's must be
-    /// put again.
+    /// Renews, or takes, the node's lease. `false`: it was gone (or never there, or nobody knows, since the last renewal
+    /// failed), or what the node wrote is near the end of its time: everything of this node's must be put again.
     ///
     /// # Errors
     /// [`Unavailable`], as everywhere below.

@@ -1,0 +1,297 @@
+//! Routes in one process. Leases lapse by time here too, so that what holds on Redis holds in `barrage run`.
+//!
+//! One lock over one table, held for as long as a call takes and never across an await. A session costs its two names
+//! and a pointer to its node. What a node wrote is swept when its lease is seen to have lapsed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rustc_hash::FxHashMap;
+
+use crate::{By, Change, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// The table in memory.
+pub struct Memory {
+    lease: Duration,
+    clock: Clock,
+    table: Mutex<Table>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    /// By the node's name; ordered, so that lists come out the same each time.
+    nodes: BTreeMap<String, Held>,
+    sessions: FxHashMap<By, Vec<Session>>,
+    channels: FxHashMap<Box<str>, Vec<(Arc<Owner>, u64)>>,
+    /// Who writes, by name and incarnation: what is stored points here. An owner without a lease is here until its
+    /// rows are swept.
+    owners: Vec<Arc<Owner>>,
+}
+
+struct Held {
+    lease: Lease,
+    until: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    node: String,
+    incarnation: String,
+}
+
+struct Session {
+    session: Box<str>,
+    device: Box<str>,
+    owner: Arc<Owner>,
+}
+
+impl Session {
+    fn route(&self) -> SessionRoute {
+        SessionRoute {
+            session: self.session.to_string(),
+            device: self.device.to_string(),
+            node: self.owner.node.clone(),
+            incarnation: self.owner.incarnation.clone(),
+        }
+    }
+
+    fn wrote(&self, route: &SessionRoute) -> bool {
+        *self.session == *route.session && self.owner.incarnation == route.incarnation
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Memory {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Duration::from_secs(LEASE_SECONDS), Arc::new(Instant::now))
+    }
+
+    /// With another lease and another clock: for tests, where time is moved by hand.
+    #[must_use]
+    pub fn with(lease: Duration, clock: Clock) -> Self {
+        Self { lease, clock, table: Mutex::default() }
+    }
+
+    /// The table, without the leases that have lapsed, and the time.
+    fn table(&self) -> (MutexGuard<'_, Table>, Instant) {
+        let now = (self.clock)();
+        // No call leaves the table half changed in a way that matters: a poisoned lock is as good as another.
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.nodes.values().any(|held| held.until <= now) {
+            table.nodes.retain(|_, held| held.until > now);
+            table.sweep();
+        }
+        (table, now)
+    }
+}
+
+impl Table {
+    fn lives(&self, owner: &Owner) -> bool {
+        self.nodes.get(&owner.node).is_some_and(|held| held.lease.incarnation == owner.incarnation)
+    }
+
+    /// Throws out what nodes without a lease wrote.
+    fn sweep(&mut self) {
+        let nodes = &self.nodes;
+        let live =
+            |owner: &Owner| nodes.get(&owner.node).is_some_and(|held| held.lease.incarnation == owner.incarnation);
+        self.sessions.retain(|_, sessions| {
+            sessions.retain(|session| live(&session.owner));
+            !sessions.is_empty()
+        });
+        self.channels.retain(|_, counts| {
+            counts.retain(|(owner, _)| live(owner));
+            !counts.is_empty()
+        });
+        self.owners.retain(|owner| live(owner));
+    }
+
+    fn owner(&mut self, node: &str, incarnation: &str) -> Arc<Owner> {
+        let known = self.owners.iter().find(|owner| owner.node == node && owner.incarnation == incarnation);
+        if let Some(owner) = known {
+            return owner.clone();
+        }
+        let owner = Arc::new(Owner { node: node.to_owned(), incarnation: incarnation.to_owned() });
+        self.owners.push(owner.clone());
+        owner
+    }
+
+    fn live_count(&self, counts: &[(Arc<Owner>, u64)]) -> u64 {
+        counts.iter().filter(|(owner, _)| self.lives(owner)).map(|(_, count)| count).sum()
+    }
+
+    /// The live session that a key's new route displaced.
+    fn put(&mut self, by: &By, route: &SessionRoute) -> Option<SessionRoute> {
+        let owner = self.owner(&route.node, &route.incarnation);
+        let session = Session { session: route.session.as_str().into(), device: route.device.as_str().into(), owner };
+        let sessions = self.sessions.entry(by.clone()).or_default();
+        match by {
+            By::User(_) => {
+                sessions.retain(|old| old.session != session.session);
+                sessions.push(session);
+                None
+            }
+            By::Key(_) => {
+                let old = std::mem::replace(sessions, vec![session]).pop()?;
+                (*old.session != *route.session && self.lives(&old.owner)).then(|| old.route())
+            }
+        }
+    }
+
+    fn remove(&mut self, by: &By, route: &SessionRoute) {
+        if let Some(sessions) = self.sessions.get_mut(by) {
+            sessions.retain(|old| !old.wrote(route));
+            if sessions.is_empty() {
+                self.sessions.remove(by);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Routes for Memory {
+    async fn renew(&self, lease: &Lease) -> Result<bool, Unavailable> {
+        let (mut table, now) = self.table();
+        let held = Held { lease: lease.clone(), until: now + self.lease };
+        let old = table.nodes.insert(lease.node.clone(), held);
+        let was_there = old.as_ref().is_some_and(|old| old.lease.incarnation == lease.incarnation);
+        if old.is_some() && !was_there {
+            table.sweep();
+        }
+        Ok(was_there)
+    }
+
+    async fn resign(&self, node: &str, incarnation: &str) -> Result<(), Unavailable> {
+        let (mut table, _) = self.table();
+        if table.nodes.get(node).is_some_and(|held| held.lease.incarnation == incarnation) {
+            table.nodes.remove(node);
+            table.sweep();
+        }
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<Lease>, Unavailable> {
+        Ok(self.table().0.nodes.values().map(|held| held.lease.clone()).collect())
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Result<Vec<(String, SessionRoute)>, Unavailable> {
+        let (mut table, _) = self.table();
+        let mut displaced = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(by, route) => {
+                    if let (By::Key(key), Some(old)) = (by, table.put(by, route)) {
+                        displaced.push((key.clone(), old));
+                    }
+                }
+                Change::Remove(by, route) => table.remove(by, route),
+            }
+        }
+        Ok(displaced)
+    }
+
+    async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable> {
+        let (table, _) = self.table();
+        let found = |name| {
+            let sessions = table.sessions.get(name).map_or(&[][..], Vec::as_slice);
+            sessions.iter().filter(|session| table.lives(&session.owner)).map(Session::route).collect()
+        };
+        Ok(names.iter().map(found).collect())
+    }
+
+    async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable> {
+        let (mut table, _) = self.table();
+        let owner = table.owner(node, incarnation);
+        for (channel, count) in counts {
+            let row = table.channels.entry(channel.as_str().into()).or_default();
+            row.retain(|(other, _)| **other != *owner);
+            if *count > 0 {
+                row.push((owner.clone(), *count));
+            } else if row.is_empty() {
+                table.channels.remove(channel.as_str());
+            }
+        }
+        Ok(())
+    }
+
+    async fn counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
+        let (table, _) = self.table();
+        let count = |channel: &String| table.channels.get(channel.as_str()).map_or(0, |row| table.live_count(row));
+        Ok(channels.iter().map(count).collect())
+    }
+
+    async fn top(&self, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable> {
+        let (table, _) = self.table();
+        let mut all: Vec<(&str, u64)> = table
+            .channels
+            .iter()
+            .filter(|(channel, _)| channel.starts_with(prefix))
+            .map(|(channel, row)| (&**channel, table.live_count(row)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let order = |a: &(&str, u64), b: &(&str, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0));
+        if limit < all.len() {
+            all.select_nth_unstable_by(limit, order);
+            all.truncate(limit);
+        }
+        all.sort_unstable_by(order);
+        Ok(all.into_iter().map(|(channel, count)| (channel.to_owned(), count)).collect())
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lapsed_node_leaves_nothing_in_memory() {
+        let time = Arc::new(Mutex::new(Instant::now()));
+        let clock = {
+            let time = time.clone();
+            move || *time.lock().unwrap()
+        };
+        let routes = Memory::with(Duration::from_secs(10), Arc::new(clock));
+        let lease = Lease {
+            node: "a".into(),
+            incarnation: "i1".into(),
+            role: crate::Role::Connector,
+            grpc: String::new(),
+            clients: vec![],
+            sessions: 0,
+            addresses: 0,
+            open: true,
+        };
+        let route =
+            SessionRoute { session: "i1.0".into(), device: String::new(), node: "a".into(), incarnation: "i1".into() };
+        routes.renew(&lease).await.unwrap();
+        routes.apply(&[Change::Put(By::User("42".into()), route.clone())]).await.unwrap();
+        routes.apply(&[Change::Put(By::Key("k".into()), route)]).await.unwrap();
+        routes.count("a", "i1", &[("room:1".into(), 7)]).await.unwrap();
+        *time.lock().unwrap() += Duration::from_secs(10);
+        let (table, _) = routes.table();
+        assert!(table.nodes.is_empty() && table.sessions.is_empty());
+        assert!(table.channels.is_empty() && table.owners.is_empty());
+    }
+}

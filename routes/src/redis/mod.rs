@@ -1,0 +1,383 @@
+//! Routes in Redis, one server or a cluster. All of it can be lost at any time and is whole again within one lease.
+//!
+//! ```text
+//!  {barrage:17}n          hash    node    -> deadline, incarnation          dies with the last lease
+//!  {barrage:17}u:<uid>    hash    session -> node, incarnation, device      kept ROW, put again before
+//!  {barrage:17}k:<key>    string  session, node, incarnation, device        "
+//!  {barrage:17}c:<chan>   hash    node    -> incarnation, count             "
+//!  {barrage:17}t:0, t:1   zset    channel -> sessions                       the two indexes, kept INDEX
+//!  {barrage:nodes}n       hash    node    -> deadline, incarnation, lease as JSON
+//! ```
+//!
+//! Names are spread over [`SHARDS`] shards. The keys of a shard have one hash tag, so a script may touch them together on
+//! a cluster, and each shard has the table of nodes beside its rows: one script, in one place and at one moment, tells
+//! dead rows from live ones, and throws them out as it meets them. No script reads a key that it was not given.
+//!
+//! Heartbeats cost Redis nothing for each session. A node renews its row in each shard's table, and a row whose node has
+//! no lease there is dead; that table is also what shows that a shard was wiped, be it one of many. What keeps a row
+//! longer than [`ROW`] is that [`Routes::renew`] says `false` now and then ([`AGAIN`]): the node puts everything again,
+//! which mends as well what Redis evicted.
+//!
+//! Two indexes take turns every [`TURN`]: the channels of nodes that died silently leave with the old one.
+
+mod link;
+
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ::redis::{Script, ScriptInvocation};
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use proto::channel::partition;
+use proto::config::Invalid;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{By, Change, Config, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
+use link::Link;
+
+/// Shards, for ever: another number would not find what nodes of the old one wrote. More than any cluster of Redis
+/// has masters for this; each costs a node one small script for each renewal.
+const SHARDS: u32 = 64;
+/// Names in one script. A script of so many runs for about a millisecond, in which Redis does nothing else.
+const SCRIPT_NAMES_MAX: usize = 256;
+/// How long a row is kept without being put again.
+const ROW: Duration = Duration::from_secs(2 * 3600);
+/// How long a node's rows may be left alone. Nodes differ by up to a quarter, so that they do not all come at once.
+const AGAIN: Duration = Duration::from_secs(40 * 60);
+/// How long one index is written before the other's turn.
+const TURN: Duration = Duration::from_secs(2 * 3600);
+/// How long an index is kept after its last write.
+const INDEX: Duration = Duration::from_secs(90 * 60);
+const _: () = assert!(AGAIN.as_secs() * 2 < ROW.as_secs(), "a row is put again, and once more, before it goes");
+const _: () = assert!(AGAIN.as_secs() * 2 < INDEX.as_secs(), "a channel is in the new index before the old one goes");
+const _: () = assert!(INDEX.as_secs() < TURN.as_secs(), "the old index is gone before its next turn");
+/// Rows of one index read at once.
+const TOP_CHUNK: usize = 128;
+/// Rows of one index that [`Routes::top`] looks at: with a prefix that few channels have, the list is then what was
+/// found among these.
+const TOP_ROWS_MAX: usize = 8192;
+
+macro_rules! script {
+    ($($file:literal),+) => { LazyLock::new(|| Script::new(concat!($(include_str!($file)),+))) };
+}
+static RENEW: LazyLock<Script> = script!("live.lua", "renew.lua");
+static RESIGN: LazyLock<Script> = script!("resign.lua");
+static NODES: LazyLock<Script> = script!("live.lua", "nodes.lua");
+static APPLY: LazyLock<Script> = script!("live.lua", "apply.lua");
+static FIND: LazyLock<Script> = script!("live.lua", "find.lua");
+static COUNT: LazyLock<Script> = script!("live.lua", "channel.lua", "count.lua");
+static COUNTS: LazyLock<Script> = script!("live.lua", "channel.lua", "counts.lua");
+
+/// The table in Redis.
+pub struct Redis {
+    link: Link,
+    prefix: String,
+    lease: Duration,
+    renewals: Mutex<FxHashMap<(String, String), Renewal>>,
+}
+
+/// What this process knows of a lease of its own.
+struct Renewal {
+    /// The node must be told to put everything again.
+    owed: bool,
+    /// When it must be told so in any case.
+    due: Instant,
+}
+
+/// What `renew.lua` answers.
+const WAS_THERE: u8 = 1;
+const ANOTHER: u8 = 2;
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.prefix).field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// Dialled when it is first needed. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Invalid`] where a URL cannot be read.
+    pub fn open(config: &Config) -> Result<Self, Invalid> {
+        Self::with(config, Duration::from_secs(LEASE_SECONDS))
+    }
+
+    /// With another lease: for tests, which have no time for the real one.
+    ///
+    /// # Errors
+    /// As [`Redis::open`].
+    pub fn with(config: &Config, lease: Duration) -> Result<Self, Invalid> {
+        Ok(Self { link: Link::open(config)?, prefix: config.prefix.clone(), lease, renewals: Mutex::default() })
+    }
+
+    fn key(&self, shard: u32, rest: &str) -> String {
+        format!("{{{}:{shard}}}{rest}", self.prefix)
+    }
+
+    /// The one table that has the leases themselves.
+    fn leases(&self) -> String {
+        format!("{{{}:nodes}}n", self.prefix)
+    }
+
+    fn nodes_of(&self, shard: u32) -> String {
+        self.key(shard, "n")
+    }
+
+    fn row_of(&self, shard: u32, by: &By) -> String {
+        match by {
+            By::User(uid) => self.key(shard, &format!("u:{uid}")),
+            By::Key(key) => self.key(shard, &format!("k:{key}")),
+        }
+    }
+
+    /// The tables of nodes: the one with the leases, and each shard's.
+    fn tables(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.leases()).chain((0..SHARDS).map(|shard| self.nodes_of(shard)))
+    }
+
+    /// The keys that every script on channels has: the table of nodes, the index that is written now, the other.
+    fn channel_call<'a>(&self, script: &'a Script, shard: u32) -> ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        let [now, other] = self.indexes(shard);
+        call.key(self.nodes_of(shard)).key(now).key(other);
+        call
+    }
+
+    fn indexes(&self, shard: u32) -> [String; 2] {
+        // Clocks that differ by minutes do no harm: both are read.
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let turn = seconds / TURN.as_secs() % 2;
+        [self.key(shard, &format!("t:{turn}")), self.key(shard, &format!("t:{}", 1 - turn))]
+    }
+
+    fn renewal<T>(&self, node: &str, incarnation: &str, change: impl FnOnce(&mut Renewal) -> T) -> T {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = || Renewal { owed: true, due: Instant::now() };
+        change(renewals.entry((node.to_owned(), incarnation.to_owned())).or_insert_with(first))
+    }
+
+    /// The live sum of each channel, in the order asked.
+    async fn sums(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
+        let groups = by_shard(channels.iter().enumerate(), |(_, channel)| channel);
+        let calls = chunks(&groups).map(|(shard, chunk)| async move {
+            let mut call = self.channel_call(&COUNTS, shard);
+            for (_, channel) in chunk {
+                call.key(self.key(shard, &format!("c:{channel}"))).arg(channel);
+            }
+            Ok((chunk, self.link.run::<Vec<u64>>(&call).await?))
+        });
+        let mut sums = vec![0; channels.len()];
+        for (chunk, found) in try_join_all(calls).await? {
+            for ((place, _), sum) in chunk.iter().zip(found) {
+                sums[*place] = sum;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The shard's best channels, unordered: at least the best `limit` of those whose row lies within
+    /// [`TOP_ROWS_MAX`].
+    async fn best(&self, shard: u32, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable> {
+        let mut seen = FxHashSet::default();
+        let mut best: Vec<(String, u64)> = Vec::new();
+        let mut indexes: Vec<String> = self.indexes(shard).into();
+        for start in (0..TOP_ROWS_MAX).step_by(TOP_CHUNK) {
+            let reads = indexes.iter().map(|index| async move {
+                let mut read = ::redis::cmd("ZREVRANGE");
+                read.arg(index).arg(start).arg(start + TOP_CHUNK - 1).arg("WITHSCORES");
+                self.link.command::<Vec<(String, u64)>>(&read).await
+            });
+            let read = try_join_all(reads).await?;
+            let whole: Vec<bool> = read.iter().map(|rows| rows.len() == TOP_CHUNK).collect();
+            // An index is written with the sum of its moment, and a sum falls only by deaths after it: what comes
+            // further down has no more than this.
+            let beyond = read.iter().filter(|rows| rows.len() == TOP_CHUNK).filter_map(|rows| rows.last()).map(|r| r.1);
+            let beyond = beyond.max().unwrap_or(0);
+            let fresh: Vec<String> = read
+                .into_iter()
+                .flatten()
+                .map(|(channel, _)| channel)
+                .filter(|channel| channel.starts_with(prefix) && seen.insert(channel.clone()))
+                .collect();
+            let sums = self.sums(&fresh).await?;
+            best.extend(fresh.into_iter().zip(sums).filter(|(_, sum)| *sum > 0));
+            let mut keep = whole.iter();
+            indexes.retain(|_| *keep.next().expect("one for each index"));
+            if indexes.is_empty() || best.iter().filter(|(_, sum)| *sum > beyond).count() >= limit {
+                break;
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// `items` by the shard of their names, each shard's in their order.
+fn by_shard<T>(items: impl IntoIterator<Item = T>, name: impl Fn(&T) -> &str) -> BTreeMap<u32, Vec<T>> {
+    let mut groups: BTreeMap<u32, Vec<T>> = BTreeMap::new();
+    for item in items {
+        groups.entry(partition(name(&item), SHARDS)).or_default().push(item);
+    }
+    groups
+}
+
+/// Each shard's items in pieces that one script may take.
+fn chunks<T>(groups: &BTreeMap<u32, Vec<T>>) -> impl Iterator<Item = (u32, &[T])> {
+    groups.iter().flat_map(|(shard, items)| items.chunks(SCRIPT_NAMES_MAX).map(|chunk| (*shard, chunk)))
+}
+
+fn name_of(by: &By) -> &str {
+    match by {
+        By::User(name) | By::Key(name) => name,
+    }
+}
+
+/// Reads what the scripts answer.
+fn route(value: &str) -> Result<SessionRoute, Unavailable> {
+    let mut fields = value.splitn(4, '\n').map(ToOwned::to_owned);
+    let (Some(session), Some(node), Some(incarnation), Some(device)) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return Err(Unavailable("Redis: a route that Barrage did not write".into()));
+    };
+    Ok(SessionRoute { session, device, node, incarnation })
+}
+
+fn ms(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+#[async_trait]
+impl Routes for Redis {
+    async fn renew(&self, lease: &Lease) -> Result<bool, Unavailable> {
+        // Owed until everything has answered: a failure, or a caller that does not wait, leaves it unknown which
+        // shards had lost the lease and have it again now.
+        let (node, incarnation) = (lease.node.as_str(), lease.incarnation.as_str());
+        let owed = self.renewal(node, incarnation, |renewal| std::mem::replace(&mut renewal.owed, true));
+        let body = serde_json::to_string(lease).map_err(|error| Unavailable(error.to_string()))?;
+        let body = &body;
+        let calls = self.tables().enumerate().map(|(place, table)| async move {
+            let mut call = RENEW.prepare_invoke();
+            let rest = if place == 0 { body.as_str() } else { "" };
+            call.key(table).arg(node).arg(incarnation).arg(ms(self.lease)).arg(rest);
+            self.link.run::<u8>(&call).await
+        });
+        let answers = try_join_all(calls).await?;
+        if answers.contains(&ANOTHER) {
+            tracing::warn!(node, incarnation, "took the lease of another process with this node's name");
+        }
+        let now = Instant::now();
+        Ok(self.renewal(node, incarnation, |renewal| {
+            let whole = !owed && now < renewal.due && answers.iter().all(|answer| *answer == WAS_THERE);
+            if !whole {
+                renewal.due = now + AGAIN.mul_f64(1.0 - rand::random::<f64>() / 4.0);
+            }
+            renewal.owed = false;
+            whole
+        }))
+    }
+
+    async fn resign(&self, node: &str, incarnation: &str) -> Result<(), Unavailable> {
+        let own = (node.to_owned(), incarnation.to_owned());
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner).remove(&own);
+        let calls = self.tables().map(|table| async move {
+            let mut call = RESIGN.prepare_invoke();
+            call.key(table).arg(node).arg(incarnation);
+            self.link.run::<()>(&call).await
+        });
+        try_join_all(calls).await.map(drop)
+    }
+
+    async fn nodes(&self) -> Result<Vec<Lease>, Unavailable> {
+        let rows: Vec<String> = self.link.run(NODES.prepare_invoke().key(self.leases())).await?;
+        // A row of a neighbouring release that this one cannot read is a node that it cannot speak to either.
+        let mut nodes: Vec<Lease> = rows.iter().filter_map(|row| serde_json::from_str(row).ok()).collect();
+        nodes.sort_unstable_by(|a, b| a.node.cmp(&b.node));
+        Ok(nodes)
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Result<Vec<(String, SessionRoute)>, Unavailable> {
+        let groups = by_shard(changes, |change| match change {
+            Change::Put(by, _) | Change::Remove(by, _) => name_of(by),
+        });
+        // A shard's pieces one after the other: a name's changes are in order.
+        let shards = groups.iter().map(|(shard, changes)| async move {
+            let mut displaced = Vec::new();
+            for chunk in changes.chunks(SCRIPT_NAMES_MAX) {
+                let mut call = APPLY.prepare_invoke();
+                call.key(self.nodes_of(*shard)).arg(ms(ROW));
+                for change in chunk {
+                    let (by, route, kind) = match change {
+                        Change::Put(by @ By::User(_), route) => (by, route, "U+"),
+                        Change::Put(by @ By::Key(_), route) => (by, route, "K+"),
+                        Change::Remove(by @ By::User(_), route) => (by, route, "U-"),
+                        Change::Remove(by @ By::Key(_), route) => (by, route, "K-"),
+                    };
+                    call.key(self.row_of(*shard, by)).arg(kind);
+                    call.arg(&route.session).arg(&route.node).arg(&route.incarnation).arg(&route.device);
+                }
+                for (place, value) in self.link.run::<Vec<(usize, String)>>(&call).await? {
+                    let Some(Change::Put(by, _)) = chunk.get(place) else { continue };
+                    displaced.push((name_of(by).to_owned(), route(&value)?));
+                }
+            }
+            Ok(displaced)
+        });
+        Ok(try_join_all(shards).await?.into_iter().flatten().collect())
+    }
+
+    async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable> {
+        let groups = by_shard(names.iter().enumerate(), |(_, by)| name_of(by));
+        let calls = chunks(&groups).map(|(shard, chunk)| async move {
+            let mut call = FIND.prepare_invoke();
+            call.key(self.nodes_of(shard));
+            for (_, by) in chunk {
+                call.key(self.row_of(shard, by)).arg(if matches!(by, By::User(_)) { "U" } else { "K" });
+            }
+            Ok((chunk, self.link.run::<Vec<Vec<String>>>(&call).await?))
+        });
+        let mut found = vec![Vec::new(); names.len()];
+        for (chunk, lists) in try_join_all(calls).await? {
+            for ((place, _), list) in chunk.iter().zip(lists) {
+                found[*place] = list.iter().map(|value| route(value)).collect::<Result<_, _>>()?;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable> {
+        let groups = by_shard(counts, |(channel, _)| channel);
+        let shards = groups.iter().map(|(shard, counts)| async move {
+            for chunk in counts.chunks(SCRIPT_NAMES_MAX) {
+                let mut call = self.channel_call(&COUNT, *shard);
+                call.arg(node).arg(incarnation).arg(ms(ROW)).arg(ms(INDEX));
+                for (channel, count) in chunk {
+                    call.key(self.key(*shard, &format!("c:{channel}"))).arg(channel).arg(*count);
+                }
+                self.link.run::<()>(&call).await?;
+            }
+            Ok(())
+        });
+        try_join_all(shards).await.map(drop)
+    }
+
+    async fn counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
+        self.sums(channels).await
+    }
+
+    async fn top(&self, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let shards = try_join_all((0..SHARDS).map(|shard| self.best(shard, prefix, limit))).await?;
+        let mut all: Vec<(String, u64)> = shards.into_iter().flatten().collect();
+        all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        all.truncate(limit);
+        Ok(all)
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        self.nodes().await.map(drop).map_err(|unavailable| unavailable.0)
+    }
+}
