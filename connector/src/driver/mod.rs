@@ -8,7 +8,21 @@
 //! The only place with descriptors, clocks and `unsafe`. A driver knows no protocol: the engine, and the echo example,
 //! are both machines.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Sender, TrySendError};
+use futures::task::AtomicWaker;
+
+mod descriptors;
+mod listen;
+mod monoio;
+
+pub use descriptors::raise_descriptor_limit;
+pub use listen::{Listeners, SocketOptions};
 
 /// A connection as its machine names it. The generation tells a late event of a closed connection from the one that
 /// has taken its slot.
@@ -104,4 +118,126 @@ pub trait Outlet {
 
     /// Accepts no more connections; the backlog is drained (rule 33).
     fn stop_accepting(&mut self);
+}
+
+/// Which loop runs a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The portable one, on the monoio crate's epoll driver.
+    #[default]
+    Monoio,
+}
+
+/// What a core has besides its machine.
+pub struct Setup<A> {
+    /// Names the thread.
+    pub name: String,
+    /// One of each address, all this core's own.
+    pub listeners: Vec<TcpListener>,
+    /// Inputs that wait for the core; over it [`Port::tell`] gives them back.
+    pub inputs_max: usize,
+    /// Takes what the machine asks, without waiting; an ask that it gives back is offered again some milliseconds
+    /// later, and the machine is asked nothing more until then.
+    pub asks: Box<dyn FnMut(A) -> Result<(), A> + Send>,
+}
+
+/// Starts a core: a thread that runs the machine which `make` makes there, until [`Machine::done`].
+///
+/// # Errors
+/// The system's, where it gives no thread or no poller.
+pub fn spawn<M: Machine>(
+    kind: Kind,
+    setup: Setup<M::Ask>,
+    make: impl FnOnce() -> M + Send + 'static,
+) -> io::Result<Core<M::Input>> {
+    match kind {
+        Kind::Monoio => monoio::spawn(setup, make),
+    }
+}
+
+/// A running core.
+#[derive(Debug)]
+pub struct Core<I> {
+    port: Port<I>,
+    thread: JoinHandle<()>,
+}
+
+impl<I> Core<I> {
+    /// Where to tell it something.
+    #[must_use]
+    pub fn port(&self) -> Port<I> {
+        self.port.clone()
+    }
+
+    /// Whether its thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If the core did: what is left of the process is not to be trusted.
+    pub fn join(self) {
+        if let Err(panic) = self.thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// The way to tell a core something, from any thread.
+#[derive(Debug)]
+pub struct Port<I> {
+    inputs: Sender<I>,
+    doorbell: Arc<Doorbell>,
+}
+
+impl<I> Clone for Port<I> {
+    fn clone(&self) -> Self {
+        Self { inputs: self.inputs.clone(), doorbell: self.doorbell.clone() }
+    }
+}
+
+impl<I> Port<I> {
+    /// Puts `input` into the core's queue and wakes it. Never waits.
+    ///
+    /// # Errors
+    /// `input` itself, where the queue is full or the core has ended.
+    pub fn tell(&self, input: I) -> Result<(), I> {
+        match self.inputs.try_send(input) {
+            Ok(()) => {
+                self.doorbell.ring();
+                Ok(())
+            }
+            Err(TrySendError::Full(input) | TrySendError::Disconnected(input)) => Err(input),
+        }
+    }
+
+    /// How many more inputs its queue takes now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.inputs.capacity().unwrap_or(usize::MAX) - self.inputs.len()
+    }
+}
+
+/// Wakes a core, once for however many things came while it was at work.
+#[derive(Debug, Default)]
+struct Doorbell {
+    rung: AtomicBool,
+    sleeper: AtomicWaker,
+}
+
+impl Doorbell {
+    fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.sleeper.wake();
+        }
+    }
+
+    /// Takes note that it rang; what came before is to be looked at after.
+    fn answer(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
+    }
 }

@@ -1,0 +1,82 @@
+//! Listening sockets: for each address one a core (SO_REUSEPORT), with the options that its connections inherit.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Connections that wait to be accepted, for each listener: a burst of reconnecting clients. The system caps it
+/// (`net.core.somaxconn`); over it a client's SYN is dropped and sent again a second later.
+const BACKLOG: i32 = 4096;
+
+/// What every accepted connection inherits (rule 29).
+#[derive(Debug, Clone, Copy)]
+pub struct SocketOptions {
+    /// SO_SNDBUF: what the kernel keeps for a slow reader, bytes (it doubles it for its own bookkeeping).
+    pub send_buffer_bytes: u32,
+    /// SO_RCVBUF: what it keeps of a connection that is not read from, bytes (doubled too).
+    pub receive_buffer_bytes: u32,
+    /// TCP_NOTSENT_LOWAT: of that, what may lie there before it is sent, bytes: the rest waits in the ring, where it
+    /// can still be skipped.
+    pub not_sent_bytes: u32,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { send_buffer_bytes: 64 * 1024, receive_buffer_bytes: 64 * 1024, not_sent_bytes: 16 * 1024 }
+    }
+}
+
+/// The bound listeners of all cores.
+#[derive(Debug)]
+pub struct Listeners {
+    /// As bound, with the ports that the system chose for port 0.
+    pub addresses: Vec<SocketAddr>,
+    /// For each core, one of each address.
+    pub cores: Vec<Vec<TcpListener>>,
+}
+
+impl Listeners {
+    /// Binds `addresses` for `cores` cores. Two programs that share a port by SO_REUSEPORT would each get half of the
+    /// clients without a word, so an address that is taken is refused.
+    ///
+    /// # Errors
+    /// The system's, naming the address.
+    pub fn bind(addresses: &[SocketAddr], cores: usize, options: &SocketOptions) -> io::Result<Self> {
+        let mut bound = Self { addresses: Vec::new(), cores: (0..cores).map(|_| Vec::new()).collect() };
+        for &address in addresses {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+            if address.port() != 0 {
+                drop(socket(address, false, options).map_err(named)?);
+            }
+            let mut actual = address;
+            for core in &mut bound.cores {
+                let socket = socket(actual, true, options).map_err(named)?;
+                socket.listen(BACKLOG).map_err(named)?;
+                let listener = TcpListener::from(socket);
+                actual = listener.local_addr().map_err(named)?;
+                core.push(listener);
+            }
+            bound.addresses.push(actual);
+        }
+        Ok(bound)
+    }
+}
+
+/// A bound socket; it does not listen yet.
+fn socket(address: SocketAddr, shared: bool, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two addresses: both can be listed.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(options.send_buffer_bytes as usize)?;
+    socket.set_recv_buffer_size(options.receive_buffer_bytes as usize)?;
+    socket.set_tcp_notsent_lowat(options.not_sent_bytes)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}

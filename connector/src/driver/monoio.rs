@@ -1,0 +1,313 @@
+//! The portable driver: one monoio runtime a core, on epoll.
+//!
+//! monoio would take io_uring where the system lets it. Not here: the same code would then run on two very different
+//! kernel interfaces, and the one that is met in containers (where io_uring is refused) would be the less tried; the
+//! `uring` driver is for those who have io_uring. Of monoio this uses what is cheapest for a great many idle
+//! connections: no task and no buffer for any of them, but a waker that notes which connection woke it.
+//!
+//! ```text
+//!  epoll ─wakers─▶ events ─▶ turn: reads ▶ accepts ▶ inputs ▶ round ▶ asks ─▶ sleep until an event, an input, wake_ms
+//!                              └───────── bounded each (rule 27) ────────┘
+//! ```
+//!
+//! Invariants, each held by a test of the conformance suite (`tests/driver.rs`):
+//! - a connection without traffic owns no buffer: all read into the core's one;
+//! - an event of a connection that is gone never reaches the one that took its slot (`Table` compares generations);
+//! - what a peer sent before it closed its half is answered before [`Machine::closed`] tells of it;
+//! - a closed connection's last bytes arrive: it lingers until the peer has closed too, so that no RST overtakes them;
+//! - without descriptors accepting pauses and goes on; nothing spins.
+
+mod table;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use ::monoio::LegacyDriver;
+use ::monoio::net::TcpListener;
+use crossbeam::channel::{Receiver, bounded};
+
+use self::table::{Event, Events, Read, Table};
+use super::{Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
+
+/// Reads in a turn; the rest have theirs in the next. At some microseconds each a turn stays near a millisecond.
+const READS_A_TURN: usize = 256;
+/// Accepted connections in a turn, of each listener.
+const ACCEPTS_A_TURN: usize = 64;
+/// Inputs in a turn.
+const INPUTS_A_TURN: usize = 256;
+/// The core's one read buffer: what one read takes at most.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Accepting rests this long when there are no descriptors or no memory: connections wait in the backlog meanwhile.
+const ACCEPT_PAUSE_MS: u64 = 50;
+/// How soon an ask is offered again that was given back.
+const ASK_PAUSE_MS: u64 = 2;
+/// Longest sleep: only keeps the clock's arithmetic in bounds.
+const SLEEP_MS_MAX: u64 = 60_000;
+
+/// Where monotonic time begins: the same for all cores.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Now { mono_ms: BEGINNING.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as i64 }
+}
+
+pub(super) fn spawn<M: Machine>(
+    setup: Setup<M::Ask>,
+    make: impl FnOnce() -> M + Send + 'static,
+) -> io::Result<Core<M::Input>> {
+    LazyLock::force(&BEGINNING);
+    let (sender, inputs) = bounded(setup.inputs_max);
+    let doorbell = Arc::new(Doorbell::default());
+    let port = Port { inputs: sender, doorbell: doorbell.clone() };
+    let (started, start) = bounded(1);
+    let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
+        let runtime = ::monoio::RuntimeBuilder::<LegacyDriver>::new().enable_timer().build();
+        let mut runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        runtime.block_on(async move {
+            let events = Arc::new(Events::new(doorbell));
+            let listeners = setup.listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>();
+            let listeners = match listeners {
+                Ok(listeners) => listeners,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            let listeners = listeners.into_iter().enumerate().map(|(index, socket)| Listener {
+                socket: Some(socket),
+                waker: events.waker(Event::Accept(index)),
+                ready: true,
+                last: false,
+            });
+            let this = Loop {
+                listeners: listeners.collect(),
+                table: Table::new(events),
+                machine: make(),
+                inputs,
+                asks: setup.asks,
+                refused: None,
+                readable: VecDeque::new(),
+                accept_at_ms: 0,
+                accept_failed: false,
+                buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+            };
+            drop(started.send(Ok(())));
+            this.run().await;
+        });
+    })?;
+    start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
+    Ok(Core { port, thread })
+}
+
+struct Listener {
+    /// `None`: closed.
+    socket: Option<TcpListener>,
+    waker: Waker,
+    /// May have a connection to accept.
+    ready: bool,
+    /// Is closed when its backlog is empty (rule 33).
+    last: bool,
+}
+
+struct Loop<M: Machine> {
+    machine: M,
+    table: Table,
+    listeners: Vec<Listener>,
+    inputs: Receiver<M::Input>,
+    asks: Box<dyn FnMut(M::Ask) -> Result<(), M::Ask> + Send>,
+    /// An ask that was given back.
+    refused: Option<M::Ask>,
+    /// Connections that have something to read, or may.
+    readable: VecDeque<super::Key>,
+    accept_at_ms: u64,
+    /// Said once, not at every try.
+    accept_failed: bool,
+    buffer: Box<[u8]>,
+}
+
+impl<M: Machine> Loop<M> {
+    async fn run(mut self) {
+        loop {
+            let next = self.turn();
+            if self.machine.done() {
+                // What was closed last may still be on its way.
+                for listener in &mut self.listeners {
+                    listener.socket = None;
+                }
+                if self.table.lingering() == 0 {
+                    return;
+                }
+            }
+            self.wait(next).await;
+        }
+    }
+
+    /// Everyone's turn, bounded.
+    fn turn(&mut self) -> Next {
+        let now = now();
+        self.table.turn(now.mono_ms);
+        self.table.events.doorbell.answer();
+        self.sort_events(now);
+        self.read(now);
+        self.accept(now);
+        for _ in 0..INPUTS_A_TURN {
+            let Ok(input) = self.inputs.try_recv() else { break };
+            self.machine.input(now, input);
+        }
+        let mut next = self.machine.round(now, &mut self.table);
+        self.after_round(now);
+        self.ask();
+
+        if let Some(at_ms) = self.table.close_lingering() {
+            next.wake_ms = next.wake_ms.min(at_ms);
+        }
+        if self.refused.is_some() {
+            next.wake_ms = next.wake_ms.min(now.mono_ms + ASK_PAUSE_MS);
+        }
+        if self.listeners.iter().any(|listener| listener.ready && listener.socket.is_some()) {
+            next.wake_ms = next.wake_ms.min(self.accept_at_ms);
+        }
+        next.again |= !self.readable.is_empty() || !self.inputs.is_empty();
+        next
+    }
+
+    fn sort_events(&mut self, now: Now) {
+        for event in self.table.events.take() {
+            match event {
+                Event::Read(key) => self.readable.push_back(key),
+                Event::Write(key) => {
+                    if self.table.unblock(key) {
+                        self.machine.writable(now, key);
+                    }
+                }
+                Event::Accept(index) => self.listeners[index].ready = true,
+            }
+        }
+    }
+
+    fn read(&mut self, now: Now) {
+        for _ in 0..READS_A_TURN.min(self.readable.len()) {
+            let Some(key) = self.readable.pop_front() else { break };
+            match self.table.read(key, &mut self.buffer) {
+                Read::Bytes(count) => {
+                    match self.machine.bytes(now, key, &mut self.buffer[..count]) {
+                        Reading::On => self.readable.push_back(key),
+                        Reading::Paused => self.table.pause(key),
+                    };
+                }
+                Read::Discarded => self.readable.push_back(key),
+                Read::Nothing => {}
+                Read::End => {
+                    if self.table.remove(key) {
+                        self.machine.closed(now, key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Now) {
+        if now.mono_ms < self.accept_at_ms {
+            return;
+        }
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_A_TURN {
+                let listener = &mut self.listeners[index];
+                let Some(socket) = listener.socket.as_ref().filter(|_| listener.ready) else { break };
+                // In epoll mode a poll is one accept4, or takes down the waker: nothing is lost with the future.
+                let accepted = pin!(socket.accept()).poll(&mut Context::from_waker(&listener.waker));
+                match accepted {
+                    Poll::Pending => {
+                        listener.ready = false;
+                        if listener.last {
+                            listener.socket = None;
+                        }
+                    }
+                    Poll::Ready(Ok((stream, peer))) => {
+                        self.accept_failed = false;
+                        if let Some(key) = self.machine.opened(now, index, peer)
+                            && self.table.insert(key, stream)
+                        {
+                            self.readable.push_back(key);
+                        }
+                    }
+                    Poll::Ready(Err(error)) if gave_up(&error) => {}
+                    Poll::Ready(Err(error)) => {
+                        if !std::mem::replace(&mut self.accept_failed, true) {
+                            tracing::warn!(%error, retry_ms = ACCEPT_PAUSE_MS, "cannot accept connections now");
+                        }
+                        self.accept_at_ms = now.mono_ms + ACCEPT_PAUSE_MS;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what the machine could only note in its round.
+    fn after_round(&mut self, now: Now) {
+        while let Some(key) = self.table.gone.pop() {
+            if self.table.remove(key) {
+                self.machine.closed(now, key);
+            }
+        }
+        self.readable.extend(self.table.to_read.drain(..));
+        if std::mem::take(&mut self.table.stop_accepting) {
+            for listener in &mut self.listeners {
+                listener.last = true;
+                listener.ready = true;
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        while let Some(ask) = self.refused.take().or_else(|| self.machine.ask()) {
+            if let Err(ask) = (self.asks)(ask) {
+                self.refused = Some(ask);
+                return;
+            }
+        }
+    }
+
+    /// Until there is something to do. `again` only lets epoll tell its news first.
+    async fn wait(&mut self, next: Next) {
+        let Self { table, .. } = self;
+        let doorbell = &table.events.doorbell;
+        let sleep_ms = match next.again {
+            true => 0,
+            false => next.wake_ms.saturating_sub(now().mono_ms).min(SLEEP_MS_MAX),
+        };
+        if sleep_ms == 0 {
+            let mut polled = false;
+            return std::future::poll_fn(|context| {
+                if std::mem::replace(&mut polled, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        }
+        let mut sleep = pin!(::monoio::time::sleep(Duration::from_millis(sleep_ms)));
+        std::future::poll_fn(|context| {
+            doorbell.sleeper.register(context.waker());
+            if doorbell.rung.load(std::sync::atomic::Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().poll(context)
+        })
+        .await;
+    }
+}
+
+/// Whether accepting failed because of the one connection that would have been accepted (`accept(2)`, "Error handling"),
+/// rather than for want of descriptors or memory.
+fn gave_up(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
+}

@@ -1,0 +1,296 @@
+//! A core's connections by slot, the ones that linger, and the wakers that tell which of them has news.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use ::monoio::net::TcpStream;
+use ::monoio::net::tcp::stream_poll::TcpStreamPoll;
+use rustc_hash::FxHashMap;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::super::{Doorbell, Key, Outlet, Sent};
+
+/// How long a closed connection may wait for its peer to close too, milliseconds. Then it is closed for good, and an
+/// RST may overtake bytes that the peer has not yet acknowledged.
+const LINGER_MS: u64 = 3_000;
+/// Connections that linger; over it the oldest is closed for good. They are a descriptor each, and no more.
+const LINGERING_MAX: usize = 16 * 1024;
+
+/// News from epoll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// There is something to read, or the end of it.
+    Read(Key),
+    /// There is room again after a short send.
+    Write(Key),
+    /// The listener of this index has a connection.
+    Accept(usize),
+}
+
+/// News that the loop has not looked at.
+#[derive(Debug)]
+pub(super) struct Events {
+    /// Only the core's own thread ever takes the lock: epoll wakes there.
+    list: Mutex<Vec<Event>>,
+    pub(super) doorbell: Arc<Doorbell>,
+}
+
+impl Events {
+    pub(super) fn new(doorbell: Arc<Doorbell>) -> Self {
+        Self { list: Mutex::default(), doorbell }
+    }
+
+    pub(super) fn waker(self: &Arc<Self>, event: Event) -> Waker {
+        Waker::from(Arc::new(Signal { event, events: self.clone() }))
+    }
+
+    pub(super) fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Signal {
+    event: Event,
+    events: Arc<Events>,
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.events.list.lock().unwrap_or_else(PoisonError::into_inner).push(self.event);
+        self.events.doorbell.ring();
+    }
+}
+
+/// What a read came to.
+pub(super) enum Read {
+    /// This many bytes are in the buffer.
+    Bytes(usize),
+    /// Something came that nobody wants any more.
+    Discarded,
+    /// Nothing now; its waker is set.
+    Nothing,
+    /// The peer closed, or the connection broke.
+    End,
+}
+
+struct Connection {
+    stream: TcpStreamPoll,
+    generation: u32,
+    reader: Waker,
+    /// Set while a send waits for room.
+    writer: Option<Waker>,
+    paused: bool,
+    /// The turn in which it was last read from: an end that comes in the same one waits until that is answered.
+    read_in: u64,
+    /// The peer has closed its half, and output waits for room.
+    ended: bool,
+    gone: bool,
+}
+
+/// The connections of one core.
+pub(super) struct Table {
+    pub(super) events: Arc<Events>,
+    slots: Vec<Option<Connection>>,
+    lingering: FxHashMap<Key, Connection>,
+    /// When each that lingers has to go, oldest first; those that went before are still in it.
+    deadlines: VecDeque<(u64, Key)>,
+    now_ms: u64,
+    turn: u64,
+    /// Broken in this round.
+    pub(super) gone: Vec<Key>,
+    /// To be read again after this round.
+    pub(super) to_read: Vec<Key>,
+    pub(super) stop_accepting: bool,
+}
+
+impl Table {
+    pub(super) fn new(events: Arc<Events>) -> Self {
+        Self {
+            events,
+            slots: Vec::new(),
+            lingering: FxHashMap::default(),
+            deadlines: VecDeque::new(),
+            now_ms: 0,
+            turn: 0,
+            gone: Vec::new(),
+            to_read: Vec::new(),
+            stop_accepting: false,
+        }
+    }
+
+    fn get(&mut self, key: Key) -> Option<&mut Connection> {
+        find(&mut self.slots, key)
+    }
+
+    /// `false`: the poller did not take it, and the machine is to be told of its end by the first read.
+    pub(super) fn insert(&mut self, key: Key, stream: TcpStream) -> bool {
+        // Cannot fail on epoll, where the stream is polled already.
+        let Ok(stream) = stream.try_into_poll_io() else { return false };
+        let slot = key.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        assert!(self.slots[slot].is_none(), "the machine gave the slot of a live connection away");
+        self.slots[slot] = Some(Connection {
+            stream,
+            generation: key.generation,
+            reader: self.events.waker(Event::Read(key)),
+            writer: None,
+            paused: false,
+            read_in: 0,
+            ended: false,
+            gone: false,
+        });
+        true
+    }
+
+    /// Takes it out; `false` if it was gone before.
+    pub(super) fn remove(&mut self, key: Key) -> bool {
+        self.get(key).is_some() && self.slots[key.slot as usize].take().is_some()
+    }
+
+    pub(super) fn pause(&mut self, key: Key) {
+        if let Some(connection) = self.get(key) {
+            connection.paused = true;
+        }
+    }
+
+    /// Begins a turn.
+    pub(super) fn turn(&mut self, now_ms: u64) {
+        self.turn += 1;
+        self.now_ms = now_ms;
+    }
+
+    /// Whether it was waiting for room.
+    pub(super) fn unblock(&mut self, key: Key) -> bool {
+        let Some(connection) = self.get(key) else { return false };
+        let (waited, ended) = (connection.writer.take().is_some(), connection.ended);
+        if ended {
+            self.to_read.push(key);
+        }
+        waited
+    }
+
+    /// One read of the connection, or of one that lingers under this key.
+    pub(super) fn read(&mut self, key: Key, buffer: &mut [u8]) -> Read {
+        let turn = self.turn;
+        if let Some(connection) = self.get(key) {
+            if connection.paused {
+                return Read::Nothing;
+            }
+            return match receive(connection, buffer) {
+                Poll::Pending => Read::Nothing,
+                Poll::Ready(Ok(0)) if connection.read_in == turn => {
+                    self.to_read.push(key);
+                    Read::Nothing
+                }
+                Poll::Ready(Ok(0)) if connection.writer.is_some() => {
+                    connection.ended = true;
+                    Read::Nothing
+                }
+                Poll::Ready(Ok(0) | Err(_)) => Read::End,
+                Poll::Ready(Ok(count)) => {
+                    connection.read_in = turn;
+                    Read::Bytes(count)
+                }
+            };
+        }
+        if let Some(connection) = self.lingering.get_mut(&key) {
+            match receive(connection, buffer) {
+                Poll::Pending => return Read::Nothing,
+                Poll::Ready(Ok(1..)) => return Read::Discarded,
+                Poll::Ready(Ok(0) | Err(_)) => drop(self.lingering.remove(&key)),
+            }
+        }
+        Read::Nothing
+    }
+
+    pub(super) fn lingering(&self) -> usize {
+        self.lingering.len()
+    }
+
+    /// Closes for good what has waited long enough, and says when the next has.
+    pub(super) fn close_lingering(&mut self) -> Option<u64> {
+        while let Some(&(at_ms, key)) = self.deadlines.front() {
+            let waits = self.lingering.contains_key(&key);
+            if waits && at_ms > self.now_ms && self.lingering.len() <= LINGERING_MAX {
+                return Some(at_ms);
+            }
+            self.lingering.remove(&key);
+            self.deadlines.pop_front();
+        }
+        None
+    }
+}
+
+impl Outlet for Table {
+    fn send(&mut self, key: Key, bytes: &[u8]) -> Sent {
+        let Some(connection) = find(&mut self.slots, key).filter(|connection| !connection.gone) else {
+            return Sent::Gone;
+        };
+        if connection.writer.is_some() {
+            return Sent::Took(0);
+        }
+        let mut took = 0;
+        let mut writer = None;
+        // A short send is followed by one that finds the kernel full: only that one makes epoll tell of room again. The
+        // waker is made when it is needed, and then set by a last try, which costs no call.
+        while took < bytes.len() {
+            let context = &mut Context::from_waker(writer.as_ref().unwrap_or(Waker::noop()));
+            match Pin::new(&mut connection.stream).poll_write(context, &bytes[took..]) {
+                Poll::Ready(Ok(count)) => took += count,
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(_)) => {
+                    connection.gone = true;
+                    self.gone.push(key);
+                    return Sent::Gone;
+                }
+                Poll::Pending if writer.is_none() => writer = Some(self.events.waker(Event::Write(key))),
+                Poll::Pending => {
+                    connection.writer = writer;
+                    break;
+                }
+            }
+        }
+        Sent::Took(took)
+    }
+
+    fn read(&mut self, key: Key) {
+        if self.get(key).is_some_and(|connection| std::mem::take(&mut connection.paused)) {
+            self.to_read.push(key);
+        }
+    }
+
+    fn close(&mut self, key: Key) {
+        if self.get(key).is_none() {
+            return;
+        }
+        let Some(mut connection) = self.slots[key.slot as usize].take() else { return };
+        let shut = Pin::new(&mut connection.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        if connection.gone || connection.ended || !matches!(shut, Poll::Ready(Ok(()))) {
+            return;
+        }
+        self.lingering.insert(key, connection);
+        self.deadlines.push_back((self.now_ms + LINGER_MS, key));
+        self.to_read.push(key);
+    }
+
+    fn stop_accepting(&mut self) {
+        self.stop_accepting = true;
+    }
+}
+
+fn find(slots: &mut [Option<Connection>], key: Key) -> Option<&mut Connection> {
+    let connection = slots.get_mut(key.slot as usize)?.as_mut()?;
+    (connection.generation == key.generation).then_some(connection)
+}
+
+/// One read. Pending: its waker is set.
+fn receive(connection: &mut Connection, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    let read = Pin::new(&mut connection.stream).poll_read(&mut Context::from_waker(&connection.reader), &mut buffer);
+    read.map_ok(|()| buffer.filled().len())
+}
