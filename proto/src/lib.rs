@@ -30,12 +30,17 @@ pub use barrage::client::v1 as client;
 pub use barrage::cluster::v1 as cluster;
 pub use barrage::record::v1 as record;
 
+pub mod bilibili;
 pub mod channel;
 pub mod config;
 pub mod error;
+pub mod goim;
 pub mod http;
+pub mod native;
 pub mod operation;
 pub mod packet;
+pub mod proxy;
+pub mod sniff;
 pub mod websocket;
 
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.

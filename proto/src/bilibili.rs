@@ -1,0 +1,282 @@
+//! Bilibili's live dialect (format: compat.md): what stands in the bodies of its packets, and how they are compressed.
+//! The frame itself is [`crate::packet`]; which dialect an auth body is of, [`crate::sniff::auth`] tells.
+//!
+//! ```text
+//!   op 7 body ─▶ sniff::auth ─▶ Auth ─▶ channel(room)
+//!   client::Message, raw ─▶ danmaku ─▶ JSON of each message of a batch ─▶ pack(version) ─▶ the same bytes for all
+//! ```
+//!
+//! Invariants, each the name of a test:
+//! - `a_batch_is_read_back_in_every_version`.
+//! - `an_inflated_body_is_bounded`: [`unpack`] gives up at its limit.
+//! - `a_command_passes_through_unchanged`.
+
+use std::io::{Read as _, Write as _};
+
+use serde_json::{Value, json};
+
+use crate::client;
+use crate::native::payload_bytes;
+use crate::packet::{self, BadPacket, HEADER_BYTES, Packet, operation};
+use crate::sniff::{BadAuth, Members};
+
+/// The version of replies.
+pub const REPLY_VERSION: u16 = 1;
+
+/// The code of an auth that is let in.
+pub const CODE_OK: i32 = 0;
+
+/// The code of a bad token; close after it.
+pub const CODE_BAD_TOKEN: i32 = -101;
+
+/// How a body of pushes is encoded: what `protover` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(u16)]
+pub enum Version {
+    /// Each message in a packet of its own.
+    #[default]
+    Plain = 0,
+    /// Packets in a zlib stream.
+    Zlib = 2,
+    /// Packets in a brotli stream.
+    Brotli = 3,
+}
+
+/// The body of an operation 7.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The user that it claims to be; empty: none.
+    pub uid: String,
+    /// `roomid`.
+    pub room: u64,
+    /// `protover`.
+    pub version: Version,
+    /// `web`, ...
+    pub platform: String,
+    /// A token where it is shaped like one, else nothing.
+    pub key: String,
+}
+
+impl Auth {
+    pub(crate) fn read(members: &Members) -> Result<Self, BadAuth> {
+        Ok(Self {
+            uid: members.user("uid")?,
+            room: members.number("roomid")?.ok_or(BadAuth::Member("roomid"))?,
+            // Without compression for who asks for a version that we do not know: everyone reads that.
+            version: match members.number("protover")? {
+                Some(2) => Version::Zlib,
+                Some(3) => Version::Brotli,
+                _ => Version::Plain,
+            },
+            platform: members.text("platform")?,
+            key: members.text("key")?,
+        })
+    }
+
+    /// The token to be judged.
+    #[must_use]
+    pub fn credential(&self) -> Option<&str> {
+        Some(self.key.as_str()).filter(|key| crate::goim::is_token(key))
+    }
+
+    /// The room's channel.
+    #[must_use]
+    pub fn channel(&self) -> String {
+        channel(self.room)
+    }
+}
+
+/// The channel of a room's number.
+#[must_use]
+pub fn channel(room: u64) -> String {
+    format!("room:{room}")
+}
+
+/// Appends the reply to an auth: [`CODE_OK`], or [`CODE_BAD_TOKEN`], after which is closed.
+pub fn auth_reply(sequence: u32, code: i32, out: &mut Vec<u8>) {
+    let body = format!(r#"{{"code":{code}}}"#);
+    let operation = operation::AUTH_REPLY;
+    packet::write(Packet { version: REPLY_VERSION, operation, sequence, body: body.as_bytes() }, out);
+}
+
+/// Appends the reply to a heartbeat: the room's popularity, as far as an i32 goes.
+pub fn heartbeat_reply(sequence: u32, popularity: u64, out: &mut Vec<u8>) {
+    let body = i32::try_from(popularity).unwrap_or(i32::MAX).to_be_bytes();
+    let operation = operation::HEARTBEAT_REPLY;
+    packet::write(Packet { version: REPLY_VERSION, operation, sequence, body: &body }, out);
+}
+
+/// A message as a Bilibili viewer gets it, JSON: `raw` or the payload where that is a command, a `DANMU_MSG` for other
+/// text and for whatever text came from goim; `None` for what this dialect cannot say (a gift, an image, bytes).
+///
+/// `raw` is what a goim push or a Bilibili command carried, empty where that is the payload.
+#[must_use]
+pub fn danmaku(message: &client::Message, raw: &[u8]) -> Option<Vec<u8>> {
+    let payload = payload_bytes(message.payload.as_ref());
+    if let Some(command) = [raw, payload].into_iter().find(|bytes| is_command(bytes)) {
+        return Some(command.to_vec());
+    }
+    let is_text = message.r#type == crate::operation::TEXT || message.r#type.starts_with("goim.");
+    if !is_text && raw.is_empty() {
+        return None;
+    }
+    let text = std::str::from_utf8(payload).ok()?;
+    let style = message.style.unwrap_or_default();
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let (uid, name) = message.sender.as_ref().map_or(("", ""), |sender| (&sender.uid, &sender.name));
+    let checksum = crc32(message.id.as_bytes());
+    let danmaku = json!({
+        "cmd": "DANMU_MSG",
+        "info": [
+            [
+                0,
+                or(style.mode, DEFAULT_MODE),
+                or(style.size, DEFAULT_SIZE),
+                or(style.colour, DEFAULT_COLOUR),
+                message.time_ms,
+                checksum >> 1,
+                0,
+                format!("{:x}", crc32(uid.as_bytes())),
+                0, 0, 0, "", 0, "{}", "{}",
+                {"extra": "{}", "mode": 0, "show_player_type": 0},
+            ],
+            text,
+            // A viewer expects a number; who has none is nobody.
+            [uid.parse::<u64>().unwrap_or(0), name, 0, 0, 0, 10000, 1, ""],
+            [],
+            // Level and title, which clients index into without asking: nobody's.
+            [0, 0, 9_868_950, ">50000", 0],
+            ["", ""],
+            0,
+            0,
+            null,
+            {"ts": message.time_ms.div_euclid(1000), "ct": format!("{checksum:X}")},
+            0,
+            0,
+            null,
+            null,
+            0,
+            7,
+        ],
+    });
+    Some(danmaku.to_string().into_bytes())
+}
+
+/// Flying.
+const DEFAULT_MODE: u32 = 1;
+/// Bilibili's medium.
+const DEFAULT_SIZE: u32 = 25;
+/// White.
+const DEFAULT_COLOUR: u32 = 0xff_ff_ff;
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+/// Whether `body` is a command: a JSON object with a string `cmd`.
+#[must_use]
+pub fn is_command(body: &[u8]) -> bool {
+    command(body).is_some()
+}
+
+fn command(body: &[u8]) -> Option<Value> {
+    // Most bodies are plain text: not worth a parser.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
+    serde_json::from_slice(body).ok().filter(|value: &Value| value.get("cmd").is_some_and(Value::is_string))
+}
+
+/// The text of a `DANMU_MSG`, as other viewers are shown it; `None` where `body` is none.
+#[must_use]
+pub fn text(body: &[u8]) -> Option<String> {
+    let command = command(body)?;
+    // `DANMU_MSG:4:0:2:2:2:0` is one, too.
+    if command["cmd"].as_str()?.split(':').next() != Some("DANMU_MSG") {
+        return None;
+    }
+    command["info"][1].as_str().map(str::to_owned)
+}
+
+/// Appends a batch of pushes, one JSON each, as a client of this version gets it: the same bytes for all of them.
+///
+/// # Panics
+/// Where the batch is of 4 GiB.
+pub fn pack<B: AsRef<[u8]>>(version: Version, messages: impl IntoIterator<Item = B>, out: &mut Vec<u8>) {
+    let plain = |messages: &mut dyn Iterator<Item = B>, out: &mut Vec<u8>| {
+        for message in messages {
+            let body = message.as_ref();
+            packet::write(Packet { version: 0, operation: operation::PUSH, sequence: 0, body }, out);
+        }
+    };
+    let mut messages = messages.into_iter();
+    if version == Version::Plain {
+        return plain(&mut messages, out);
+    }
+    let mut packets = Vec::new();
+    plain(&mut messages, &mut packets);
+    if packets.is_empty() {
+        return;
+    }
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    if version == Version::Zlib {
+        let mut encoder = flate2::write::ZlibEncoder::new(&mut *out, flate2::Compression::fast());
+        encoder.write_all(&packets).and_then(|()| encoder.finish().map(drop)).expect("a Vec takes what it is given");
+    } else {
+        let parameters = brotli::enc::BrotliEncoderParams {
+            quality: BROTLI_QUALITY,
+            lgwin: BROTLI_WINDOW,
+            size_hint: packets.len(),
+            ..Default::default()
+        };
+        brotli::BrotliCompress(&mut &packets[..], out, &parameters).expect("a Vec takes what it is given");
+    }
+    let body_bytes = out.len() - start - HEADER_BYTES;
+    let header = packet::header(version as u16, operation::PUSH, 0, body_bytes);
+    out[start..start + HEADER_BYTES].copy_from_slice(&header);
+}
+
+/// Of 0 to 11: as much as a batch can be compressed while a round is under way.
+const BROTLI_QUALITY: i32 = 4;
+/// Of 10 to 24, the window's bytes as a power of two: a batch is seldom longer, and the encoder's memory follows it.
+const BROTLI_WINDOW: i32 = 17;
+
+/// A body of pushes that cannot be read. The sender's fault, no use retrying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadBody {
+    /// Not the stream that the version says.
+    #[error("not a compressed body of its version")]
+    Stream,
+    /// Over the limit once inflated.
+    #[error("a body of more than the limit once inflated")]
+    TooLarge,
+    /// Not whole packets inside.
+    #[error("{0}")]
+    Packet(#[from] BadPacket),
+}
+
+/// A client's side: the JSON of each push in a packet of operation 5. `inflated_bytes_max` bounds what a compressed
+/// body becomes; brotli's window may take up to 16 MiB beside it.
+///
+/// # Errors
+/// [`BadBody`].
+pub fn unpack(packet: Packet<'_>, inflated_bytes_max: usize) -> Result<Vec<Vec<u8>>, BadBody> {
+    let limit = inflated_bytes_max as u64 + 1;
+    let mut inflated = Vec::new();
+    let read = match packet.version {
+        2 => flate2::read::ZlibDecoder::new(packet.body).take(limit).read_to_end(&mut inflated),
+        3 => brotli::Decompressor::new(packet.body, 4096).take(limit).read_to_end(&mut inflated),
+        _ if packet.body.len() > inflated_bytes_max => return Err(BadBody::TooLarge),
+        _ => return Ok(vec![packet.body.to_vec()]),
+    };
+    if inflated.len() > inflated_bytes_max {
+        return Err(BadBody::TooLarge);
+    }
+    read.map_err(|_| BadBody::Stream)?;
+    packet::in_message(&inflated, inflated_bytes_max)
+        .map(|inner| inner.map(|inner| inner.body.to_vec()).map_err(BadBody::Packet))
+        .collect()
+}
