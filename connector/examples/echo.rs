@@ -1,0 +1,270 @@
+//! A WebSocket echo server on the connector's own codec and driver: conformance suites are run against it.
+//!
+//! ```sh
+//! cargo run --release -p connector --example echo -- --listen 127.0.0.1:9001
+//! ```
+//!
+//! Each text or binary message is returned as it came; pings are answered, a close is answered with its code, and a peer
+//! that breaks the protocol is told so by a close of the codec's code. What a peer does not read is kept for it up to
+//! [`OUTPUT_BYTES_MAX`] and what its last message brings on top; then it is not read from.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+
+use clap::Parser;
+use connector::driver::{
+    Core, Key, Kind, Listeners, Machine, Next, Now, Outlet, Reading, Sent, Setup, SocketOptions,
+    raise_descriptor_limit, spawn,
+};
+use proto::http::{self, BadHandshake, Request};
+use proto::websocket::{self, Decoder, Event, Opcode, Role};
+use slab::Slab;
+
+/// Longest message, bytes: suites send 16 MiB. Over it: close 1009.
+pub(crate) const MESSAGE_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// Output that waits for one peer, bytes; over it the peer is not read from.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Connections that are sent to in one round.
+const SENDS_A_ROUND: usize = 256;
+/// An output buffer that grew larger than this, bytes, is given back when it is empty.
+const BUFFER_BYTES_KEPT: usize = 16 * 1024;
+/// There is nothing to be done at any time of its own.
+const IDLE_MS: u64 = 60_000;
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Where to listen; may be given several times.
+    #[arg(long, default_value = "127.0.0.1:9001")]
+    listen: Vec<SocketAddr>,
+    /// Threads; 0: one for each processor.
+    #[arg(long, default_value_t = 0)]
+    cores: usize,
+}
+
+fn main() -> io::Result<()> {
+    let options = Options::parse();
+    raise_descriptor_limit()?;
+    let cores = if options.cores == 0 { std::thread::available_parallelism()?.get() } else { options.cores };
+    let (addresses, cores) = serve(&options.listen, cores)?;
+    for address in addresses {
+        println!("listening on {address}");
+    }
+    for core in cores {
+        core.join();
+    }
+    Ok(())
+}
+
+/// Starts the server and returns its addresses and cores.
+///
+/// # Errors
+/// The system's, where it does not let us listen or start a thread.
+pub(crate) fn serve(listen: &[SocketAddr], cores: usize) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
+    let listeners = Listeners::bind(listen, cores, &SocketOptions::default())?;
+    let mut started = Vec::new();
+    for (index, listeners) in listeners.cores.into_iter().enumerate() {
+        let setup = Setup {
+            name: format!("echo-{index}"),
+            listeners,
+            inputs_max: 1,
+            asks: Box::new(|ask: Infallible| match ask {}),
+        };
+        started.push(spawn(Kind::default(), setup, Echo::default)?);
+    }
+    Ok((listeners.addresses, started))
+}
+
+/// Stop accepting, close all.
+#[derive(Debug)]
+pub(crate) struct Stop;
+
+#[derive(Debug, Default)]
+struct Echo {
+    connections: Slab<Connection>,
+    /// Of each slot: how many have had it.
+    generations: Vec<u32>,
+    /// Who has output that the kernel may take.
+    due: VecDeque<Key>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    generation: u32,
+    stage: Stage,
+    output: Vec<u8>,
+    /// Of the output.
+    sent: usize,
+    paused: bool,
+    /// Nothing follows this output.
+    last: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// What came of the request's head.
+    Handshake(Vec<u8>),
+    Open(Decoder),
+}
+
+impl Connection {
+    fn take(&mut self, bytes: &mut [u8]) {
+        if self.last {
+            return;
+        }
+        let Stage::Handshake(head) = &mut self.stage else { return self.frames(bytes) };
+        head.extend_from_slice(bytes);
+        let mut head = std::mem::take(head);
+        match handshake(&head, &mut self.output) {
+            Ok(None) => self.stage = Stage::Handshake(head),
+            Ok(Some(consumed)) => {
+                self.stage = Stage::Open(Decoder::new(Role::Server, MESSAGE_BYTES_MAX));
+                self.frames(&mut head[consumed..]);
+            }
+            Err(bad) => {
+                bad.refuse(&mut self.output);
+                self.last = true;
+            }
+        }
+    }
+
+    fn frames(&mut self, mut bytes: &mut [u8]) {
+        let Stage::Open(decoder) = &mut self.stage else { return };
+        let output = &mut self.output;
+        loop {
+            match decoder.next(&mut bytes) {
+                Ok(None) => return,
+                Ok(Some(Event::Text(text))) => websocket::encode(Opcode::Text, text.as_bytes(), output),
+                Ok(Some(Event::Binary(data))) => websocket::encode(Opcode::Binary, data, output),
+                Ok(Some(Event::Ping(data))) => websocket::encode(Opcode::Pong, data, output),
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(close))) => {
+                    match close {
+                        Some((code, _)) => websocket::close(code, "", output),
+                        None => websocket::encode(Opcode::Close, b"", output),
+                    }
+                    self.last = true;
+                    return;
+                }
+                Err(failure) => {
+                    websocket::close(failure.code(), &failure.to_string(), output);
+                    self.last = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.output.len() - self.sent
+    }
+}
+
+/// Appends the answer to a whole head and says how long that is.
+fn handshake(head: &[u8], output: &mut Vec<u8>) -> Result<Option<usize>, BadHandshake> {
+    let Some((request, consumed)) = Request::parse(head)? else { return Ok(None) };
+    http::accept(&request.upgrade()?, None, output);
+    Ok(Some(consumed))
+}
+
+impl Echo {
+    fn get(&mut self, key: Key) -> Option<&mut Connection> {
+        self.connections.get_mut(key.slot as usize).filter(|connection| connection.generation == key.generation)
+    }
+
+    /// Sends what it can to one peer.
+    fn flush(&mut self, key: Key, outlet: &mut impl Outlet) {
+        let Some(connection) = self.get(key) else { return };
+        if connection.waiting() > 0 {
+            match outlet.send(key, &connection.output[connection.sent..]) {
+                Sent::Took(count) => connection.sent += count,
+                Sent::Gone => return,
+            }
+        }
+        if connection.waiting() == 0 {
+            connection.output.clear();
+            connection.output.shrink_to(BUFFER_BYTES_KEPT);
+            connection.sent = 0;
+        }
+        if connection.paused && connection.waiting() < OUTPUT_BYTES_MAX / 2 {
+            connection.paused = false;
+            outlet.read(key);
+        }
+        if connection.last && connection.waiting() == 0 {
+            outlet.close(key);
+            self.connections.remove(key.slot as usize);
+        }
+    }
+}
+
+impl Machine for Echo {
+    type Input = Stop;
+    type Ask = Infallible;
+
+    fn opened(&mut self, _: Now, _: usize, _: SocketAddr) -> Option<Key> {
+        let entry = self.connections.vacant_entry();
+        let slot = entry.key();
+        if self.generations.len() <= slot {
+            self.generations.push(0);
+        }
+        let generation = &mut self.generations[slot];
+        *generation = generation.wrapping_add(1);
+        entry.insert(Connection {
+            generation: *generation,
+            stage: Stage::Handshake(Vec::new()),
+            output: Vec::new(),
+            sent: 0,
+            paused: false,
+            last: false,
+        });
+        Some(Key { slot: slot as u32, generation: *generation })
+    }
+
+    fn bytes(&mut self, _: Now, key: Key, bytes: &mut [u8]) -> Reading {
+        let Some(connection) = self.get(key) else { return Reading::On };
+        connection.take(bytes);
+        connection.paused = connection.waiting() >= OUTPUT_BYTES_MAX;
+        let reading = if connection.paused { Reading::Paused } else { Reading::On };
+        self.due.push_back(key);
+        reading
+    }
+
+    fn writable(&mut self, _: Now, key: Key) {
+        self.due.push_back(key);
+    }
+
+    fn closed(&mut self, _: Now, key: Key) {
+        if self.get(key).is_some() {
+            self.connections.remove(key.slot as usize);
+        }
+    }
+
+    fn input(&mut self, _: Now, Stop: Stop) {
+        self.stopping = true;
+    }
+
+    fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
+        for _ in 0..SENDS_A_ROUND.min(self.due.len()) {
+            let Some(key) = self.due.pop_front() else { break };
+            self.flush(key, outlet);
+        }
+        if self.stopping {
+            outlet.stop_accepting();
+            for (slot, connection) in &self.connections {
+                outlet.close(Key { slot: slot as u32, generation: connection.generation });
+            }
+            self.connections.clear();
+        }
+        Next { again: !self.due.is_empty(), wake_ms: now.mono_ms + IDLE_MS }
+    }
+
+    fn ask(&mut self) -> Option<Infallible> {
+        None
+    }
+
+    fn done(&self) -> bool {
+        self.stopping && self.connections.is_empty()
+    }
+}
