@@ -1,4 +1,5 @@
 //! The echo example, judged by tungstenite and by raw bytes, over real sockets. (Autobahn judges it from outside.)
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

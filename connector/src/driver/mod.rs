@@ -129,6 +129,10 @@ pub enum Kind {
     Monoio,
 }
 
+/// Takes what a machine asks, without waiting; an ask that it gives back is offered again some milliseconds later, and
+/// the machine is asked nothing more until then.
+pub type Asks<A> = Box<dyn FnMut(A) -> Result<(), A> + Send>;
+
 /// What a core has besides its machine.
 pub struct Setup<A> {
     /// Names the thread.
@@ -137,9 +141,8 @@ pub struct Setup<A> {
     pub listeners: Vec<TcpListener>,
     /// Inputs that wait for the core; over it [`Port::tell`] gives them back.
     pub inputs_max: usize,
-    /// Takes what the machine asks, without waiting; an ask that it gives back is offered again some milliseconds
-    /// later, and the machine is asked nothing more until then.
-    pub asks: Box<dyn FnMut(A) -> Result<(), A> + Send>,
+    /// Where its asks go.
+    pub asks: Asks<A>,
 }
 
 /// Starts a core: a thread that runs the machine which `make` makes there, until [`Machine::done`].

@@ -32,7 +32,7 @@ use ::monoio::net::TcpListener;
 use crossbeam::channel::{Receiver, bounded};
 
 use self::table::{Event, Events, Read, Table};
-use super::{Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
+use super::{Asks, Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
 
 /// Reads in a turn; the rest have theirs in the next. At some microseconds each a turn stays near a millisecond.
 const READS_A_TURN: usize = 256;
@@ -120,7 +120,7 @@ struct Loop<M: Machine> {
     table: Table,
     listeners: Vec<Listener>,
     inputs: Receiver<M::Input>,
-    asks: Box<dyn FnMut(M::Ask) -> Result<(), M::Ask> + Send>,
+    asks: Asks<M::Ask>,
     /// An ask that was given back.
     refused: Option<M::Ask>,
     /// Connections that have something to read, or may.
