@@ -14,9 +14,16 @@
 //!   offsets in that order;
 //! - offsets of two logs ([`Bus::log`]) are never compared: a recreated topic has another log ID.
 
+pub mod config;
+mod embedded;
+
+pub use config::Config;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// A record's place in its partition, from 1 (Kafka's offset plus one), so that 0 is "before the first".
 pub type Offset = u64;
@@ -32,6 +39,66 @@ pub enum Topic {
     Control,
     /// Records that could not be read, with the reason; one partition.
     DeadLetters,
+}
+
+impl Topic {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Rooms, Self::Pushes, Self::Control, Self::DeadLetters];
+
+    /// Its name in logs, metrics and, behind the configured prefix, in Kafka.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rooms => "rooms",
+            Self::Pushes => "pushes",
+            Self::Control => "control",
+            Self::DeadLetters => "dead-letters",
+        }
+    }
+}
+
+/// Opens the configured log, or makes it. Cancel `stop` after everyone who publishes has ended: what was taken is made
+/// durable, more is refused, and the log is released.
+///
+/// # Errors
+/// [`Error::Refused`] where the log is damaged, in use, or not as configured: an operator decides;
+/// [`Error::Unavailable`] where it cannot be reached.
+pub async fn open(config: &Config, stop: CancellationToken) -> Result<Arc<dyn Bus>, Error> {
+    match config.kind {
+        config::Kind::Embedded => {
+            let config = config.clone();
+            let opened = tokio::task::spawn_blocking(move || embedded::Embedded::open(&config)).await;
+            let bus = opened.map_err(|error| Error::Unavailable(error.to_string()))??;
+            bus.stop_with(stop);
+            Ok(Arc::new(bus))
+        }
+        config::Kind::Kafka => Err(Error::Unavailable("not built yet".into())),
+    }
+}
+
+/// Whether a checkpoint (its log's ID, the last offset that is done) fits a partition (the log's ID, first kept offset,
+/// next offset): rule 1.
+fn fits(
+    topic: Topic,
+    group: &str,
+    partition: u32,
+    (log, done): (&str, Offset),
+    (now, first, next): (&str, Offset, Offset),
+) -> Result<(), Error> {
+    let wrong = if log != now {
+        format!("was left in log {log}, and this is {now}: the topic was recreated or restored")
+    } else if done >= next {
+        format!("is {done}, beyond the end of the log, whose next offset is {next}: it was cut or restored")
+    } else if done + 1 < first {
+        format!("is {done}, and the oldest record that is kept is {first}: what lies between was never read")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Refused(format!(
+        "the checkpoint of group {group} in partition {partition} of {} {wrong}. Set bus.accept_new_log to go on \
+         with the log as it is",
+        topic.name()
+    )))
 }
 
 /// Why a record was not taken or cannot be read. None of these is ever the record's writer's fault but
@@ -121,7 +188,9 @@ pub trait Bus: Send + Sync + 'static {
     /// [`Error::Unavailable`].
     async fn bounds(&self, topic: Topic, partition: u32) -> Result<(Offset, Offset), Error>;
 
-    /// Whether publishing can be expected to work now, with the reason where it cannot (readiness).
+    /// Whether publishing can be expected to work now, with the reason where it cannot. For readiness, and to be asked
+    /// before a message is accepted from outside: it refuses, too, when what `bus.watched_groups` have not read nears
+    /// the retention (rule 4), while [`Bus::publish`] goes on for those who catch up. Cheap.
     fn ready(&self) -> Result<(), String>;
 }
 
