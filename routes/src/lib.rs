@@ -16,7 +16,7 @@ mod redis;
 
 pub use config::{Config, Kind, open};
 pub use memory::{Clock, Memory};
-pub use redis::Redis;
+pub use redis::{Redis, Times};
 
 /// How long a node's routes outlive its last renewal, seconds: three renewals may fail.
 pub const LEASE_SECONDS: u64 = 10;

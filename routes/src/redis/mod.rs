@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  {barrage:17}n          hash    node    -> deadline, incarnation          dies with the last lease
-//!  {barrage:17}u:<uid>    hash    session -> node, incarnation, device      kept ROW, put again before
+//!  {barrage:17}u:<uid>    hash    session -> node, incarnation, device      kept Times::row, put again before
 //!  {barrage:17}k:<key>    string  session, node, incarnation, device        "
 //!  {barrage:17}c:<chan>   hash    node    -> incarnation, count             "
-//!  {barrage:17}t:0, t:1   zset    channel -> sessions                       the two indexes, kept INDEX
+//!  {barrage:17}t:0, t:1   zset    channel -> sessions                       the two indexes, see Times
 //!  {barrage:nodes}n       hash    node    -> deadline, incarnation, lease as JSON
 //! ```
 //!
@@ -15,10 +15,10 @@
 //!
 //! Heartbeats cost Redis nothing for each session. A node renews its row in each shard's table, and a row whose node has
 //! no lease there is dead; that table is also what shows that a shard was wiped, be it one of many. What keeps a row
-//! longer than [`ROW`] is that [`Routes::renew`] says `false` now and then ([`AGAIN`]): the node puts everything again,
+//! longer than [`Times::row`] is that [`Routes::renew`] says `false` now and then: the node puts everything again,
 //! which mends as well what Redis evicted.
 //!
-//! Two indexes take turns every [`TURN`]: the channels of nodes that died silently leave with the old one.
+//! Two indexes take turns: the channels of nodes that died silently leave with the old one.
 
 mod link;
 
@@ -43,15 +43,6 @@ const SHARDS: u32 = 64;
 const SCRIPT_NAMES_MAX: usize = 256;
 /// How long a row is kept without being put again.
 const ROW: Duration = Duration::from_secs(2 * 3600);
-/// How long a node's rows may be left alone. Nodes differ by up to a quarter, so that they do not all come at once.
-const AGAIN: Duration = Duration::from_secs(40 * 60);
-/// How long one index is written before the other's turn.
-const TURN: Duration = Duration::from_secs(2 * 3600);
-/// How long an index is kept after its last write.
-const INDEX: Duration = Duration::from_secs(90 * 60);
-const _: () = assert!(AGAIN.as_secs() * 2 < ROW.as_secs(), "a row is put again, and once more, before it goes");
-const _: () = assert!(AGAIN.as_secs() * 2 < INDEX.as_secs(), "a channel is in the new index before the old one goes");
-const _: () = assert!(INDEX.as_secs() < TURN.as_secs(), "the old index is gone before its next turn");
 /// Rows of one index read at once.
 const TOP_CHUNK: usize = 128;
 /// Rows of one index that [`Routes::top`] looks at: with a prefix that few channels have, the list is then what was
@@ -69,11 +60,44 @@ static FIND: LazyLock<Script> = script!("live.lua", "find.lua");
 static COUNT: LazyLock<Script> = script!("live.lua", "channel.lua", "count.lua");
 static COUNTS: LazyLock<Script> = script!("live.lua", "channel.lua", "counts.lua");
 
+/// How long things live.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// A node that is silent for as long is dead.
+    pub lease: Duration,
+    /// A row that is not put again for as long is gone, whether its node lives or not.
+    pub row: Duration,
+}
+
+impl Times {
+    /// How long a node's rows may be left alone. Nodes differ by up to a quarter, so that they do not all come at once.
+    fn again(self) -> Duration {
+        self.row / 3
+    }
+
+    /// How long one index is written before it is the other's turn.
+    fn turn(self) -> Duration {
+        self.row
+    }
+
+    /// How long an index is kept after its last write: until every channel is in the new one (it is put there within
+    /// `again`, or a second `again` where that failed), but gone before its next turn.
+    fn index(self) -> Duration {
+        self.row * 3 / 4
+    }
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(LEASE_SECONDS), row: ROW }
+    }
+}
+
 /// The table in Redis.
 pub struct Redis {
     link: Link,
     prefix: String,
-    lease: Duration,
+    times: Times,
     renewals: Mutex<FxHashMap<(String, String), Renewal>>,
 }
 
@@ -91,7 +115,7 @@ const ANOTHER: u8 = 2;
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis").field("prefix", &self.prefix).field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("Redis").field("prefix", &self.prefix).field("times", &self.times).finish_non_exhaustive()
     }
 }
 
@@ -101,15 +125,15 @@ impl Redis {
     /// # Errors
     /// [`Invalid`] where a URL cannot be read.
     pub fn open(config: &Config) -> Result<Self, Invalid> {
-        Self::with(config, Duration::from_secs(LEASE_SECONDS))
+        Self::with(config, Times::default())
     }
 
-    /// With another lease: for tests, which have no time for the real one.
+    /// With other times: for tests, which cannot wait for the real ones.
     ///
     /// # Errors
     /// As [`Redis::open`].
-    pub fn with(config: &Config, lease: Duration) -> Result<Self, Invalid> {
-        Ok(Self { link: Link::open(config)?, prefix: config.prefix.clone(), lease, renewals: Mutex::default() })
+    pub fn with(config: &Config, times: Times) -> Result<Self, Invalid> {
+        Ok(Self { link: Link::open(config)?, prefix: config.prefix.clone(), times, renewals: Mutex::default() })
     }
 
     fn key(&self, shard: u32, rest: &str) -> String {
@@ -147,8 +171,8 @@ impl Redis {
 
     fn indexes(&self, shard: u32) -> [String; 2] {
         // Clocks that differ by minutes do no harm: both are read.
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let turn = seconds / TURN.as_secs() % 2;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let turn = now.as_millis() / self.times.turn().as_millis().max(1) % 2;
         [self.key(shard, &format!("t:{turn}")), self.key(shard, &format!("t:{}", 1 - turn))]
     }
 
@@ -260,7 +284,7 @@ impl Routes for Redis {
         let calls = self.tables().enumerate().map(|(place, table)| async move {
             let mut call = RENEW.prepare_invoke();
             let rest = if place == 0 { body.as_str() } else { "" };
-            call.key(table).arg(node).arg(incarnation).arg(ms(self.lease)).arg(rest);
+            call.key(table).arg(node).arg(incarnation).arg(ms(self.times.lease)).arg(rest);
             self.link.run::<u8>(&call).await
         });
         let answers = try_join_all(calls).await?;
@@ -271,7 +295,7 @@ impl Routes for Redis {
         Ok(self.renewal(node, incarnation, |renewal| {
             let whole = !owed && now < renewal.due && answers.iter().all(|answer| *answer == WAS_THERE);
             if !whole {
-                renewal.due = now + AGAIN.mul_f64(1.0 - rand::random::<f64>() / 4.0);
+                renewal.due = now + self.times.again().mul_f64(1.0 - rand::random::<f64>() / 4.0);
             }
             renewal.owed = false;
             whole
@@ -306,7 +330,7 @@ impl Routes for Redis {
             let mut displaced = Vec::new();
             for chunk in changes.chunks(SCRIPT_NAMES_MAX) {
                 let mut call = APPLY.prepare_invoke();
-                call.key(self.nodes_of(*shard)).arg(ms(ROW));
+                call.key(self.nodes_of(*shard)).arg(ms(self.times.row));
                 for change in chunk {
                     let (by, route, kind) = match change {
                         Change::Put(by @ By::User(_), route) => (by, route, "U+"),
@@ -351,7 +375,7 @@ impl Routes for Redis {
         let shards = groups.iter().map(|(shard, counts)| async move {
             for chunk in counts.chunks(SCRIPT_NAMES_MAX) {
                 let mut call = self.channel_call(&COUNT, *shard);
-                call.arg(node).arg(incarnation).arg(ms(ROW)).arg(ms(INDEX));
+                call.arg(node).arg(incarnation).arg(ms(self.times.row)).arg(ms(self.times.index()));
                 for (channel, count) in chunk {
                     call.key(self.key(*shard, &format!("c:{channel}"))).arg(channel).arg(*count);
                 }
