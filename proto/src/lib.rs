@@ -43,6 +43,16 @@ pub mod proxy;
 pub mod sniff;
 pub mod websocket;
 
+/// Fuzz bodies, for `fuzz/` and the smoke tests.
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod websocket_fuzz;
+#[cfg(test)]
+mod websocket_tests;
+
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
 pub const RECORD_VERSION: u32 = 1;
 

@@ -241,6 +241,18 @@ impl Decoder {
         }
     }
 
+    /// What the buffers take, bytes.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.part.as_ref().map_or(0, |part| part.buffer.capacity())
+    }
+
+    /// Whether it owns no memory.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.part.is_none()
+    }
+
     fn fail(&mut self, failure: Failure, input: &mut &mut [u8]) -> Failure {
         self.done = true;
         self.part = None;
