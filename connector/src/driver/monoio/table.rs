@@ -83,8 +83,9 @@ struct Connection {
     /// Set while a send waits for room.
     writer: Option<Waker>,
     paused: bool,
-    /// The turn in which it was last read from: an end that comes in the same one waits until that is answered.
-    read_in: u64,
+    /// The turn in which the machine was last told of bytes or of room: an end that comes in the same one waits until
+    /// that is answered.
+    told_in: u64,
     /// The peer has closed its half, and output waits for room.
     ended: bool,
     gone: bool,
@@ -140,7 +141,7 @@ impl Table {
             reader: self.events.waker(Event::Read(key)),
             writer: None,
             paused: false,
-            read_in: 0,
+            told_in: 0,
             ended: false,
             gone: false,
         });
@@ -166,7 +167,9 @@ impl Table {
 
     /// Whether it was waiting for room.
     pub(super) fn unblock(&mut self, key: Key) -> bool {
+        let turn = self.turn;
         let Some(connection) = self.get(key) else { return false };
+        connection.told_in = turn;
         let (waited, ended) = (connection.writer.take().is_some(), connection.ended);
         if ended {
             self.to_read.push(key);
@@ -183,7 +186,7 @@ impl Table {
             }
             return match receive(connection, buffer) {
                 Poll::Pending => Read::Nothing,
-                Poll::Ready(Ok(0)) if connection.read_in == turn => {
+                Poll::Ready(Ok(0)) if connection.told_in == turn => {
                     self.to_read.push(key);
                     Read::Nothing
                 }
@@ -193,7 +196,7 @@ impl Table {
                 }
                 Poll::Ready(Ok(0) | Err(_)) => Read::End,
                 Poll::Ready(Ok(count)) => {
-                    connection.read_in = turn;
+                    connection.told_in = turn;
                     Read::Bytes(count)
                 }
             };

@@ -1,0 +1,402 @@
+//! What every driver must do, over real sockets: one suite, run against each [`Kind`].
+//!
+//! The machine under it ([`probe::Probe`]) echoes or sends what it is told, reports everything as an ask, and panics at
+//! an event of a connection that is not there.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod probe;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use connector::driver::{Kind, raise_descriptor_limit};
+use crossbeam::channel::bounded;
+use socket2::SockRef;
+
+use crate::probe::{PATIENCE, Seen, Server, Tell};
+
+/// Tells [`serves_for_its_parent`] what to serve with.
+const CHILD: &str = "BARRAGE_DRIVER_TEST_CHILD";
+
+macro_rules! suite {
+    ($($driver:ident: $kind:expr;)+) => {$(
+        mod $driver {
+            suite!(tests of $kind =>
+                every_byte_arrives_at_a_peer_that_reads_late
+                a_reset_in_mid_frame_ends_that_connection_only
+                what_came_before_a_half_close_is_answered
+                two_thousand_connect_at_once
+                without_descriptors_accepting_waits_and_goes_on
+                an_input_wakes_an_idle_core
+                a_close_delivers_the_last_bytes_to_a_peer_that_still_sends
+                a_paused_peer_is_not_read_from
+                slots_are_used_again_and_events_never_mixed_up
+                a_full_queue_gives_the_input_back
+                asks_that_are_given_back_come_again
+                a_drained_core_ends_and_its_address_is_free
+                every_address_has_its_own_index
+                an_address_that_is_taken_is_refused
+            );
+        }
+    )+};
+    (tests of $kind:expr => $($test:ident)+) => {$(
+        #[test]
+        fn $test() {
+            super::$test($kind);
+        }
+    )+};
+}
+
+suite! {
+    monoio: connector::driver::Kind::Monoio;
+}
+
+fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at.wrapping_mul(31) + at / 251 + seed) as u8).collect()
+}
+
+fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn every_byte_arrives_at_a_peer_that_reads_late(kind: Kind) {
+    let server = Server::start(kind);
+    let mut streams: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let bytes = pattern(8 << 20, 1);
+    let keys: Vec<_> = streams.iter().map(|_| server.opened()).collect();
+    for &key in &keys {
+        server.tell(Tell::Send(key, bytes.clone()));
+        server.wait_for(|seen| *seen == Seen::Blocked(key));
+    }
+    for stream in &mut streams {
+        let mut got = vec![0; bytes.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got == bytes);
+    }
+    drop(streams);
+    server.stop();
+}
+
+fn a_reset_in_mid_frame_ends_that_connection_only(kind: Kind) {
+    let server = Server::start(kind);
+    let (mut broken, mut whole) = (server.connect(), server.connect());
+    broken.write_all(b"\x81\x85\x01").unwrap();
+    let key = loop {
+        if let Seen::Bytes(key, _) = server.seen() {
+            break key;
+        }
+    };
+    SockRef::from(&broken).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(broken);
+    server.wait_for(|seen| *seen == Seen::Closed(key));
+    whole.write_all(b"still here").unwrap();
+    let mut answer = [0; 10];
+    whole.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"still here");
+    drop(whole);
+    server.stop();
+}
+
+fn what_came_before_a_half_close_is_answered(kind: Kind) {
+    let server = Server::start(kind);
+    // More than the kernels keep: the end of input is then known long before the last output.
+    for bytes in [5, 4 << 20] {
+        let mut stream = server.connect();
+        let mut writing = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            writing.write_all(&pattern(bytes, 2)).unwrap();
+            writing.shutdown(Shutdown::Write).unwrap();
+        });
+        assert!(read_all(&mut stream) == pattern(bytes, 2), "{bytes}");
+        writer.join().unwrap();
+        server.wait_for(|seen| matches!(seen, Seen::Closed(_)));
+    }
+    server.stop();
+}
+
+fn two_thousand_connect_at_once(kind: Kind) {
+    const COUNT: usize = 2000;
+    assert!(raise_descriptor_limit().unwrap() > 2 * COUNT as u64 + 100, "too few descriptors for this test");
+    let server = Server::start(kind);
+    let streams: Vec<_> = (0..COUNT)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let error = socket.connect(&server.addresses[0].into()).err();
+            assert!(error.is_none_or(|error| error.raw_os_error() == Some(libc::EINPROGRESS)));
+            socket
+        })
+        .collect();
+    for _ in 0..COUNT {
+        server.opened();
+    }
+    for (at, socket) in streams.into_iter().enumerate() {
+        socket.set_nonblocking(false).unwrap();
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&(at as u32).to_be_bytes()).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(u32::from_be_bytes(answer), at as u32);
+    }
+    server.stop();
+}
+
+fn without_descriptors_accepting_waits_and_goes_on(kind: Kind) {
+    const DESCRIPTORS: usize = 64;
+    let program = std::env::current_exe().unwrap();
+    let mut child = Command::new("sh")
+        .arg("-c")
+        .arg(format!("ulimit -n {DESCRIPTORS}; exec \"$0\" --exact serves_for_its_parent --nocapture"))
+        .arg(program)
+        .env(CHILD, format!("{kind:?}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    let mut output = child.stdout.take().unwrap();
+    while !told.contains("serves on ") || !told.ends_with('\n') {
+        let mut byte = [0];
+        output.read_exact(&mut byte).unwrap();
+        told.push(char::from(byte[0]));
+    }
+    let address: SocketAddr = told.trim().rsplit(' ').next().unwrap().parse().unwrap();
+
+    let mut streams: Vec<_> = (0..2 * DESCRIPTORS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let answered = |stream: &mut TcpStream, patience: Duration| {
+        stream.set_read_timeout(Some(patience)).unwrap();
+        match stream.read(&mut [0; 16]) {
+            Ok(count) => count > 0,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    for stream in &mut streams {
+        stream.write_all(b"?").unwrap();
+    }
+    assert!(answered(&mut streams[0], PATIENCE));
+    // The backlog holds more than there are descriptors for: these wait, and the server does not burn the processor.
+    let before = processor_ticks(child.id());
+    let begun = Instant::now();
+    assert!(!answered(&mut streams[2 * DESCRIPTORS - 1], Duration::from_secs(1)));
+    let spent = processor_ticks(child.id()) - before;
+    assert!(spent * 10 < begun.elapsed().as_millis() as u64 / 4, "{spent} ticks of 10 ms in {:?}", begun.elapsed());
+    // Those that had their turn go, and all others have theirs.
+    while let Some(mut stream) = (!streams.is_empty()).then(|| streams.remove(0)) {
+        if begun.elapsed() > PATIENCE {
+            panic!("{} still wait", streams.len());
+        }
+        let first = streams.len() == 2 * DESCRIPTORS - 1;
+        assert!(first || answered(&mut stream, PATIENCE), "{} still wait", streams.len());
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+/// Processor time of a process, in ticks of 10 ms (`proc_pid_stat(5)`, utime and stime).
+fn processor_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Not a test by itself: the process whose descriptors are few.
+#[test]
+fn serves_for_its_parent() {
+    let Ok(kind) = std::env::var(CHILD) else { return };
+    let kind = [Kind::Monoio].into_iter().find(|known| format!("{known:?}") == kind).unwrap();
+    let server = Server::start_quiet(kind);
+    println!("serves on {}", server.addresses[0]);
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    server.stop();
+}
+
+fn an_input_wakes_an_idle_core(kind: Kind) {
+    let server = Server::start(kind);
+    let mut waits: Vec<_> = (0..50)
+        .map(|at| {
+            // Long enough for it to fall asleep.
+            std::thread::sleep(Duration::from_millis(2));
+            let begun = Instant::now();
+            server.tell(Tell::Report(at));
+            server.wait_for(|seen| *seen == Seen::Told(at));
+            begun.elapsed()
+        })
+        .collect();
+    waits.sort();
+    assert!(waits[waits.len() / 2] < Duration::from_millis(50), "{waits:?}");
+    server.stop();
+}
+
+fn a_close_delivers_the_last_bytes_to_a_peer_that_still_sends(kind: Kind) {
+    let server = Server::start(kind);
+    let mut stream = server.connect();
+    let key = server.opened();
+    server.tell(Tell::Pause(key));
+    server.wait_for(|seen| *seen == Seen::Paused(key));
+    // What lies unread when a socket is closed makes the kernel send an RST, which takes the last bytes with it.
+    stream.write_all(&pattern(10_000, 3)).unwrap();
+    let Seen::Bytes(_, echoed) = server.seen() else { panic!("not read") };
+    let bytes = pattern(300_000, 4);
+    server.tell(Tell::Send(key, bytes.clone()));
+    let bytes = [&pattern(10_000, 3)[..echoed], &bytes].concat();
+    server.tell(Tell::Close(key));
+    let mut got = vec![0; 1000];
+    stream.read_exact(&mut got).unwrap();
+    for _ in 0..20 {
+        stream.write_all(&[0; 1000]).unwrap();
+        let at = got.len();
+        got.resize(at + 1000, 0);
+        stream.read_exact(&mut got[at..]).unwrap();
+    }
+    got.extend(read_all(&mut stream));
+    assert!(got == bytes, "{} of {}", got.len(), bytes.len());
+    drop(stream);
+    server.stop();
+}
+
+fn a_paused_peer_is_not_read_from(kind: Kind) {
+    let server = Server::start(kind);
+    let mut stream = server.connect();
+    let key = server.opened();
+    server.tell(Tell::Pause(key));
+    server.wait_for(|seen| *seen == Seen::Paused(key));
+    let mut writing = stream.try_clone().unwrap();
+    let bytes = pattern(16 << 20, 5);
+    let copy = bytes.clone();
+    let writer = std::thread::spawn(move || writing.write_all(&copy).unwrap());
+    // The machine can say so only when it is given bytes: once.
+    let mut reads = 0;
+    for at in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        server.tell(Tell::Report(at));
+        server.wait_for(|seen| {
+            reads += usize::from(matches!(seen, Seen::Bytes(..)));
+            *seen == Seen::Told(at)
+        });
+    }
+    assert_eq!(reads, 1);
+    assert!(!writer.is_finished());
+    server.tell(Tell::Resume(key));
+    let mut got = vec![0; bytes.len()];
+    stream.read_exact(&mut got).unwrap();
+    assert!(got == bytes);
+    writer.join().unwrap();
+    drop(stream);
+    server.stop();
+}
+
+fn slots_are_used_again_and_events_never_mixed_up(kind: Kind) {
+    let server = Server::start(kind);
+    let address = server.addresses[0];
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            std::thread::spawn(move || {
+                for at in 0..200 {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let bytes = pattern(1 + at * 40, client * 1000 + at);
+                    stream.write_all(&bytes).unwrap();
+                    match at % 3 {
+                        // Gone before the answer.
+                        0 => continue,
+                        1 => stream.shutdown(Shutdown::Write).unwrap(),
+                        _ => {}
+                    }
+                    let mut got = vec![0; bytes.len()];
+                    stream.read_exact(&mut got).unwrap();
+                    assert!(got == bytes);
+                }
+            })
+        })
+        .collect();
+    let (mut opened, mut closed, mut slots) = (0, 0, 0);
+    while closed < 800 {
+        match server.seen() {
+            Seen::Opened(key, _) => {
+                opened += 1;
+                slots = slots.max(key.slot);
+            }
+            Seen::Closed(_) => closed += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(opened, 800);
+    assert!(slots < 100, "{slots} slots for 4 connections at a time");
+    for client in clients {
+        client.join().unwrap();
+    }
+    server.stop();
+}
+
+fn a_full_queue_gives_the_input_back(kind: Kind) {
+    let server = Server::start(kind);
+    let (entered, stalled) = bounded(0);
+    let (go, held) = bounded::<()>(0);
+    server.tell(Tell::Stall(entered, held));
+    stalled.recv_timeout(PATIENCE).unwrap();
+    for at in 0..probe::INPUTS_MAX as u32 {
+        assert!(server.port.tell(Tell::Report(at)).is_ok());
+    }
+    assert_eq!(server.port.room(), 0);
+    assert!(matches!(server.port.tell(Tell::Report(999)), Err(Tell::Report(999))));
+    drop(go);
+    for at in 0..probe::INPUTS_MAX as u32 {
+        server.wait_for(|seen| *seen == Seen::Told(at));
+    }
+    server.stop();
+}
+
+fn asks_that_are_given_back_come_again(kind: Kind) {
+    let server = Server::start_refusing(kind, 3);
+    for at in 0..10 {
+        server.tell(Tell::Report(at));
+    }
+    let told: Vec<_> = (0..10).map(|_| server.seen()).collect();
+    assert_eq!(told, (0..10).map(Seen::Told).collect::<Vec<_>>());
+    server.stop();
+}
+
+fn a_drained_core_ends_and_its_address_is_free(kind: Kind) {
+    let server = Server::start(kind);
+    let mut streams: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    server.opened();
+    let address = server.addresses[0];
+    server.tell(Tell::Drain);
+    for stream in &mut streams {
+        // Accepted before or after it was told: none is reset.
+        assert_eq!(read_all(stream), b"");
+    }
+    drop(streams);
+    server.join();
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    Server::start_on(kind, &[address]).stop();
+}
+
+fn every_address_has_its_own_index(kind: Kind) {
+    let addresses: Vec<SocketAddr> =
+        ["127.0.0.1:0", "[::1]:0"].iter().map(|address| address.parse().unwrap()).collect();
+    let server = Server::start_on(kind, &addresses);
+    for (index, &address) in server.addresses.iter().enumerate() {
+        let stream = TcpStream::connect(address).unwrap();
+        let Seen::Opened(_, listener) = server.seen() else { panic!("not opened") };
+        assert_eq!(listener, index);
+        drop(stream);
+        server.wait_for(|seen| matches!(seen, Seen::Closed(_)));
+    }
+    server.stop();
+}
+
+fn an_address_that_is_taken_is_refused(kind: Kind) {
+    let server = Server::start(kind);
+    let options = connector::driver::SocketOptions::default();
+    let error = connector::driver::Listeners::bind(&server.addresses, 1, &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&server.addresses[0].to_string()), "{error}");
+    server.stop();
+}

@@ -1,0 +1,269 @@
+//! A machine that does what a test tells it, and tells the test what it sees.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use connector::driver::{
+    Core, Key, Kind, Listeners, Machine, Next, Now, Outlet, Port, Reading, Sent, Setup, SocketOptions, spawn,
+};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use slab::Slab;
+
+/// A step that takes longer has failed: generous, since the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The core's queue.
+pub(crate) const INPUTS_MAX: usize = 16;
+
+/// To the machine.
+#[derive(Debug)]
+pub(crate) enum Tell {
+    Send(Key, Vec<u8>),
+    /// After what is to be sent.
+    Close(Key),
+    Pause(Key),
+    Resume(Key),
+    Report(u32),
+    /// Says that it has begun, then holds the core up until the receiver's other end is dropped.
+    Stall(Sender<()>, Receiver<()>),
+    Drain,
+}
+
+/// From the machine.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Opened(Key, usize),
+    Bytes(Key, usize),
+    Blocked(Key),
+    Paused(Key),
+    Closed(Key),
+    Told(u32),
+}
+
+struct Connection {
+    generation: u32,
+    output: VecDeque<u8>,
+    paused: bool,
+    resume: bool,
+    closing: bool,
+}
+
+/// Echoes; sends, closes and pauses as told.
+#[derive(Default)]
+pub(crate) struct Probe {
+    connections: Slab<Connection>,
+    generation: u32,
+    due: Vec<Key>,
+    seen: VecDeque<Seen>,
+    draining: bool,
+}
+
+impl Probe {
+    fn get(&mut self, key: Key) -> &mut Connection {
+        let connection = self.connections.get_mut(key.slot as usize).expect("an event of a connection that is gone");
+        assert_eq!(connection.generation, key.generation, "an event of a connection that had this slot before");
+        connection
+    }
+
+    fn find(&mut self, key: Key) -> Option<&mut Connection> {
+        self.connections.get_mut(key.slot as usize).filter(|connection| connection.generation == key.generation)
+    }
+}
+
+impl Machine for Probe {
+    type Input = Tell;
+    type Ask = Seen;
+
+    fn opened(&mut self, _: Now, listener: usize, _: SocketAddr) -> Option<Key> {
+        self.generation += 1;
+        let (generation, output) = (self.generation, VecDeque::new());
+        let connection = Connection { generation, output, paused: false, resume: false, closing: false };
+        let key = Key { slot: self.connections.insert(connection) as u32, generation };
+        self.seen.push_back(Seen::Opened(key, listener));
+        Some(key)
+    }
+
+    fn bytes(&mut self, _: Now, key: Key, bytes: &mut [u8]) -> Reading {
+        let connection = self.get(key);
+        connection.output.extend(&*bytes);
+        let reading = if connection.paused { Reading::Paused } else { Reading::On };
+        self.due.push(key);
+        self.seen.push_back(Seen::Bytes(key, bytes.len()));
+        reading
+    }
+
+    fn writable(&mut self, _: Now, key: Key) {
+        self.get(key);
+        self.due.push(key);
+    }
+
+    fn closed(&mut self, _: Now, key: Key) {
+        self.get(key);
+        self.connections.remove(key.slot as usize);
+        self.seen.push_back(Seen::Closed(key));
+    }
+
+    fn input(&mut self, _: Now, input: Tell) {
+        match input {
+            Tell::Send(key, bytes) => {
+                self.get(key).output.extend(bytes);
+                self.due.push(key);
+            }
+            Tell::Close(key) => {
+                self.get(key).closing = true;
+                self.due.push(key);
+            }
+            Tell::Pause(key) => {
+                self.get(key).paused = true;
+                self.seen.push_back(Seen::Paused(key));
+            }
+            Tell::Resume(key) => {
+                let connection = self.get(key);
+                (connection.paused, connection.resume) = (false, true);
+                self.due.push(key);
+            }
+            Tell::Report(number) => self.seen.push_back(Seen::Told(number)),
+            Tell::Stall(begun, until) => {
+                begun.send(()).expect("the test waits for it");
+                assert!(until.recv().is_err());
+            }
+            Tell::Drain => self.draining = true,
+        }
+    }
+
+    fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
+        for key in std::mem::take(&mut self.due) {
+            let Some(connection) = self.find(key) else { continue };
+            if std::mem::take(&mut connection.resume) {
+                outlet.read(key);
+            }
+            let bytes = connection.output.make_contiguous();
+            match outlet.send(key, bytes) {
+                Sent::Took(count) => {
+                    let blocked = count < bytes.len();
+                    connection.output.drain(..count);
+                    if !blocked && connection.closing {
+                        outlet.close(key);
+                        self.connections.remove(key.slot as usize);
+                    }
+                    if blocked {
+                        self.seen.push_back(Seen::Blocked(key));
+                    }
+                }
+                Sent::Gone => assert_eq!(outlet.send(key, b"more"), Sent::Gone),
+            }
+        }
+        if self.draining {
+            outlet.stop_accepting();
+            for (slot, connection) in &self.connections {
+                outlet.close(Key { slot: slot as u32, generation: connection.generation });
+            }
+            self.connections.clear();
+        }
+        Next { again: false, wake_ms: now.mono_ms + 60_000 }
+    }
+
+    fn ask(&mut self) -> Option<Seen> {
+        self.seen.pop_front()
+    }
+
+    fn done(&self) -> bool {
+        self.draining && self.connections.is_empty()
+    }
+}
+
+/// One core with a probe.
+pub(crate) struct Server {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) port: Port<Tell>,
+    core: Core<Tell>,
+    seen: Receiver<Seen>,
+}
+
+impl Server {
+    pub(crate) fn start(kind: Kind) -> Self {
+        Self::start_on(kind, &["127.0.0.1:0".parse().unwrap()])
+    }
+
+    pub(crate) fn start_on(kind: Kind, addresses: &[SocketAddr]) -> Self {
+        let (sender, seen) = bounded(100_000);
+        Self::start_with(kind, addresses, seen, move |ask| sender.try_send(ask).map_err(|error| error.into_inner()))
+    }
+
+    /// Nobody listens to what it sees.
+    pub(crate) fn start_quiet(kind: Kind) -> Self {
+        Self::start_with(kind, &["127.0.0.1:0".parse().unwrap()], bounded(0).1, |_| Ok(()))
+    }
+
+    /// Every ask is given back so many times before it is taken.
+    pub(crate) fn start_refusing(kind: Kind, times: u32) -> Self {
+        let (sender, seen) = bounded(1000);
+        let mut refused = 0;
+        Self::start_with(kind, &["127.0.0.1:0".parse().unwrap()], seen, move |ask| {
+            refused += 1;
+            if refused % (times + 1) != 0 {
+                return Err(ask);
+            }
+            sender.try_send(ask).map_err(|error| error.into_inner())
+        })
+    }
+
+    fn start_with(
+        kind: Kind,
+        addresses: &[SocketAddr],
+        seen: Receiver<Seen>,
+        asks: impl FnMut(Seen) -> Result<(), Seen> + Send + 'static,
+    ) -> Self {
+        let mut listeners = Listeners::bind(addresses, 1, &SocketOptions::default()).unwrap();
+        let setup = Setup {
+            name: "probe".into(),
+            listeners: listeners.cores.remove(0),
+            inputs_max: INPUTS_MAX,
+            asks: Box::new(asks),
+        };
+        let core = spawn(kind, setup, Probe::default).unwrap();
+        Self { addresses: listeners.addresses, port: core.port(), core, seen }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addresses[0]).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    pub(crate) fn tell(&self, tell: Tell) {
+        let (begun, mut tell) = (Instant::now(), Some(tell));
+        while let Some(again) = tell.take() {
+            assert!(begun.elapsed() < PATIENCE, "the core takes nothing");
+            tell = self.port.tell(again).err();
+        }
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        self.seen.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// Skips everything before it.
+    pub(crate) fn wait_for(&self, mut is: impl FnMut(&Seen) -> bool) {
+        while !is(&self.seen()) {}
+    }
+
+    pub(crate) fn opened(&self) -> Key {
+        loop {
+            if let Seen::Opened(key, _) = self.seen() {
+                return key;
+            }
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn join(self) {
+        self.core.join();
+    }
+
+    pub(crate) fn stop(self) {
+        self.tell(Tell::Drain);
+        self.join();
+    }
+}
