@@ -121,6 +121,11 @@ export class Client extends Emitter<ClientEvents> {
     return this.current;
   }
 
+  /** Whether requests can be sent: not while a connection that was lost is being taken down, either. */
+  private get stands(): boolean {
+    return this.current.name === "connected" && this.socket !== undefined;
+  }
+
   /** Who this session is, from the last `Connected`. */
   get connected(): Connected | undefined {
     return this.session;
@@ -160,7 +165,7 @@ export class Client extends Emitter<ClientEvents> {
     let channel = this.channels.get(name);
     if (!channel) {
       channel = this.addChannel(name, options);
-      if (this.current.name === "connected") this.takeUp(channel);
+      if (this.stands) this.takeUp(channel);
     }
     return channel.settled;
   }
@@ -170,7 +175,7 @@ export class Client extends Emitter<ClientEvents> {
     const channel = this.channels.get(name);
     if (!channel) return Promise.resolve();
     this.dropChannel(channel, new BarrageError("CLOSED", `unsubscribed from ${name}`));
-    if (this.current.name !== "connected") return Promise.resolve();
+    if (!this.stands) return Promise.resolve();
     return new Promise((resolve) => {
       this.request({ unsubscribe: { channel: name } }, () => {
         resolve();
@@ -293,7 +298,7 @@ export class Client extends Emitter<ClientEvents> {
     this.become({ name: "connected" });
     this.emit("connected", connected);
     this.first?.resolve(connected);
-    if (this.current.name !== "connected") return; // a listener closed it
+    if (!this.stands) return; // a listener closed it
     this.ping();
     for (const channel of this.channels.values()) this.takeUp(channel);
     for (const name of this.outboxes.keys()) this.pump(name);
@@ -481,7 +486,7 @@ export class Client extends Emitter<ClientEvents> {
     this.request({ subscribe: { channel: name, ...(resume ? { resume } : history > 0 && { history }) } }, (answer) => {
       if (this.channels.get(name) !== channel) return; // unsubscribed meanwhile
       if ("timeout" in answer) {
-        if (this.current.name === "connected") this.lost(new BarrageError("TIMEOUT", `no answer to subscribing ${name}`, true));
+        if (this.stands) this.lost(new BarrageError("TIMEOUT", `no answer to subscribing ${name}`, true));
       } else if (answer.body.kind === "subscribed") {
         this.nowLive(channel, answer.body.subscribed);
       } else if (answer.body.kind === "error") {
@@ -520,7 +525,7 @@ export class Client extends Emitter<ClientEvents> {
       return;
     }
     const channel = this.channels.get(name);
-    if (this.current.name !== "connected" || (channel && !channel.live)) return;
+    if (!this.stands || (channel && !channel.live)) return;
     for (const item of outbox.next()) this.send(outbox, item);
   }
 
@@ -560,7 +565,7 @@ export class Client extends Emitter<ClientEvents> {
     this.lastPingOf = this.generation;
     this.request({ ping: {} }, (answer) => {
       if ("timeout" in answer) {
-        if (this.current.name === "connected") this.lost(new BarrageError("TIMEOUT", "no answer to a ping", true));
+        if (this.stands) this.lost(new BarrageError("TIMEOUT", "no answer to a ping", true));
       } else if (answer.body.kind === "pong") {
         if (answer.body.timeMs > 0) this.clockSkewMs = answer.body.timeMs - this.clock.now();
         // Not before the server's clock is known: ours may be hours off.

@@ -20,6 +20,8 @@ const ON_SCREEN_MAX = 160;
 /** Bullets that wait for a free lane, and how long they may, milliseconds. */
 const WAITING_MAX = 40;
 const WAITING_MS_MAX = 1_200;
+/** Between two tries to place what waits, milliseconds: lanes do not come free faster. */
+const AGAIN_MS = 80;
 /** Placed in one animation frame: each costs a measurement. */
 const PLACED_A_FRAME_MAX = 16;
 /** At speed 1. A short one crosses a 900-pixel picture in six seconds. */
@@ -103,8 +105,10 @@ export class Bullets {
       element.remove();
       later.push({ bullet, sinceMs });
     });
+    const more = this.waiting.length > 0;
     this.waiting = [...later, ...this.waiting];
-    if (this.waiting.length > 0) this.schedule();
+    if (more) this.schedule();
+    else if (later.length > 0) setTimeout(() => { this.schedule(); }, AGAIN_MS);
   }
 
   /** False: there is no room just now. */
@@ -116,7 +120,7 @@ export class Bullets {
       const group = bullet.mode === 4 ? this.bottom : this.top;
       const lane = group.place(now, STANDING_MS, lanes) ?? (bullet.own ? 0 : undefined);
       if (lane === undefined) return false;
-      element.style[bullet.mode === 4 ? "bottom" : "top"] = `${lane * linePx}px`;
+      element.style.inset = bullet.mode === 4 ? `auto auto ${lane * linePx}px 50%` : `${lane * linePx}px auto auto 50%`;
       element.classList.add("standing");
       setTimeout(() => {
         element.remove();

@@ -4,7 +4,7 @@
  */
 
 export interface Line {
-  kind: "chat" | "gift" | "platform" | "note";
+  kind: "said" | "gift" | "platform" | "note";
   name?: string;
   uid?: string;
   text: string;

@@ -45,6 +45,7 @@ export class Composer {
     if (text === "") return;
     this.box.value = "";
     this.showLeft();
+    this.open(false);
     this.form.classList.add("sending");
     const sent = await this.send(text, { mode: this.chosen("mode"), colour: this.chosen("colour") });
     this.form.classList.remove("sending");

@@ -192,7 +192,7 @@ class Page {
       this.chat.add({ kind: "gift", text: words, gift: given.gift, ...who });
       if (live) showBanner(this.banners, name, words, given.gift);
     } else {
-      this.chat.add({ kind: sender ? "chat" : "platform", text, ...who });
+      this.chat.add({ kind: sender ? "said" : "platform", text, ...who });
       if (live) this.bullets.add({ text, mode: style.mode ?? 0, colour: style.colour ?? 0, own });
     }
   }

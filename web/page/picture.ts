@@ -8,6 +8,9 @@ const WIDTH_MAX = 960;
 /** A frame each so many milliseconds: 30 a second. */
 const FRAME_MS = 33;
 
+/** The northern lights are drawn this small and stretched, which blurs them as they should be. */
+const LIGHTS = { width: 112, height: 64 };
+
 interface Star {
   x: number;
   y: number;
@@ -18,7 +21,8 @@ interface Star {
 /** Starts drawing on `canvas`; stands still where the viewer wants less motion, and rests while out of sight. */
 export function showPicture(canvas: HTMLCanvasElement): void {
   const context = canvas.getContext("2d");
-  if (!context) return;
+  const lights = Object.assign(document.createElement("canvas"), LIGHTS).getContext("2d");
+  if (!context || !lights) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const random = seeded(7);
   const stars: Star[] = Array.from({ length: 130 }, () => ({ x: random(), y: random() * 0.6, size: 0.4 + random() * 1.3, phase: random() * 6.28 }));
@@ -30,7 +34,7 @@ export function showPicture(canvas: HTMLCanvasElement): void {
     if (clientWidth === 0) return;
     canvas.width = Math.min(WIDTH_MAX, clientWidth);
     canvas.height = Math.round((canvas.width * clientHeight) / clientWidth);
-    draw(context, stars, ridges, still.matches ? 12 : performance.now() / 1000);
+    draw(context, lights, stars, ridges, still.matches ? 12 : performance.now() / 1000);
   };
   new ResizeObserver(resize).observe(canvas);
 
@@ -38,12 +42,12 @@ export function showPicture(canvas: HTMLCanvasElement): void {
     requestAnimationFrame(tick); // not called while the page is hidden
     if (still.matches || now - drawnMs < FRAME_MS) return;
     drawnMs = now;
-    draw(context, stars, ridges, now / 1000);
+    draw(context, lights, stars, ridges, now / 1000);
   };
   requestAnimationFrame(tick);
 }
 
-function draw(c: CanvasRenderingContext2D, stars: Star[], ridges: number[][], t: number): void {
+function draw(c: CanvasRenderingContext2D, lights: CanvasRenderingContext2D, stars: Star[], ridges: number[][], t: number): void {
   const { width: w, height: h } = c.canvas;
   const shore = h * 0.7;
 
@@ -62,10 +66,12 @@ function draw(c: CanvasRenderingContext2D, stars: Star[], ridges: number[][], t:
   }
   c.globalAlpha = 1;
 
+  lights.clearRect(0, 0, LIGHTS.width, LIGHTS.height);
+  aurora(lights, 0.42, 0.42, t, 0, "70, 240, 190");
+  aurora(lights, 0.34, 0.36, t * 0.8, 2.1, "120, 130, 255");
+  aurora(lights, 0.5, 0.25, t * 1.2, 4.4, "240, 110, 200");
   c.globalCompositeOperation = "lighter";
-  aurora(c, w, shore * 0.42, h * 0.3, t, 0, "70, 240, 190");
-  aurora(c, w, shore * 0.34, h * 0.26, t * 0.8, 2.1, "120, 130, 255");
-  aurora(c, w, shore * 0.5, h * 0.18, t * 1.2, 4.4, "240, 110, 200");
+  c.drawImage(lights.canvas, 0, 0, w, shore);
   c.globalCompositeOperation = "source-over";
 
   c.fillStyle = "#fdf3e3";
@@ -101,19 +107,21 @@ function draw(c: CanvasRenderingContext2D, stars: Star[], ridges: number[][], t:
   c.globalAlpha = 1;
 }
 
-function aurora(c: CanvasRenderingContext2D, w: number, y: number, height: number, t: number, phase: number, rgb: string): void {
-  const step = Math.max(6, w / 120);
-  for (let x = 0; x < w; x += step) {
+/** A curtain of light; `y` and `height` are parts of the canvas, one column of which is one step. */
+function aurora(c: CanvasRenderingContext2D, y: number, height: number, t: number, phase: number, rgb: string): void {
+  const { width: w, height: h } = c.canvas;
+  c.globalCompositeOperation = "lighter";
+  for (let x = 0; x < w; x += 1) {
     const u = x / w;
     const bend = Math.sin(u * 5 + t * 0.35 + phase) * 0.5 + Math.sin(u * 11 - t * 0.22 + phase * 2) * 0.25;
     const strength = 0.5 + 0.5 * Math.sin(u * 8 + t * 0.5 + phase * 3);
-    const bottom = y + bend * height * 0.5;
-    const light = c.createLinearGradient(0, bottom - height, 0, bottom);
+    const bottom = h * (y + bend * height * 0.5);
+    const light = c.createLinearGradient(0, bottom - h * height, 0, bottom);
     light.addColorStop(0, `rgba(${rgb}, 0)`);
     light.addColorStop(0.8, `rgba(${rgb}, ${0.05 + 0.2 * strength})`);
     light.addColorStop(1, `rgba(${rgb}, 0)`);
     c.fillStyle = light;
-    c.fillRect(x, bottom - height, step, height);
+    c.fillRect(x, bottom - h * height, 1, h * height);
   }
 }
 
