@@ -285,3 +285,153 @@ pub fn refuse(status: u16, reason: &str, out: &mut Vec<u8>) {
     )
     .expect("a Vec takes what it is given");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHROME: &str = "GET /sub?token=no HTTP/1.1\r\nHost: live.example:3102\r\nConnection: keep-alive, Upgrade\r\n\
+        Upgrade: websocket\r\nOrigin: https://live.example\r\nSec-WebSocket-Version: 13\r\nUser-Agent: Chrome\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: barrage.v1, barrage.v1.json\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+
+    fn parse(head: &str) -> Result<Request<'_>, BadHandshake> {
+        let (request, consumed) = Request::parse(head.as_bytes())?.expect("complete");
+        assert_eq!(consumed, head.len());
+        Ok(request)
+    }
+
+    fn upgrade(head: &str) -> Result<(), BadHandshake> {
+        parse(head)?.upgrade().map(drop)
+    }
+
+    /// The handshake of a browser with one line written otherwise.
+    fn with(line: &str, other: &str) -> String {
+        assert!(CHROME.contains(line), "{line}");
+        CHROME.replace(line, other)
+    }
+
+    #[test]
+    fn a_browsers_handshake_is_read() {
+        let request = parse(CHROME).expect("valid");
+        assert_eq!(request.path, "/sub");
+        assert_eq!(request.host, Some("live.example:3102"));
+        assert_eq!(request.origin, Some("https://live.example"));
+        assert_eq!(request.subprotocols, ["barrage.v1", "barrage.v1.json"]);
+        assert_eq!(request.extensions, ["permessage-deflate; client_max_window_bits"]);
+        assert_eq!(request.user_agent, Some("Chrome"));
+        let mut answer = Vec::new();
+        accept(&request.upgrade().expect("an upgrade"), Some("barrage.v1"), &mut answer);
+        let answer = String::from_utf8(answer).expect("ASCII");
+        assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{answer}");
+        assert!(answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{answer}");
+        assert!(answer.contains("\r\nSec-WebSocket-Protocol: barrage.v1\r\n\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn rfc6455_4_2_1_each_part_of_a_handshake_is_asked_for() {
+        use BadHandshake::*;
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let cases = [
+            (with("GET", "POST"), Method, 405),
+            (with("HTTP/1.1", "HTTP/1.0"), HttpVersion, 505),
+            (with("HTTP/1.1", "HTTP/2.0"), HttpVersion, 505),
+            (with("Host: live.example:3102\r\n", ""), Host, 400),
+            (with("Host:", "Host: other\r\nHost:"), Malformed, 400),
+            (with("Connection: keep-alive, Upgrade\r\n", ""), NotUpgrade, 426),
+            (with("keep-alive, Upgrade", "keep-alive"), NotUpgrade, 426),
+            (with("Upgrade: websocket", "Upgrade: h2c"), NotUpgrade, 426),
+            (with("Version: 13", "Version: 8"), Version, 426),
+            (with("Sec-WebSocket-Version: 13\r\n", ""), Version, 426),
+            (with(key, ""), Key, 400),
+            (with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j"), Key, 400),
+            (with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSEh"), Key, 400),
+            (with("dGhlIHNhbXBsZSBub25jZQ==", "!!hlIHNhbXBsZSBub25jZQ=="), Key, 400),
+            (with(key, &[key, key].concat()), Malformed, 400),
+            (with("Host:", "Content-Length: 5\r\nHost:"), Body, 400),
+            (with("Host:", "Transfer-Encoding: chunked\r\nHost:"), Body, 400),
+            (with("/sub?token=no", "sub"), Malformed, 400),
+            (with("/sub?token=no", "ftp://x/sub"), Malformed, 400),
+            (with("Host:", "Host"), Malformed, 400),
+        ];
+        for (head, failure, status) in cases {
+            assert_eq!(upgrade(&head), Err(failure), "{head}");
+            assert_eq!(failure.status(), status);
+        }
+    }
+
+    #[test]
+    fn rfc6455_4_2_1_tokens_are_compared_without_case_in_lists() {
+        for head in [
+            with("keep-alive, Upgrade", "UPGRADE"),
+            with("keep-alive, Upgrade", ",keep-alive ,\tuPgRaDe,"),
+            with("keep-alive, Upgrade", "keep-alive\r\nConnection: upgrade"),
+            with("Upgrade: websocket", "upgrade: h2c, WebSocket"),
+            with("Host:", "hOsT:"),
+            with("Host:", "Content-Length: 0\r\nHost:"),
+            with("/sub?token=no", "http://live.example/sub?x"),
+            // Four bits that stand for nothing are set.
+            with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZR=="),
+        ] {
+            assert_eq!(upgrade(&head), Ok(()), "{head}");
+        }
+    }
+
+    #[test]
+    fn targets_lose_their_query() {
+        let of = |target: &str| parse(&with("/sub?token=no", target)).map(|request| request.path.to_owned());
+        assert_eq!(of("/").as_deref(), Ok("/"));
+        assert_eq!(of("/a/b?c/d").as_deref(), Ok("/a/b"));
+        assert_eq!(of("ws://live.example").as_deref(), Ok("/"));
+        assert_eq!(of("WSS://live.example?x").as_deref(), Ok("/"));
+    }
+
+    #[test]
+    fn an_endless_head_is_refused() {
+        let head = |bytes: usize| {
+            let rest = bytes - CHROME.len() - "X: \r\n".len();
+            with("Host:", &format!("X: {}\r\nHost:", "x".repeat(rest)))
+        };
+        assert_eq!(upgrade(&head(HEAD_BYTES_MAX)), Ok(()));
+        assert_eq!(upgrade(&head(HEAD_BYTES_MAX + 1)), Err(BadHandshake::TooLarge));
+        let endless = head(2 * HEAD_BYTES_MAX);
+        assert_eq!(Request::parse(&endless.as_bytes()[..HEAD_BYTES_MAX - 1]), Ok(None));
+        assert_eq!(Request::parse(&endless.as_bytes()[..HEAD_BYTES_MAX]), Err(BadHandshake::TooLarge));
+        let lines = |count: usize| with("Host:", &format!("{}Host:", "X: y\r\n".repeat(count - 9)));
+        assert_eq!(upgrade(&lines(HEADERS_MAX)), Ok(()));
+        assert_eq!(upgrade(&lines(HEADERS_MAX + 1)), Err(BadHandshake::TooLarge));
+    }
+
+    #[test]
+    fn offers_of_compression_are_declined_however_they_are_written() {
+        for offer in ["", ";;,", "permessage-deflate", "permessage-deflate; server_max_window_bits=\"", "x\u{e9}"] {
+            let head = with("permessage-deflate; client_max_window_bits", offer);
+            let mut answer = Vec::new();
+            accept(&parse(&head).expect("valid").upgrade().expect("an upgrade"), None, &mut answer);
+            assert!(!String::from_utf8(answer).expect("ASCII").to_lowercase().contains("extensions"));
+        }
+    }
+
+    #[test]
+    fn a_refusal_carries_nothing_of_the_request() {
+        for status in [400, 401, 403, 404, 405, 408, 426, 429, 431, 500, 503, 505, 599] {
+            let mut answer = Vec::new();
+            refuse(status, "for a reason", &mut answer);
+            let mut headers = [httparse::EMPTY_HEADER; 8];
+            let mut response = httparse::Response::new(&mut headers);
+            let end = response.parse(&answer).expect("HTTP").unwrap();
+            assert_eq!(response.code, Some(status));
+            assert_eq!(&answer[end..], b"for a reason\n");
+            let length = response.headers.iter().find(|header| header.name == "Content-Length").expect("a length");
+            assert_eq!(length.value, b"13");
+        }
+        let mut answer = Vec::new();
+        BadHandshake::Version.refuse(&mut answer);
+        assert!(String::from_utf8_lossy(&answer).contains("\r\nSec-WebSocket-Version: 13\r\n"));
+    }
+
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::http_fuzz::run);
+    }
+}

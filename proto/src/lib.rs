@@ -43,13 +43,17 @@ pub mod proxy;
 pub mod sniff;
 pub mod websocket;
 
-/// Fuzz bodies, for `fuzz/` and the smoke tests.
-#[cfg(any(test, feature = "fuzz"))]
-#[doc(hidden)]
-pub mod fuzz;
-#[cfg(any(test, feature = "fuzz"))]
-#[doc(hidden)]
-pub mod websocket_fuzz;
+macro_rules! fuzz_bodies {
+    ($($name:ident)+) => {
+        $(
+            #[cfg(any(test, feature = "fuzz"))]
+            #[doc(hidden)]
+            pub mod $name;
+        )+
+    };
+}
+// For `fuzz/` and the smoke tests.
+fuzz_bodies! { fuzz http_fuzz packet_fuzz websocket_fuzz }
 #[cfg(test)]
 mod websocket_tests;
 

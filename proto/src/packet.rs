@@ -202,6 +202,11 @@ mod tests {
         assert_eq!(bytes, [0, 0, 0, 18, 0, 16, 0, 1, 0, 0, 0, 7, 1, 2, 3, 4, b'a', b'b']);
     }
 
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::packet_fuzz::run);
+    }
+
     proptest! {
         #[test]
         fn what_was_written_is_read(packets in prop::collection::vec((any::<u16>(), any::<i32>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..64)), 0..8)) {
