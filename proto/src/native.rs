@@ -147,3 +147,121 @@ pub fn published_bytes(payload: Option<publish::Payload>) -> Bytes {
         None => Bytes::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::client::{ClientFrame, Message as Chat, Publish, ServerFrame, client_frame, server_frame};
+
+    fn chat(payload: &[u8]) -> Chat {
+        Chat {
+            channel: "room:1000".into(),
+            id: "abc".into(),
+            offset: u64::MAX,
+            time_ms: 1_700_000_000_000,
+            r#type: "text".into(),
+            payload: Some(super::payload(Bytes::copy_from_slice(payload))),
+            ..Chat::default()
+        }
+    }
+
+    fn push(message: Chat) -> ServerFrame {
+        ServerFrame { request: 0, body: Some(server_frame::Body::Message(message)) }
+    }
+
+    #[test]
+    fn a_message_that_was_encoded_once_is_not_encoded_again() {
+        for length in [0, 1, 100, 127, 128, 20_000] {
+            let message = chat(&vec![b'x'; length]);
+            let (mut framed, mut encoded) = (Vec::new(), Vec::new());
+            message_frame(&message.encode_to_vec(), &mut framed);
+            to_binary(&push(message), &mut encoded);
+            assert_eq!(framed, encoded);
+        }
+    }
+
+    #[test]
+    fn json_says_ids_as_strings_and_payloads_as_text_or_base64() {
+        let mut out = Vec::new();
+        to_json(&push(chat("弹幕".as_bytes())), &mut out).expect("sayable");
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(text.contains(r#""offset":"18446744073709551615""#) && text.contains(r#""text":"弹幕""#), "{text}");
+        let mut out = Vec::new();
+        to_json(&push(chat(b"\xff\xfe")), &mut out).expect("sayable");
+        assert!(String::from_utf8_lossy(&out).contains(r#""data":"//4=""#));
+    }
+
+    #[test]
+    fn json_ignores_members_of_a_newer_release_and_leaves_out_its_enums() {
+        let frame = from_json::<ClientFrame>(r#"{"request":1,"publish":{"channel":"room:1","text":"x","later":[1]}}"#)
+            .expect("readable");
+        let Some(client_frame::Body::Publish(publish)) = frame.body else { panic!("{frame:?}") };
+        assert_eq!(published_bytes(publish.payload), "x");
+        let mut out = b"before".to_vec();
+        let newer = Chat { lane: 77, ..Chat::default() };
+        assert!(matches!(to_json(&push(newer), &mut out), Err(BadFrame::Json(_))));
+        assert_eq!(out, b"before");
+    }
+
+    #[test]
+    fn the_longest_payload_of_a_client_fits_a_frame_in_every_way_of_writing_it() {
+        let worst = format!(r#"{{"request":1,"publish":{{"text":"{}"}}}}"#, "\\u0001".repeat(4096));
+        assert!(worst.len() + 2048 < CLIENT_FRAME_BYTES_MAX);
+        let frame: ClientFrame = from_json(&worst).expect("readable");
+        let Some(client_frame::Body::Publish(Publish { payload, .. })) = frame.body else { panic!() };
+        assert_eq!(published_bytes(payload).len(), 4096);
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused_on_its_length() {
+        let mut input = &[0, 0, 0x80, 1][..];
+        assert!(matches!(unpack(&mut input, CLIENT_FRAME_BYTES_MAX), Err(BadFrame::TooLarge(0x8001))));
+        let mut input = &[0, 0, 0x80, 0, 1, 2][..];
+        assert!(matches!(unpack(&mut input, CLIENT_FRAME_BYTES_MAX), Ok(None)));
+        assert_eq!(input.len(), 6);
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        let deep = format!(r#"{{"later":{}"#, "[".repeat(10_000));
+        assert!(matches!(from_json::<ClientFrame>(&deep), Err(BadFrame::Json(_))));
+    }
+
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::native_fuzz::run);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_on_tcp_come_out_as_they_went_in(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..8), cut: prop::sample::Index) {
+            let mut stream = Vec::new();
+            for frame in &frames {
+                let start = begin_frame(&mut stream);
+                stream.extend_from_slice(frame);
+                end_frame(start, &mut stream);
+            }
+            let mut read = Vec::new();
+            let cut = cut.index(stream.len() + 1);
+            let mut waiting = Vec::new();
+            for piece in [&stream[..cut], &stream[cut..]] {
+                waiting.extend_from_slice(piece);
+                let mut input = &waiting[..];
+                while let Some(frame) = unpack(&mut input, 100).expect("within the limit") {
+                    read.push(frame.to_vec());
+                }
+                waiting = input.to_vec();
+            }
+            prop_assert_eq!(read, frames);
+        }
+
+        #[test]
+        fn a_payload_is_text_where_it_is_utf8(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let payload = payload(Bytes::copy_from_slice(&bytes));
+            prop_assert_eq!(payload_bytes(Some(&payload)), &bytes[..]);
+            prop_assert_eq!(matches!(payload, message::Payload::Text(_)), std::str::from_utf8(&bytes).is_ok());
+        }
+    }
+}

@@ -127,3 +127,89 @@ fn binary(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadProxy>
     };
     Ok(Some((source, end)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Option<SocketAddr> {
+        Some(text.parse().expect("an address"))
+    }
+
+    /// A header of version 2.
+    fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(block.len()).expect("short").to_be_bytes();
+        [&SIGNATURE[..], &[command, family], &length, block].concat()
+    }
+
+    const BLOCK_4: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xdc, 4, 1, 0xbb];
+
+    #[test]
+    fn lines_of_version_1_are_read() {
+        let of = |line: &str| parse(line.as_bytes()).map(|parsed| parsed.expect("complete").0);
+        assert_eq!(of("PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"), Ok(address("192.0.2.7:56324")));
+        assert_eq!(of("PROXY TCP6 2001:db8::7 ::1 65535 0\r\n"), Ok(address("[2001:db8::7]:65535")));
+        assert_eq!(of("PROXY UNKNOWN\r\n"), Ok(None));
+        assert_eq!(of("PROXY UNKNOWN ffff:f...f ffff:f...f 65535 65535\r\n"), Ok(None));
+        for bad in [
+            "PROXY \r\n",
+            "PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n",
+            "PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n",
+            "PROXY TCP4 192.0.2.07 198.51.100.1 1 2\r\n",
+            "PROXY TCP4 2001:db8::7 ::1 1 2\r\n",
+            "PROXY TCP6 192.0.2.7 198.51.100.1 1 2\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 65536 2\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 +1 2\r\n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 1 \r\n",
+        ] {
+            assert_eq!(of(bad), Err(BadProxy::Line), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_of_version_2_are_read() {
+        assert_eq!(parse(&v2(0x21, 0x11, BLOCK_4)), Ok(Some((address("192.0.2.7:56324"), 28))));
+        let block_6 = [&Ipv6Addr::LOCALHOST.octets()[..], &[0; 16], &[0, 80, 0, 81]].concat();
+        assert_eq!(parse(&v2(0x21, 0x21, &block_6)), Ok(Some((address("[::1]:80"), 52))));
+        // What a proxy adds behind the addresses is skipped.
+        assert_eq!(
+            parse(&v2(0x21, 0x11, &[BLOCK_4, &[4, 0, 1, 0]].concat())),
+            Ok(Some((address("192.0.2.7:56324"), 32)))
+        );
+        // Its own connection; no family; datagrams; Unix sockets.
+        for (command, family) in [(0x20, 0x11), (0x21, 0x00), (0x21, 0x12), (0x21, 0x31)] {
+            assert_eq!(parse(&v2(command, family, BLOCK_4)), Ok(Some((None, 28))));
+        }
+        for (command, family) in [(0x11, 0x11), (0x22, 0x11), (0x21, 0x21)] {
+            assert_eq!(parse(&v2(command, family, BLOCK_4)), Err(BadProxy::Binary));
+        }
+        assert_eq!(parse(&v2(0x21, 0x11, &BLOCK_4[..11])), Err(BadProxy::Binary));
+    }
+
+    #[test]
+    fn a_long_header_is_refused_on_its_length() {
+        let long = v2(0x21, 0x11, &[0; HEADER_BYTES_MAX - 15]);
+        assert_eq!(parse(&long[..16]), Err(BadProxy::TooLarge(HEADER_BYTES_MAX + 1)));
+        let line = [b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat();
+        assert_eq!(parse(&line[..106]), Ok(None));
+        assert_eq!(parse(&line[..107]), Err(BadProxy::Line));
+        assert_eq!(parse(b"PROXIES"), Err(BadProxy::NotProxy));
+    }
+
+    #[test]
+    fn a_header_in_pieces_is_the_same_header() {
+        let line = b"PROXY TCP6 2001:db8::7 ::1 56324 443\r\n".to_vec();
+        for header in [line, v2(0x21, 0x11, BLOCK_4), v2(0x20, 0, &[])] {
+            let whole = [&header[..], b"GET / HTTP/1.1"].concat();
+            for end in 0..header.len() {
+                assert_eq!(parse(&whole[..end]), Ok(None), "{end}");
+            }
+            for end in header.len()..=whole.len() {
+                assert!(matches!(parse(&whole[..end]), Ok(Some((_, consumed))) if consumed == header.len()));
+            }
+        }
+    }
+}

@@ -164,3 +164,105 @@ impl Members {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_beginning_tells_at_its_last_byte() {
+        for (beginning, expected) in BEGINNINGS {
+            for end in 0..beginning.len() {
+                assert_eq!(spoken(&beginning[..end]), Ok(None), "{beginning:?}");
+            }
+            assert_eq!(spoken(beginning), Ok(Some(*expected)));
+            assert_eq!(spoken(&[beginning, &b"and more"[..]].concat()), Ok(Some(*expected)));
+            assert!(beginning.len() <= BEGINNING_BYTES_MAX);
+        }
+        for nothing in [&b"GEt"[..], b"get ", b"SSH-2.0", b"\x01", b"PROXI", b"\r\n\r\n\0\r\nQUIR", b"BRG2"] {
+            assert_eq!(spoken(nothing), Err(Unknown), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn no_beginning_begins_another() {
+        for (one, _) in BEGINNINGS {
+            assert_eq!(BEGINNINGS.iter().filter(|(other, _)| other.starts_with(one)).count(), 1);
+        }
+    }
+
+    #[test]
+    fn goims_auth_is_read_whatever_is_missing() {
+        let Ok(Auth::Goim(read)) = auth(
+            br#"{"mid":123,"key":"k","room_id":"live://1000","platform":"web","accepts":[1000,1001],"token":"t","x":1}"#,
+        ) else {
+            panic!("goim's");
+        };
+        let expected = goim::Auth {
+            mid: "123".into(),
+            key: "k".into(),
+            token: "t".into(),
+            room_id: "live://1000".into(),
+            platform: "web".into(),
+            accepts: vec![1000, 1001],
+        };
+        assert_eq!(read, expected);
+        for nobody in ["{}", r#"{"mid":null,"accepts":null}"#, r#"{"mid":0}"#, r#"{"mid":"","key":""}"#] {
+            assert_eq!(auth(nobody.as_bytes()), Ok(Auth::Goim(goim::Auth::default())), "{nobody}");
+        }
+        assert!(matches!(auth(br#"{"mid":"u_1"}"#), Ok(Auth::Goim(goim::Auth { mid, .. })) if mid == "u_1"));
+    }
+
+    #[test]
+    fn bilibilis_auth_is_the_one_with_a_roomid() {
+        let of = |body: &str| match auth(body.as_bytes()) {
+            Ok(Auth::Bilibili(auth)) => auth,
+            other => panic!("{body}: {other:?}"),
+        };
+        let read = of(r#"{"uid":42,"roomid":5440,"protover":3,"platform":"web","type":2,"key":"a.b.c"}"#);
+        let expected = bilibili::Auth {
+            uid: "42".into(),
+            room: 5440,
+            version: bilibili::Version::Brotli,
+            platform: "web".into(),
+            key: "a.b.c".into(),
+        };
+        assert_eq!(read, expected);
+        assert_eq!(read.channel(), "room:5440");
+        assert_eq!(of(r#"{"roomid":"5440"}"#).room, 5440);
+        assert_eq!(of(r#"{"roomid":1}"#).uid, "");
+        for (version, expected) in [("0", 0), ("1", 0), ("2", 2), ("3", 3), ("4", 0), ("null", 0)] {
+            let auth = of(&format!(r#"{{"roomid":1,"protover":{version}}}"#));
+            assert_eq!(auth.version as u16, expected);
+        }
+    }
+
+    #[test]
+    fn an_auth_of_wrong_types_is_refused() {
+        for body in ["", "[]", "1", "{", "null", "\u{feff}{}"] {
+            assert_eq!(auth(body.as_bytes()), Err(BadAuth::NotAnObject), "{body}");
+        }
+        for (body, member) in [
+            (r#"{"mid":1.5}"#, "mid"),
+            (r#"{"mid":[]}"#, "mid"),
+            (r#"{"mid":"a b"}"#, "mid"),
+            (r#"{"key":1}"#, "key"),
+            (r#"{"accepts":1}"#, "accepts"),
+            (r#"{"accepts":[2147483648]}"#, "accepts"),
+            (r#"{"accepts":["1"]}"#, "accepts"),
+            (r#"{"roomid":null}"#, "roomid"),
+            (r#"{"roomid":-1}"#, "roomid"),
+            (r#"{"roomid":"x"}"#, "roomid"),
+            (r#"{"roomid":""}"#, "roomid"),
+            (r#"{"roomid":1,"protover":"x"}"#, "protover"),
+            (r#"{"roomid":1,"uid":true}"#, "uid"),
+        ] {
+            assert_eq!(auth(body.as_bytes()), Err(BadAuth::Member(member)), "{body}");
+        }
+    }
+
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::sniff_fuzz::run);
+    }
+}
