@@ -280,3 +280,143 @@ pub fn unpack(packet: Packet<'_>, inflated_bytes_max: usize) -> Result<Vec<Vec<u
         .map(|inner| inner.map(|inner| inner.body.to_vec()).map_err(BadBody::Packet))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Message, Sender, Style, message::Payload};
+    use crate::packet::in_message;
+
+    const ALL: [Version; 3] = [Version::Plain, Version::Zlib, Version::Brotli];
+
+    fn chat(text: &str) -> Message {
+        Message {
+            channel: "room:1000".into(),
+            id: "0123456789abcdefghijkl".into(),
+            time_ms: 1_700_000_000_123,
+            sender: Some(Sender { uid: "42".into(), name: "甲".into() }),
+            r#type: "text".into(),
+            payload: Some(Payload::Text(text.into())),
+            ..Message::default()
+        }
+    }
+
+    fn json(message: &Message, raw: &[u8]) -> Value {
+        serde_json::from_slice(&danmaku(message, raw).expect("sayable")).expect("JSON")
+    }
+
+    /// The first `count` of `info[0]`.
+    fn first(danmaku: &Value, count: usize) -> Value {
+        danmaku["info"][0].as_array().expect("a list")[..count].to_vec().into()
+    }
+
+    /// What a client of operation 5 makes of `bytes`.
+    fn read(bytes: &[u8]) -> Vec<Vec<u8>> {
+        let packets = in_message(bytes, usize::MAX).map(|packet| packet.expect("right"));
+        packets.flat_map(|packet| unpack(packet, 1 << 20).expect("right")).collect()
+    }
+
+    #[test]
+    fn a_message_becomes_a_danmu_msg_that_clients_can_index_into() {
+        let message = chat("弹幕 \"quoted\" </script>");
+        let danmaku = json(&message, b"");
+        assert_eq!(danmaku["cmd"], "DANMU_MSG");
+        let info = &danmaku["info"];
+        assert_eq!(first(&danmaku, 5), json!([0, 1, 25, 16_777_215, 1_700_000_000_123_i64]));
+        assert_eq!(info[1], "弹幕 \"quoted\" </script>");
+        assert_eq!(info[2], json!([42, "甲", 0, 0, 0, 10000, 1, ""]));
+        assert_eq!(info[9]["ts"], 1_700_000_000);
+        assert_eq!(info.as_array().map(Vec::len), Some(16));
+        // What blivedm's DanmakuMessage indexes into without asking.
+        assert!(info[0][15].is_object() && info[4][3].is_string() && info[5][1].is_string() && info[7].is_number());
+        assert_eq!(super::text(danmaku.to_string().as_bytes()).as_deref(), Some("弹幕 \"quoted\" </script>"));
+        let styled = Message { style: Some(Style { mode: 4, size: 18, colour: 0xff }), ..chat("x") };
+        assert_eq!(first(&json(&styled, b""), 4), json!([0, 4, 18, 255]));
+        let guest = Message { sender: Some(Sender { uid: "guest.1f".into(), name: "乙".into() }), ..chat("x") };
+        assert_eq!(json(&guest, b"")["info"][2][0], 0);
+        assert_eq!(json(&Message { sender: None, ..chat("x") }, b"")["info"][2][1], "");
+    }
+
+    #[test]
+    fn a_command_passes_through_unchanged() {
+        let gift = r#" {"data":{"n":1.50},"cmd":"SEND_GIFT"}"#;
+        assert_eq!(danmaku(&chat(gift), b"").as_deref(), Some(gift.as_bytes()));
+        assert_eq!(danmaku(&chat("its text"), gift.as_bytes()).as_deref(), Some(gift.as_bytes()));
+        // Of any type, also one that is not text.
+        assert!(danmaku(&Message { r#type: "gift".into(), ..chat(gift) }, b"").is_some());
+        for other in [r#"{"cmd":1}"#, r#"["cmd"]"#, r#"{"cmd":"x""#, "{}"] {
+            assert_eq!(json(&chat(other), b"")["info"][1], other);
+        }
+    }
+
+    #[test]
+    fn what_this_dialect_cannot_say_is_left_out() {
+        assert_eq!(danmaku(&Message { r#type: "like".into(), ..chat("1") }, b""), None);
+        let bytes = Message { payload: Some(Payload::Data(vec![0xff].into())), ..chat("") };
+        assert_eq!(danmaku(&bytes, b""), None);
+        // But what came from goim is text, if it is UTF-8.
+        assert_eq!(json(&Message { r#type: "goim.1007".into(), ..chat("1") }, b"")["info"][1], "1");
+        assert_eq!(json(&Message { r#type: "x".into(), ..chat("1") }, b"a goim body")["info"][1], "1");
+    }
+
+    #[test]
+    fn the_text_of_a_danmu_msg_is_found() {
+        assert_eq!(super::text(br#"{"cmd":"DANMU_MSG:4:0:2","info":[[],"hi"]}"#).as_deref(), Some("hi"));
+        for none in [
+            r#"{"cmd":"SEND_GIFT","info":[[],"hi"]}"#,
+            r#"{"cmd":"DANMU_MSG","info":[[],1]}"#,
+            r#"{"cmd":"DANMU_MSG"}"#,
+            "hi",
+        ] {
+            assert_eq!(super::text(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_read_back_in_every_version() {
+        let long = "弹".repeat(40_000);
+        for bodies in [vec![], vec!["{}"], vec!["{\"cmd\":\"A\"}", "", "{\"cmd\":\"B\"}", long.as_str()]] {
+            for version in ALL {
+                let mut out = b"before".to_vec();
+                pack(version, &bodies, &mut out);
+                assert!(out.starts_with(b"before"));
+                assert_eq!(read(&out[6..]), bodies.iter().map(|body| body.as_bytes().to_vec()).collect::<Vec<_>>());
+                let outer = in_message(&out[6..], usize::MAX).next().map(|packet| packet.expect("right"));
+                assert_eq!(
+                    outer.map(|packet| (packet.operation, packet.version)),
+                    (!bodies.is_empty()).then_some((5, version as u16))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_inflated_body_is_bounded() {
+        let mut inflated = Vec::new();
+        pack(Version::Plain, [vec![b' '; 100_000]], &mut inflated);
+        for version in [Version::Zlib, Version::Brotli] {
+            let mut out = Vec::new();
+            pack(version, [vec![b' '; 100_000]], &mut out);
+            assert!(out.len() < 2000, "it compresses: {}", out.len());
+            let packet = in_message(&out, usize::MAX).next().expect("one").expect("right");
+            assert_eq!(unpack(packet, inflated.len() - 1), Err(BadBody::TooLarge));
+            assert_eq!(unpack(packet, inflated.len()).map(|bodies| bodies.len()), Ok(1));
+            assert_eq!(unpack(Packet { body: &packet.body[..20], ..packet }, 1 << 20), Err(BadBody::Stream));
+        }
+    }
+
+    #[test]
+    fn replies_are_laid_out_as_clients_read_them() {
+        let mut out = Vec::new();
+        auth_reply(1, CODE_BAD_TOKEN, &mut out);
+        assert_eq!(out, [&[0, 0, 0, 29, 0, 16, 0, 1, 0, 0, 0, 8, 0, 0, 0, 1][..], br#"{"code":-101}"#].concat());
+        out.clear();
+        heartbeat_reply(2, 258, &mut out);
+        assert_eq!(out, [0, 0, 0, 20, 0, 16, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::bilibili_fuzz::run);
+    }
+}

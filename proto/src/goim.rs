@@ -183,3 +183,108 @@ pub fn batch(pushes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&batch_header(pushes.len()));
     out.extend_from_slice(pushes);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::{PACKET_BYTES_MAX, in_message, unpack};
+
+    #[test]
+    fn a_room_has_one_key_and_a_key_one_room() {
+        for (key, name) in [("live://1000", "room:1000"), ("game://7", "room:game.7"), ("game://a.b", "room:game.a.b")]
+        {
+            assert_eq!(channel(key).as_deref(), Ok(name));
+            assert_eq!(room_key(name).as_deref(), Some(key));
+        }
+        let long = format!("live://{}", "x".repeat(65));
+        let bad =
+            ["", "1000", "live:1000", "live://", "://1", "live://a.b", "a.b://c", "live://a b", "game://ä", &long];
+        for key in bad {
+            assert_eq!(channel(key), Err(BadBody::RoomKey), "{key}");
+        }
+        // Channels that goim cannot name: no room, or the name would be another room's.
+        for name in ["all", "user:42", "room:live.5", "room:.5", "room:game.", "room:."] {
+            assert_eq!(room_key(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_shaped_like_a_token_is_one() {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+        let (signed, unsigned) = (format!("{header}.eyJzdWIiOiI0MiJ9.c2ln"), format!("{header}.e30."));
+        let auth = |key: &str, token: &str| Auth { key: key.into(), token: token.into(), ..Auth::default() };
+        for token in [&signed, &unsigned] {
+            assert!(is_token(token), "{token}");
+            assert_eq!(auth(token, "").credential(), Some(token.as_str()));
+            assert_eq!(auth(token, "").session_key(), None);
+        }
+        let not = [
+            "",
+            "a",
+            "a.b.c",
+            "..",
+            "e30..x",
+            "e30.e30",
+            "e30.e30.x.y",
+            "e30.e+0.x",
+            "W10.e30.x",
+            "e30.e30.x=",
+            "e3.a.b",
+        ];
+        for key in not {
+            assert!(!is_token(key), "{key}");
+            assert_eq!(auth(key, "").credential(), None);
+            assert_eq!(auth(key, "").session_key(), Some(key).filter(|key| !key.is_empty()));
+        }
+        // The member named `token` is judged whatever its shape, and leaves the key a key.
+        assert_eq!(auth("k", "garbage").credential(), Some("garbage"));
+        assert_eq!(auth("k", "garbage").session_key(), Some("k"));
+    }
+
+    #[test]
+    fn lists_of_operations_are_read() {
+        assert_eq!(operations(b"1000,1001"), Ok(vec![1000, 1001]));
+        assert_eq!(operations(b" -1 , 2147483647\n"), Ok(vec![-1, i32::MAX]));
+        assert_eq!(operations(b""), Ok(Vec::new()));
+        for bad in [&b","[..], b"1,", b"1;2", b"2147483648", b"\xff", b"1.0", b"[1]"] {
+            assert_eq!(operations(bad), Err(BadBody::Operations), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn replies_are_laid_out_as_goims_are() {
+        let mut out = Vec::new();
+        auth_reply(7, &mut out);
+        assert_eq!(out, [0, 0, 0, 16, 0, 16, 0, 1, 0, 0, 0, 8, 0, 0, 0, 7]);
+        out.clear();
+        heartbeat_reply(8, 258, &mut out);
+        assert_eq!(out, [0, 0, 0, 20, 0, 16, 0, 1, 0, 0, 0, 3, 0, 0, 0, 8, 0, 0, 1, 2]);
+        out.clear();
+        heartbeat_reply(8, u64::MAX, &mut out);
+        assert_eq!(out[16..], i32::MAX.to_be_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_holds_its_pushes(pushes in prop::collection::vec((any::<i32>(), prop::collection::vec(any::<u8>(), 0..50)), 0..8)) {
+            let mut inner = Vec::new();
+            pushes.iter().for_each(|(operation, body)| push(*operation, body, &mut inner));
+            let mut out = Vec::new();
+            batch(&inner, &mut out);
+            let mut input = &out[..];
+            let outer = unpack(&mut input, PACKET_BYTES_MAX).expect("right").expect("whole");
+            prop_assert!(input.is_empty());
+            prop_assert_eq!((outer.operation, outer.version), (operation::RAW, VERSION));
+            let read: Vec<_> = in_message(outer.body, PACKET_BYTES_MAX)
+                .map(|packet| packet.map(|packet| (packet.operation, packet.body.to_vec())).expect("right")).collect();
+            prop_assert_eq!(read, pushes);
+        }
+    }
+
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::goim_fuzz::run);
+    }
+}

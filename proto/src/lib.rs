@@ -53,7 +53,7 @@ macro_rules! fuzz_bodies {
     };
 }
 // For `fuzz/` and the smoke tests.
-fuzz_bodies! { fuzz http_fuzz native_fuzz packet_fuzz sniff_fuzz websocket_fuzz }
+fuzz_bodies! { fuzz bilibili_fuzz goim_fuzz http_fuzz native_fuzz packet_fuzz sniff_fuzz websocket_fuzz }
 #[cfg(test)]
 mod websocket_tests;
 
