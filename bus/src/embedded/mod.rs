@@ -22,6 +22,8 @@ pub(crate) mod disk;
 mod group;
 mod log;
 mod segment;
+#[cfg(test)]
+mod simulated;
 
 use crate::{Bus, Config, Consumer, Error, Offset, RECORD_BYTES_MAX, Reader, Start, Topic};
 use async_trait::async_trait;

@@ -1,5 +1,5 @@
 //! What the tests of both implementations share: a configuration, values, and reading until a condition holds.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part")]
 
 use bus::{Bus, Config, Consumer, Event, Record, Start, Topic};
 use bytes::Bytes;
