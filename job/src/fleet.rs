@@ -1,0 +1,156 @@
+//! The other nodes: this job's own lease, and a link to each connector that holds one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use proto::config::Cluster;
+use routes::{Lease, Role, Routes};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::link::{self, Attachment, Dial, Switchboard};
+use crate::metrics::Metrics;
+use crate::room::Holder;
+
+/// How often the leases are looked at: a new connector is attached this much after it is there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The lease is renewed every third of its time.
+const RENEW_EVERY: Duration = Duration::from_secs(routes::LEASE_SECONDS / 3);
+
+/// The connectors that are attached, by incarnation, with the sessions that their leases tell.
+#[derive(Clone)]
+pub(crate) struct Fleet(Arc<State>);
+
+struct State {
+    attached: RwLock<HashMap<String, Attachment>>,
+    sessions: RwLock<HashMap<String, u64>>,
+    last: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+impl Fleet {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let (attached, sessions) = (RwLock::default(), RwLock::default());
+        Self(Arc::new(State { attached, sessions, last: AtomicU64::new(0), metrics }))
+    }
+
+    /// The stream of the connector of this incarnation, if it stands.
+    pub(crate) fn find(&self, incarnation: &str) -> Option<Attachment> {
+        self.0.attached.read().unwrap_or_else(PoisonError::into_inner).get(incarnation).cloned()
+    }
+
+    /// All streams that stand, each with its connector's sessions.
+    pub(crate) fn all(&self) -> Vec<(Attachment, u64)> {
+        let sessions = self.0.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        let attached = self.0.attached.read().unwrap_or_else(PoisonError::into_inner);
+        attached
+            .iter()
+            .map(|(name, attachment)| (attachment.clone(), sessions.get(name).copied().unwrap_or(0)))
+            .collect()
+    }
+
+    /// Keeps the lease, and a link to each connector's lease, until job stops; then the lease is given back by
+    /// [`resign`]. `looked` turns true when the connectors that there were at the start are attached, or have had
+    /// their time.
+    pub(crate) async fn keep(self, cluster: Cluster, routes: Arc<dyn Routes>, dial: Dial, looked: watch::Sender<bool>) {
+        let mut links: HashMap<String, watch::Sender<Option<String>>> = HashMap::new();
+        let mut tasks = JoinSet::new();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut renew_at, begun) = (Instant::now(), Instant::now());
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                () = dial.stop.cancelled() => break,
+            }
+            if Instant::now() >= renew_at {
+                match routes.renew(&lease(&cluster)).await {
+                    Ok(_) => renew_at = Instant::now() + RENEW_EVERY,
+                    Err(error) => tracing::warn!(%error, "the lease was not renewed"),
+                }
+            }
+            match routes.nodes().await {
+                Ok(leases) => self.look(leases, &mut links, &mut tasks, &dial),
+                // Standing streams stay; broken ones are dialled at the address that is known.
+                Err(error) => tracing::warn!(%error, "the leases cannot be read"),
+            }
+            while tasks.try_join_next().is_some() {}
+            let waiting = links.keys().any(|incarnation| self.find(incarnation).is_none());
+            if !*looked.borrow() && (!waiting || begun.elapsed() > Duration::from_secs(2)) {
+                looked.send_replace(true);
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn look(
+        &self,
+        leases: Vec<Lease>,
+        links: &mut HashMap<String, watch::Sender<Option<String>>>,
+        tasks: &mut JoinSet<()>,
+        dial: &Dial,
+    ) {
+        let connectors: HashMap<String, Lease> = leases
+            .into_iter()
+            .filter(|lease| lease.role == Role::Connector && !lease.grpc.is_empty())
+            .map(|lease| (lease.incarnation.clone(), lease))
+            .collect();
+        links.retain(|incarnation, address| {
+            if !connectors.contains_key(incarnation) {
+                address.send_replace(None);
+            }
+            // Ended: begun anew below if the lease has come back.
+            !address.is_closed()
+        });
+        for (incarnation, lease) in &connectors {
+            let address = links.entry(incarnation.clone()).or_insert_with(|| {
+                let (address, watched) = watch::channel(Some(lease.grpc.clone()));
+                tasks.spawn(link::keep(dial.clone(), self.clone(), incarnation.clone(), watched));
+                address
+            });
+            address.send_if_modified(|known| {
+                let changed = known.as_ref() != Some(&lease.grpc);
+                *known = Some(lease.grpc.clone());
+                changed
+            });
+        }
+        let mut sessions = self.0.sessions.write().unwrap_or_else(PoisonError::into_inner);
+        *sessions = connectors.into_iter().map(|(incarnation, lease)| (incarnation, lease.sessions)).collect();
+    }
+}
+
+impl Switchboard for Fleet {
+    fn number(&self) -> Holder {
+        self.0.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn attach(&self, incarnation: &str, attachment: Attachment) {
+        let mut attached = self.0.attached.write().unwrap_or_else(PoisonError::into_inner);
+        attached.insert(incarnation.to_owned(), attachment);
+        self.0.metrics.connectors.set(attached.len() as i64);
+    }
+
+    fn detach(&self, incarnation: &str, holder: Holder) {
+        let mut attached = self.0.attached.write().unwrap_or_else(PoisonError::into_inner);
+        if attached.get(incarnation).is_some_and(|attachment| attachment.holder == holder) {
+            attached.remove(incarnation);
+        }
+        self.0.metrics.connectors.set(attached.len() as i64);
+    }
+}
+
+fn lease(cluster: &Cluster) -> Lease {
+    Lease {
+        node: cluster.node.clone(),
+        incarnation: cluster.incarnation.clone(),
+        role: Role::Job,
+        grpc: String::new(),
+        clients: Vec::new(),
+        sessions: 0,
+        addresses: 0,
+        open: true,
+    }
+}

@@ -1,0 +1,215 @@
+//! The stream to one connector: dialled while its lease lives, dialled again when it breaks.
+//!
+//! ```text
+//!   dial ─▶ Attach ─▶ hello ─▶ attached (an outbox) ─▶ frames both ways ─▶ detached ─▶ wait, jittered ─▶ dial …
+//! ```
+//!
+//! Invariants: a stream that stands is left alone whatever becomes of the lease (Redis may have been wiped); each stream
+//! is a holder of its own, so that a late event of an ended one touches nobody.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use proto::cluster;
+use proto::cluster::from_holder::Frame as Body;
+use rpc::secret::Show;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Endpoint;
+use tonic::{Request, Status, Streaming};
+
+use crate::frame::{Frame, Frames};
+use crate::outbox::Outbox;
+use crate::room::Holder;
+
+/// Dialling, and the first frame, in this time.
+const DIAL_MAX: Duration = Duration::from_secs(2);
+/// A connector that answers no ping for this long is gone: half of what a lease lasts.
+const PING_MAX: Duration = Duration::from_secs(2);
+const PING_EVERY: Duration = Duration::from_secs(3);
+/// The first wait before dialling again, doubled each time up to the longest.
+const BACKOFF: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// The outbox of a stream, shared by the owners, the pushes and the stream itself.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<Outbox>>);
+
+impl Shared {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Mutex::new(Outbox::new(bytes_max))))
+    }
+
+    /// With the outbox locked. Its methods do not panic half-way, so a poisoned lock changes nothing.
+    pub(crate) fn with<T>(&self, use_it: impl FnOnce(&mut Outbox) -> T) -> T {
+        use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The sending half of a stream.
+struct Outgoing(Shared);
+
+impl Stream for Outgoing {
+    type Item = Frame;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Frame>> {
+        self.0.with(|outbox| match outbox.pop() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None if outbox.is_closed() => Poll::Ready(None),
+            None => {
+                outbox.wait(context.waker());
+                Poll::Pending
+            }
+        })
+    }
+}
+
+/// What the owners are told of the streams.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Attached(Holder),
+    Detached(Holder),
+    Frame(Holder, Body),
+}
+
+/// A connector's stream that stands.
+#[derive(Clone)]
+pub(crate) struct Attachment {
+    pub(crate) holder: Holder,
+    pub(crate) outbox: Shared,
+}
+
+/// Where a link says what becomes of its stream.
+pub(crate) trait Switchboard: Clone + Send + Sync + 'static {
+    /// A number that no stream had.
+    fn number(&self) -> Holder;
+    /// The stream stands: known to pushes from now on.
+    fn attach(&self, incarnation: &str, attachment: Attachment);
+    /// It has ended.
+    fn detach(&self, incarnation: &str, holder: Holder);
+}
+
+/// What a link needs to dial.
+#[derive(Clone)]
+pub(crate) struct Dial {
+    pub(crate) secret: Show,
+    pub(crate) queue_bytes_max: usize,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Why a stream ended, or did not come up.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("not an address: {0}")]
+    Address(tonic::transport::Error),
+    #[error("cannot be reached: {0}")]
+    Unreachable(tonic::transport::Error),
+    #[error("{0}")]
+    Refused(#[from] Status),
+    #[error("took longer than {DIAL_MAX:?}")]
+    Slow,
+    #[error("another node answers there")]
+    Another,
+    #[error("the connector ended the stream")]
+    Ended,
+    #[error("job stops")]
+    Stopping,
+}
+
+/// Keeps a stream to the connector `incarnation` at `address` until its lease is gone and the stream is down, or job
+/// stops.
+pub(crate) async fn keep(
+    dial: Dial,
+    board: impl Switchboard,
+    incarnation: String,
+    mut address: watch::Receiver<Option<String>>,
+) {
+    let mut backoff = BACKOFF;
+    loop {
+        let Some(target) = address.borrow_and_update().clone() else { return };
+        let (stood, why) = serve(&dial, &board, &incarnation, &target).await;
+        if dial.stop.is_cancelled() {
+            return;
+        }
+        if stood {
+            backoff = BACKOFF;
+            tracing::warn!(connector = incarnation, address = target, %why, "the stream to a connector ended");
+        } else {
+            tracing::debug!(connector = incarnation, address = target, %why, "a connector cannot be attached");
+        }
+        let wait = backoff.mul_f64(rand::random_range(0.5..1.5));
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = dial.stop.cancelled() => return,
+        }
+    }
+}
+
+/// One stream from dialling to its end; whether it stood.
+async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address: &str) -> (bool, Broken) {
+    let outbox = Shared::new(dial.queue_bytes_max);
+    let attaching = attach(dial, incarnation, address, Outgoing(outbox.clone()));
+    let attached = tokio::select! {
+        attached = tokio::time::timeout(DIAL_MAX, attaching) => attached.unwrap_or(Err(Broken::Slow)),
+        () = dial.stop.cancelled() => Err(Broken::Stopping),
+    };
+    let mut frames = match attached {
+        Ok(frames) => frames,
+        Err(why) => return (false, why),
+    };
+    let holder = board.number();
+    board.attach(incarnation, Attachment { holder, outbox: outbox.clone() });
+    // The receiver lives until job has stopped.
+    let _ = dial.events.send(Event::Attached(holder)).await;
+    let why = loop {
+        match frames.message().await {
+            Ok(Some(cluster::FromHolder { frame: Some(Body::Ack(ack)) })) => {
+                outbox.with(|outbox| outbox.acked(ack.partition, ack.epoch, ack.seq));
+            }
+            Ok(Some(cluster::FromHolder { frame: Some(frame) })) => {
+                let _ = dial.events.send(Event::Frame(holder, frame)).await;
+            }
+            // Of a newer connector: harmless to ignore, as the schema says.
+            Ok(Some(cluster::FromHolder { frame: None })) => {}
+            Ok(None) => break Broken::Ended,
+            Err(status) => break Broken::Refused(status),
+        }
+    };
+    board.detach(incarnation, holder);
+    outbox.with(Outbox::close);
+    let _ = dial.events.send(Event::Detached(holder)).await;
+    (true, why)
+}
+
+async fn attach(
+    dial: &Dial,
+    incarnation: &str,
+    address: &str,
+    outgoing: Outgoing,
+) -> Result<Streaming<cluster::FromHolder>, Broken> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(Broken::Address)?;
+    let channel = endpoint
+        .connect_timeout(DIAL_MAX)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_MAX)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+        .map_err(Broken::Unreachable)?;
+    let mut client = tonic::client::Grpc::new(InterceptedService::new(channel, dial.secret.clone()));
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = PathAndQuery::from_static("/barrage.cluster.v1.Delivery/Attach");
+    let mut frames = client.streaming(Request::new(outgoing), path, Frames).await?.into_inner();
+    match frames.message().await? {
+        Some(cluster::FromHolder { frame: Some(Body::Hello(hello)) }) if hello.incarnation == incarnation => Ok(frames),
+        _ => Err(Broken::Another),
+    }
+}

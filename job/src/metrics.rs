@@ -1,0 +1,52 @@
+//! What job counts. Names, units and meanings are in the help texts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+macro_rules! metrics {
+    ($($field:ident: $kind:ty = $name:literal $help:literal;)+) => {
+        /// All of them; shared by what runs.
+        #[derive(Debug, Default)]
+        pub(crate) struct Metrics { $(pub(crate) $field: $kind),+ }
+
+        impl Metrics {
+            /// The metrics, known to `registry` under `job_`.
+            pub(crate) fn register(registry: &mut Registry) -> Self {
+                let metrics = Self::default();
+                let registry = registry.sub_registry_with_prefix("job");
+                $(registry.register($name, $help, metrics.$field.clone());)+
+                metrics
+            }
+        }
+    };
+}
+
+type Count = Counter<u64, AtomicU64>;
+
+metrics! {
+    records: Count = "records" "Records read from the bus, those read again by a new owner included";
+    deliveries: Count = "deliveries" "Room messages put into a connector's queue, one for each connector";
+    holds: Count = "holds" "Holds answered";
+    gaps: Count = "gaps" "Messages that holders were told they miss, one for each connector";
+    resets: Count = "resets" "Queues to a connector that ran over and were dropped, one for each partition";
+    repeated: Count = "repeated" "Records dropped because a message of the same ID came within five minutes";
+    repeats_forgotten: Count = "repeats_forgotten" "Message IDs forgotten before five minutes had passed: job.repeat_ids_max is too small";
+    capped: Count = "capped" "Messages dropped by the flow cap, job.room_messages_per_s_max";
+    aged: Count = "aged" "Messages not delivered because they were older than job.age_s_max";
+    dead_letters: Count = "dead_letters" "Records that could not be read and went to the dead-letter topic";
+    dead_letters_waiting: Gauge = "dead_letters_waiting" "Dead letters that the bus has not taken yet";
+    claims: Count = "claims" "Partitions claimed";
+    partitions: Gauge = "partitions" "Partitions owned now";
+    paused: Gauge = "paused_partitions" "Partitions paused because a record is newer than this program: upgrade it. Alarm on any";
+    lag: Gauge = "lag" "Records of owned partitions in the bus that are not read yet, a few seconds old";
+    connectors: Gauge = "connectors" "Connectors attached";
+    queued_bytes: Gauge = "queued_bytes" "Bytes waiting for connectors, sent and not acknowledged included";
+    recent_bytes: Gauge = "recent_bytes" "Bytes of recent messages kept";
+    rooms: Gauge = "rooms" "Rooms known";
+    pushes: Count = "pushes" "Pushes and commands handed to a connector, one for each connector";
+    pushes_dropped: Count = "pushes_dropped" "Pushes and commands dropped: the queue to the connector was full, or the routes were away for too long";
+    pushes_skipped: Count = "pushes_skipped" "Pushes skipped when a partition was taken over, since the last owner may have delivered them";
+}

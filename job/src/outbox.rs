@@ -1,0 +1,391 @@
+//! What waits to be sent to one connector: a queue for each partition, numbered densely, and one for pushes. Bytes are
+//! shared between connectors; a frame is put together when the stream takes it, so that whatever has gathered while a
+//! write was under way goes in one (rule 12).
+//!
+//! ```text
+//!   owner ─push─▶ partition 3 │Own│Item│Item│Held│…  ─┐
+//!   owner ─push─▶ partition 9 │Item│…                 ├─ in turns ─▶ pop ─▶ Frame ─▶ stream
+//!   pushes ─push_out─▶        │PushOut│…              ┘             ◀─ acked(partition, seq)
+//! ```
+//!
+//! Invariants: the order of a partition is kept; numbers are dense from 1 for each (partition, epoch), anew after a
+//! `Reset`; bytes queued and bytes sent but not acknowledged stay within the bound together: over it the partition that
+//! asks for more loses its queue and is `Reset` (rule 8), a push is dropped.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use proto::cluster;
+use proto::cluster::from_owner::Frame as Body;
+use rustc_hash::FxHashMap;
+
+use crate::frame::Frame;
+use crate::item::Encoded;
+use crate::owner::Out;
+
+/// Largest batch of messages in one frame, bytes: some milliseconds of a gigabit, and far under gRPC's limit of 4 MiB.
+const DELIVER_BYTES_MAX: usize = 256 * 1024;
+/// Pushes may fill this part of the bound, so that rooms always have the rest.
+const PUSH_SHARE: usize = 4;
+/// What an entry costs besides its bytes.
+const ENTRY_BYTES: usize = 64;
+
+/// The queue ran over: what was asked for, and all of the partition before it, was dropped, and a `Reset` is queued.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Overflow;
+
+#[derive(Default)]
+struct Lane {
+    epoch: u64,
+    /// Of the last numbered frame.
+    seq: u64,
+    queue: VecDeque<Out>,
+    queued_bytes: usize,
+    /// Sent and not acknowledged: number and bytes.
+    flying: VecDeque<(u64, usize)>,
+    flying_bytes: usize,
+    reset: bool,
+    /// It stands in `turns`.
+    waits: bool,
+}
+
+impl Lane {
+    fn bytes(&self) -> usize {
+        self.queued_bytes + self.flying_bytes
+    }
+}
+
+/// The queues of one connector's stream.
+pub(crate) struct Outbox {
+    lanes: FxHashMap<u32, Lane>,
+    /// Partitions that have something, in the order of their turns.
+    turns: VecDeque<u32>,
+    pushes: VecDeque<(Body, usize)>,
+    push_bytes: usize,
+    bytes: usize,
+    bytes_max: usize,
+    pushes_next: bool,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self {
+            lanes: FxHashMap::default(),
+            turns: VecDeque::new(),
+            pushes: VecDeque::new(),
+            push_bytes: 0,
+            bytes: 0,
+            bytes_max,
+            pushes_next: false,
+            closed: false,
+            waker: None,
+        }
+    }
+
+    /// Queues something of a partition.
+    pub(crate) fn push(&mut self, partition: u32, epoch: u64, out: Out) -> Result<(), Overflow> {
+        if self.closed {
+            return Ok(());
+        }
+        let lane = self.lanes.entry(partition).or_default();
+        if let Out::Own(_) = out {
+            // What an earlier epoch still had to say is void.
+            self.bytes -= lane.bytes();
+            *lane = Lane { epoch, waits: lane.waits, ..Lane::default() };
+        } else if lane.epoch != epoch {
+            return Ok(());
+        }
+        let bytes = out_bytes(&out);
+        let bounded = matches!(out, Out::Item(_) | Out::Held(..) | Out::Through(_));
+        let over = bounded && self.bytes + bytes > self.bytes_max;
+        if over {
+            self.bytes -= lane.bytes();
+            lane.queue.retain(|out| matches!(out, Out::Own(_)));
+            lane.queued_bytes = lane.queue.iter().map(out_bytes).sum();
+            self.bytes += lane.queued_bytes;
+            lane.flying.clear();
+            lane.flying_bytes = 0;
+            lane.seq = 0;
+            lane.reset = true;
+        } else {
+            self.bytes += bytes;
+            lane.queued_bytes += bytes;
+            lane.queue.push_back(out);
+        }
+        if !lane.waits {
+            lane.waits = true;
+            self.turns.push_back(partition);
+        }
+        if over { Err(Overflow) } else { Ok(()) }
+    }
+
+    /// Queues a push or a command; false: there was no room, and it is dropped.
+    pub(crate) fn push_out(&mut self, body: Body, bytes: usize) -> bool {
+        let bytes = bytes + ENTRY_BYTES;
+        let fits = self.push_bytes + bytes <= self.bytes_max / PUSH_SHARE;
+        if !self.closed && fits {
+            self.push_bytes += bytes;
+            self.pushes.push_back((body, bytes));
+        }
+        fits
+    }
+
+    /// The connector has handled everything up to `seq`.
+    pub(crate) fn acked(&mut self, partition: u32, epoch: u64, seq: u64) {
+        let Some(lane) = self.lanes.get_mut(&partition).filter(|lane| lane.epoch == epoch) else { return };
+        while let Some(&(sent, bytes)) = lane.flying.front()
+            && sent <= seq
+        {
+            lane.flying.pop_front();
+            lane.flying_bytes -= bytes;
+            self.bytes -= bytes;
+        }
+    }
+
+    /// The next frame, if there is any.
+    pub(crate) fn pop(&mut self) -> Option<Frame> {
+        self.pushes_next = !self.pushes_next;
+        if (self.pushes_next || self.turns.is_empty())
+            && let Some((body, bytes)) = self.pushes.pop_front()
+        {
+            self.push_bytes -= bytes;
+            return Some(Frame::Whole(body));
+        }
+        loop {
+            let partition = self.turns.pop_front()?;
+            let lane = self.lanes.get_mut(&partition).expect("a lane stays while it waits");
+            lane.waits = false;
+            let before = lane.bytes();
+            let frame = take(partition, lane);
+            self.bytes -= before - lane.bytes();
+            if !lane.queue.is_empty() || lane.reset {
+                lane.waits = true;
+                self.turns.push_back(partition);
+            }
+            if let Some(frame) = frame {
+                if let Frame::Whole(Body::Disown(_)) = frame
+                    && !lane.waits
+                {
+                    self.bytes -= lane.bytes();
+                    self.lanes.remove(&partition);
+                }
+                return Some(frame);
+            }
+        }
+    }
+
+    /// Bytes queued, and sent but not acknowledged.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes + self.push_bytes
+    }
+
+    /// Nothing waits to be sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.turns.is_empty() && self.pushes.is_empty()
+    }
+
+    /// The stream is to end when it has taken what is queued; nothing more is queued.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.wake();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Who to tell that there is something to pop.
+    pub(crate) fn wait(&mut self, waker: &Waker) {
+        self.waker = Some(waker.clone());
+    }
+
+    /// Tells the stream that there is something; called once after several pushes.
+    pub(crate) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The next frame of a partition.
+fn take(partition: u32, lane: &mut Lane) -> Option<Frame> {
+    let epoch = lane.epoch;
+    if lane.reset && !matches!(lane.queue.front(), Some(Out::Own(_))) {
+        lane.reset = false;
+        return Some(Frame::Whole(Body::Reset(cluster::Reset { partition, epoch })));
+    }
+    let first = lane.queue.pop_front()?;
+    let mut bytes = out_bytes(&first);
+    let mut items: Vec<Encoded> = Vec::new();
+    let mut through = 0;
+    let frame = match first {
+        Out::Own(own) => Frame::Whole(Body::Own(own)),
+        Out::Disown => Frame::Whole(Body::Disown(cluster::Disown { partition, epoch })),
+        Out::Held(held, recent) => {
+            lane.seq += 1;
+            Frame::Held(cluster::Held { seq: lane.seq, ..*held }, recent)
+        }
+        Out::Item(item) => {
+            items.push(item);
+            batch(lane, &mut items, &mut through, &mut bytes);
+            lane.seq += 1;
+            Frame::Deliver { partition, epoch, seq: lane.seq, items, through }
+        }
+        Out::Through(offset) => {
+            through = offset;
+            batch(lane, &mut items, &mut through, &mut bytes);
+            lane.seq += 1;
+            Frame::Deliver { partition, epoch, seq: lane.seq, items, through }
+        }
+    };
+    lane.queued_bytes -= bytes;
+    if matches!(frame, Frame::Held(..) | Frame::Deliver { .. }) {
+        lane.flying.push_back((lane.seq, bytes));
+        lane.flying_bytes += bytes;
+    }
+    Some(frame)
+}
+
+/// Adds what can go in the same frame. `through` holds when the whole frame is handled, so a later one takes the place
+/// of an earlier one, and items may follow it.
+fn batch(lane: &mut Lane, items: &mut Vec<Encoded>, through: &mut u64, bytes: &mut usize) {
+    while let Some(next) = lane.queue.front() {
+        let more = out_bytes(next);
+        if *bytes + more > DELIVER_BYTES_MAX {
+            return;
+        }
+        match lane.queue.front() {
+            Some(Out::Item(_) | Out::Through(_)) => {}
+            _ => return,
+        }
+        *bytes += more;
+        match lane.queue.pop_front() {
+            Some(Out::Item(item)) => items.push(item),
+            Some(Out::Through(offset)) => *through = offset,
+            _ => unreachable!("it was looked at above"),
+        }
+    }
+}
+
+fn out_bytes(out: &Out) -> usize {
+    ENTRY_BYTES
+        + match out {
+            Out::Item(item) => item.len(),
+            Out::Held(_, recent) => recent.iter().map(Encoded::len).sum(),
+            Out::Own(_) | Out::Disown | Out::Through(_) => 0,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(epoch: u64) -> Out {
+        Out::Own(cluster::Own { partition: 3, epoch, log: "a".into(), partitions: 64 })
+    }
+
+    fn item(bytes: usize) -> Out {
+        let message = vec![0; bytes].into();
+        Out::Item(Encoded::new(&cluster::Item { message, ..cluster::Item::default() }))
+    }
+
+    fn held() -> Out {
+        Out::Held(Box::default(), Vec::new())
+    }
+
+    fn names(outbox: &mut Outbox) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(frame) = outbox.pop() {
+            names.push(match frame {
+                Frame::Whole(Body::Own(own)) => format!("own {}", own.epoch),
+                Frame::Whole(Body::Reset(_)) => "reset".to_owned(),
+                Frame::Whole(Body::Disown(_)) => "disown".to_owned(),
+                Frame::Whole(_) => "push".to_owned(),
+                Frame::Held(held, _) => format!("held #{}", held.seq),
+                Frame::Deliver { seq, items, through, .. } => format!("{} items #{seq} to {through}", items.len()),
+            });
+        }
+        names
+    }
+
+    #[test]
+    fn what_has_gathered_goes_in_one_frame_and_numbers_are_dense() {
+        let mut outbox = Outbox::new(1 << 20);
+        for out in [own(7), held(), item(10), item(10), Out::Through(9), held(), item(10), Out::Disown] {
+            assert_eq!(outbox.push(3, 7, out), Ok(()));
+        }
+        let frames = ["own 7", "held #1", "2 items #2 to 9", "held #3", "1 items #4 to 0", "disown"];
+        assert_eq!(names(&mut outbox), frames);
+        assert_eq!(outbox.bytes(), 0, "an owner that has gone waits for nothing");
+    }
+
+    #[test]
+    fn a_frame_has_a_largest_size_and_partitions_take_turns() {
+        let mut outbox = Outbox::new(16 << 20);
+        for partition in [3, 4] {
+            outbox.push(partition, 7, own(7)).unwrap();
+            for _ in 0..3 {
+                outbox.push(partition, 7, item(DELIVER_BYTES_MAX / 2)).unwrap();
+            }
+        }
+        let one = "1 items #";
+        let expected = ["own 7", "own 7"].into_iter().map(str::to_owned);
+        let expected = expected.chain([1, 1, 2, 2, 3, 3].map(|seq| format!("{one}{seq} to 0")));
+        assert_eq!(names(&mut outbox), expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn over_its_bound_a_queue_is_dropped_and_reset_and_numbered_anew() {
+        let mut outbox = Outbox::new(10_000);
+        outbox.push(3, 7, own(7)).unwrap();
+        outbox.push(4, 8, own(8)).unwrap();
+        outbox.push(4, 8, item(1_000)).unwrap();
+        let mut pushed = 0;
+        while outbox.push(3, 7, item(900)).is_ok() {
+            pushed += 1;
+        }
+        assert!((8..=9).contains(&pushed), "{pushed}");
+        outbox.push(3, 7, held()).unwrap();
+        assert_eq!(names(&mut outbox), ["own 7", "own 8", "reset", "1 items #1 to 0", "held #1"]);
+        outbox.acked(3, 7, 1);
+        outbox.acked(4, 8, 1);
+        assert_eq!(outbox.bytes(), 0);
+        // Sent and not acknowledged counts too.
+        for _ in 0..10 {
+            outbox.push(3, 7, item(900)).unwrap();
+        }
+        assert_eq!(names(&mut outbox), ["10 items #2 to 0"]);
+        assert_eq!(outbox.push(3, 7, item(900)), Err(Overflow));
+        assert_eq!(names(&mut outbox), ["reset"]);
+        outbox.push(3, 7, item(900)).unwrap();
+        assert_eq!(names(&mut outbox), ["1 items #1 to 0"]);
+        outbox.acked(3, 7, 1);
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn a_new_epoch_voids_the_old_one_s_queue() {
+        let mut outbox = Outbox::new(10_000);
+        for out in [own(7), item(10), Out::Disown] {
+            outbox.push(3, 7, out).unwrap();
+        }
+        outbox.push(3, 9, own(9)).unwrap();
+        outbox.push(3, 7, item(10)).unwrap();
+        outbox.push(3, 9, item(10)).unwrap();
+        assert_eq!(names(&mut outbox), ["own 9", "1 items #1 to 0"]);
+    }
+
+    #[test]
+    fn pushes_have_their_own_bounded_part() {
+        let mut outbox = Outbox::new(10_000);
+        let push = || Body::Push(cluster::PushOut::default());
+        assert!(outbox.push_out(push(), 1_000));
+        assert!(outbox.push_out(push(), 1_000));
+        assert!(!outbox.push_out(push(), 1_000));
+        assert_eq!(names(&mut outbox), ["push", "push"]);
+        assert!(outbox.push_out(push(), 1_000));
+    }
+}

@@ -1,0 +1,640 @@
+//! The owner of one partition of the rooms' topic: a state machine without bus, stream or clock. It is told what
+//! happened and asked, by [`Owner::actions`], what to do.
+//!
+//! ```text
+//!   new ─Own to all─▶ Collecting ─all holds, or 2 s─▶ Replaying ─own claim is read─▶ Live
+//!                                                       │ records to every holder      │ holds answered,
+//!                                                       │ whose position is before     │ records delivered
+//!                                    any of them ─▶ Paused (a record newer than this program), Lost (another's claim)
+//! ```
+//!
+//! Invariants (rules 2, 6, 8-12; the simulation in `simulation.rs` checks them):
+//! - what a holder receives and what it is told that it misses, together, is the channel's log from its position on,
+//!   in order, each message once;
+//! - what one owner dropped as repeated, every later one drops: replaying begins [`crate::seen::REPEAT_MS`] before
+//!   anything that is still young enough to be delivered;
+//! - a record is never lost because it was itself seen before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bus::{Offset, Start};
+use bytes::Bytes;
+use prost::Message as _;
+use proto::channel::{self, Channel};
+use proto::{client, cluster, record};
+use rustc_hash::FxHashMap;
+
+use crate::item::Encoded;
+use crate::metrics::Metrics;
+use crate::room::{Answer, Holder, Holding, Place, RECENT_MESSAGES, Room, gap_item};
+use crate::seen::{Budget, REPEAT_MS, Seen};
+
+/// How long a new owner waits for the connectors that are attached to say what they hold, milliseconds. One that says
+/// it later is answered from the recent messages.
+pub(crate) const HOLDS_WAIT_MS: i64 = 2000;
+
+/// Between the clocks of the bus and of the owner, milliseconds: so much more is read again.
+const CLOCKS_MS: i64 = 10_000;
+
+/// How often a holder that gets nothing is told how far the partition is, milliseconds: its position stays well inside
+/// what a new owner reads again.
+const THROUGH_MS: i64 = 5_000;
+const _: () = assert!(THROUGH_MS * 10 < REPEAT_MS);
+
+/// A room that nobody holds is forgotten this long after its last message, milliseconds: as long as the bus keeps it.
+const ROOM_IDLE_MS: i64 = 60 * 60 * 1000;
+
+/// How often rooms are looked through for what can be let go, milliseconds.
+const SWEEP_MS: i64 = 5_000;
+
+/// What holds of every owner of a job.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// The job's incarnation.
+    pub(crate) owner: String,
+    pub(crate) log: Arc<str>,
+    pub(crate) partitions: u32,
+    pub(crate) age_ms: i64,
+    /// 0: no cap.
+    pub(crate) per_s_max: u32,
+    /// Bytes of recent messages over all partitions.
+    pub(crate) recent: Arc<Budget>,
+    /// Message IDs over all partitions.
+    pub(crate) repeats: Arc<Budget>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What the owner wants done.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Queue this for a connector.
+    Send(Holder, Out),
+    /// Read the partition from here; what has been read and not yet been given is void.
+    Read(Start),
+    /// Put the record aside, and go on.
+    Letter {
+        /// Its place.
+        offset: Offset,
+        /// Why.
+        reason: String,
+        /// As it was read.
+        record: Bytes,
+    },
+    /// Stop reading: the record at this offset wants a newer reader.
+    Pause(Offset),
+    /// Another owns the partition.
+    Lost,
+}
+
+/// What goes to a connector about the partition, in order.
+#[derive(Debug, Clone)]
+pub(crate) enum Out {
+    Own(cluster::Own),
+    Item(Encoded),
+    Held(Box<cluster::Held>, Vec<Encoded>),
+    /// Everything that the connector holds is complete up to here.
+    Through(Offset),
+    Disown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Collecting { until_ms: i64 },
+    Replaying,
+    Live,
+    Paused,
+    Lost,
+}
+
+/// A hold that is answered when the owner is live.
+struct Waiting {
+    from: Holder,
+    hold: u64,
+    channel: String,
+    place: Place,
+    /// Everything after its position is delivered while replaying: nothing is missing when it is answered.
+    followed: bool,
+}
+
+/// A connector's stream.
+#[derive(Default)]
+struct Connector {
+    /// It has not said `HoldsDone`.
+    collecting: bool,
+    /// Something went to it since it was last told how far the partition is.
+    fed: bool,
+    through: Offset,
+}
+
+/// The owner of one partition since one claim.
+pub(crate) struct Owner {
+    terms: Arc<Terms>,
+    partition: u32,
+    epoch: u64,
+    /// Handled by an earlier owner up to here, as far as is known.
+    committed: Offset,
+    state: State,
+    /// Everything after this offset is read; `None` before the first record.
+    from: Option<Offset>,
+    /// It went back once to what no owner has handled.
+    rewound: bool,
+    /// Read up to here.
+    progress: Offset,
+    /// The last record of a room that was forgotten.
+    forgotten: Offset,
+    connectors: BTreeMap<Holder, Connector>,
+    rooms: FxHashMap<String, Room>,
+    waiting: Vec<Waiting>,
+    /// Rooms with a gap that holders have not been told.
+    gapped: BTreeSet<String>,
+    seen: Seen,
+    through_ms: i64,
+    sweep_ms: i64,
+    actions: Vec<Action>,
+}
+
+impl Owner {
+    /// The owner from its claim at offset `epoch` on; `committed` is where the last one was.
+    pub(crate) fn new(
+        terms: Arc<Terms>,
+        partition: u32,
+        epoch: u64,
+        committed: Offset,
+        attached: impl IntoIterator<Item = Holder>,
+        now_ms: i64,
+    ) -> Self {
+        let seen = Seen::new(terms.repeats.clone());
+        let mut owner = Self {
+            terms,
+            partition,
+            epoch,
+            committed,
+            state: State::Collecting { until_ms: now_ms + HOLDS_WAIT_MS },
+            from: None,
+            rewound: false,
+            progress: 0,
+            forgotten: 0,
+            connectors: BTreeMap::new(),
+            rooms: FxHashMap::default(),
+            waiting: Vec::new(),
+            gapped: BTreeSet::new(),
+            seen,
+            through_ms: now_ms,
+            sweep_ms: now_ms,
+            actions: Vec::new(),
+        };
+        for connector in attached {
+            owner.attached(connector);
+        }
+        owner.begin_if_collected(now_ms);
+        owner
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Read, and handed on, up to here.
+    pub(crate) fn progress(&self) -> Offset {
+        self.progress
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state == State::Paused
+    }
+
+    pub(crate) fn rooms(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Takes what is to be done, in order.
+    pub(crate) fn actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// A connector's stream is up.
+    pub(crate) fn attached(&mut self, connector: Holder) {
+        self.connectors.insert(connector, Connector { collecting: true, ..Connector::default() });
+        let own = cluster::Own {
+            partition: self.partition,
+            epoch: self.epoch,
+            log: self.terms.log.to_string(),
+            partitions: self.terms.partitions,
+        };
+        self.send(connector, Out::Own(own));
+    }
+
+    /// A connector's stream has ended.
+    pub(crate) fn detached(&mut self, connector: Holder, now_ms: i64) {
+        self.connectors.remove(&connector);
+        self.let_go(connector);
+        self.begin_if_collected(now_ms);
+    }
+
+    /// The queue to the connector ran over and was dropped: it holds anew.
+    pub(crate) fn overflowed(&mut self, connector: Holder) {
+        self.terms.metrics.resets.inc();
+        self.let_go(connector);
+        if let Some(connector) = self.connectors.get_mut(&connector) {
+            connector.collecting = true;
+        }
+    }
+
+    /// A connector takes up a channel, or takes it up again.
+    pub(crate) fn hold(&mut self, from: Holder, hold: cluster::Hold) {
+        if hold.epoch != self.epoch || !self.connectors.contains_key(&from) || !self.is_ours(&hold.channel) {
+            // Of another epoch: it holds anew when it has seen this one's `Own`.
+            return;
+        }
+        let place = if hold.log.is_empty() {
+            Place::Nothing { recent: (hold.recent as usize).min(RECENT_MESSAGES) }
+        } else if *hold.log == *self.terms.log {
+            let ordinal = (hold.ordinal_epoch == self.epoch).then_some(hold.ordinal);
+            Place::At { offset: hold.offset, ordinal }
+        } else {
+            Place::Elsewhere
+        };
+        let mut waiting = Waiting { from, hold: hold.hold, channel: hold.channel, place, followed: false };
+        match self.state {
+            State::Live => self.answer(waiting),
+            State::Collecting { .. } | State::Replaying => {
+                if self.from.is_some() {
+                    self.follow(&mut waiting);
+                }
+                self.waiting.push(waiting);
+            }
+            State::Paused | State::Lost => {}
+        }
+    }
+
+    /// A connector has said all that it holds.
+    pub(crate) fn holds_done(&mut self, connector: Holder, epoch: u64, now_ms: i64) {
+        if epoch == self.epoch
+            && let Some(connector) = self.connectors.get_mut(&connector)
+        {
+            connector.collecting = false;
+            self.begin_if_collected(now_ms);
+        }
+    }
+
+    /// A connector has nobody left in a channel.
+    pub(crate) fn release(&mut self, connector: Holder, channel: &str) {
+        self.waiting.retain(|waiting| waiting.from != connector || waiting.channel != channel);
+        if let Some(room) = self.rooms.get_mut(channel) {
+            room.holders.retain(|holding| holding.to != connector);
+        }
+    }
+
+    /// Time passes.
+    pub(crate) fn tick(&mut self, now_ms: i64) {
+        if let State::Collecting { until_ms } = self.state
+            && now_ms >= until_ms
+        {
+            self.begin(now_ms);
+        }
+        if self.state == State::Live && now_ms - self.through_ms >= THROUGH_MS {
+            self.through_ms = now_ms;
+            self.tell_through(|connector, progress| connector.through < progress);
+        }
+        if now_ms - self.sweep_ms >= SWEEP_MS {
+            self.sweep_ms = now_ms;
+            self.sweep(now_ms);
+        }
+        self.terms.metrics.repeats_forgotten.inc_by(self.seen.take_forgotten());
+    }
+
+    /// Records of the partition were read, in order, none twice since the last [`Action::Read`].
+    pub(crate) fn records(&mut self, now_ms: i64, records: &[bus::Record]) {
+        for record in records {
+            match self.state {
+                State::Replaying | State::Live => {}
+                State::Collecting { .. } | State::Paused | State::Lost => return,
+            }
+            if self.from.is_none() && !self.begin_reading(record.offset) {
+                return;
+            }
+            self.terms.metrics.records.inc();
+            self.record(now_ms, record);
+            if matches!(self.state, State::Paused | State::Lost) {
+                return;
+            }
+            self.progress = record.offset;
+            if self.state == State::Replaying && record.offset >= self.epoch {
+                self.tell_gaps();
+                self.go_live();
+            }
+        }
+        self.tell_gaps();
+        if self.state == State::Live {
+            self.tell_through(|connector, _| connector.fed);
+        }
+    }
+
+    /// The partition is given up: tells every connector.
+    pub(crate) fn disown(&mut self) {
+        for connector in self.connectors.keys().copied().collect::<Vec<_>>() {
+            self.send(connector, Out::Disown);
+        }
+        self.state = State::Lost;
+    }
+
+    fn begin_if_collected(&mut self, now_ms: i64) {
+        let collecting = matches!(self.state, State::Collecting { .. });
+        if collecting && self.connectors.values().all(|connector| !connector.collecting) {
+            self.begin(now_ms);
+        }
+    }
+
+    fn begin(&mut self, now_ms: i64) {
+        self.state = State::Replaying;
+        let since_ms = now_ms - REPEAT_MS - self.terms.age_ms - CLOCKS_MS;
+        self.actions.push(Action::Read(Start::Since(since_ms)));
+    }
+
+    /// The first record tells where reading began. False: it begins anew, further back.
+    fn begin_reading(&mut self, first: Offset) -> bool {
+        if self.committed > 0 && first > self.committed + 1 && !self.rewound {
+            // Nobody has handled what lies between: too old to be delivered, but to be counted and told.
+            self.rewound = true;
+            self.actions.push(Action::Read(Start::At(self.committed + 1)));
+            return false;
+        }
+        self.from = Some(first - 1);
+        self.progress = first - 1;
+        for room in self.rooms.values_mut() {
+            room.begin(first - 1);
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for waiting in &mut waiting {
+            self.follow(waiting);
+        }
+        self.waiting = waiting;
+        true
+    }
+
+    /// From here on every record goes to a waiting holder whose position is not before what has been read.
+    fn follow(&mut self, waiting: &mut Waiting) {
+        let progress = self.progress;
+        if let Place::At { offset, .. } = waiting.place
+            && offset >= progress
+        {
+            waiting.followed = true;
+            let holding = self.holding(waiting.from, &waiting.channel, offset);
+            holding.position = holding.position.max(offset);
+        }
+    }
+
+    fn holding(&mut self, to: Holder, channel: &str, position: Offset) -> &mut Holding {
+        let holders = &mut self.room(channel).holders;
+        let at = holders.iter().position(|holding| holding.to == to).unwrap_or_else(|| {
+            holders.push(Holding { to, position, missed: 0 });
+            holders.len() - 1
+        });
+        &mut holders[at]
+    }
+
+    fn room(&mut self, channel: &str) -> &mut Room {
+        // A room's name is copied only when it is new.
+        if !self.rooms.contains_key(channel) {
+            let room = Room::new(channel, self.from.unwrap_or(0).max(self.forgotten));
+            self.rooms.insert(channel.to_owned(), room);
+        }
+        self.rooms.get_mut(channel).expect("it was just put there")
+    }
+
+    fn go_live(&mut self) {
+        self.state = State::Live;
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.answer(waiting);
+        }
+    }
+
+    fn answer(&mut self, waiting: Waiting) {
+        let Waiting { from, hold, channel, place, followed } = waiting;
+        // What was dropped before lies before this answer.
+        self.tell_gap(&channel, Some(from));
+        let progress = self.progress;
+        let room = self.room(&channel);
+        let Answer { missed, recent } = if followed { Answer::default() } else { room.answer(place) };
+        let holding = self.holding(from, &channel, progress);
+        holding.position = holding.position.max(progress);
+        let metrics = &self.terms.metrics;
+        metrics.holds.inc();
+        metrics.gaps.inc_by(missed.map_or(0, |missed| missed.count));
+        let held = cluster::Held {
+            partition: self.partition,
+            epoch: self.epoch,
+            hold,
+            channel,
+            log: self.terms.log.to_string(),
+            offset: progress,
+            missed,
+            ..cluster::Held::default()
+        };
+        self.send(from, Out::Held(Box::new(held), recent));
+    }
+
+    fn record(&mut self, now_ms: i64, record: &bus::Record) {
+        let read = match record::Record::decode(record.value.clone()) {
+            Ok(read) => read,
+            Err(error) => return self.letter(record, format!("cannot be decoded: {error}")),
+        };
+        if read.min_reader > proto::RECORD_VERSION {
+            self.state = State::Paused;
+            self.actions.push(Action::Pause(record.offset));
+            return;
+        }
+        if *read.log != *self.terms.log {
+            return self.letter(record, format!("was written to another log, {:?}", read.log));
+        }
+        match read.body {
+            Some(record::record::Body::Claim(claim)) => {
+                if record.offset > self.epoch && claim.owner != self.terms.owner {
+                    self.state = State::Lost;
+                    self.actions.push(Action::Lost);
+                }
+            }
+            Some(record::record::Body::Post(post)) if self.is_ours(&read.channel) => {
+                self.post(now_ms, record, &read.channel, read.time_ms, post);
+            }
+            Some(record::record::Body::Post(_)) => {
+                self.letter(record, format!("{:?} is no room of this partition", read.channel));
+            }
+            _ => self.letter(record, "has no body that belongs here".to_owned()),
+        }
+    }
+
+    fn post(&mut self, now_ms: i64, record: &bus::Record, channel: &str, time_ms: i64, post: record::Post) {
+        let metrics = self.terms.metrics.clone();
+        let first_time = record.offset > self.committed;
+        if !post.id.is_empty() && self.seen.repeats(channel, &post.id, record.offset, record.time_ms) {
+            metrics.repeated.inc_by(u64::from(first_time));
+            return;
+        }
+        let terms = self.terms.clone();
+        let room = self.room(channel);
+        let (ordinal, over) = room.next(record.offset, record.time_ms, terms.per_s_max);
+        let old = now_ms - record.time_ms > terms.age_ms;
+        if over {
+            metrics.capped.inc_by(u64::from(first_time));
+            room.dropped(record.offset, record.time_ms);
+        }
+        let item = (!over).then(|| item(record.offset, ordinal, channel, time_ms, post));
+        let (mut sent, mut missed) = (Vec::new(), 0_u64);
+        // The same gap for most, if any: encoded once for each that differs.
+        let mut after: Vec<(u64, Encoded)> = Vec::new();
+        for holding in room.holders.iter_mut().filter(|holding| holding.position < record.offset) {
+            holding.position = record.offset;
+            match &item {
+                Some(item) if !old => {
+                    let gap = std::mem::take(&mut holding.missed);
+                    metrics.gaps.inc_by(gap);
+                    let item = if gap == 0 {
+                        item.clone()
+                    } else if let Some((_, item)) = after.iter().find(|(missed, _)| *missed == gap) {
+                        item.clone()
+                    } else {
+                        after.push((gap, item.after(gap)));
+                        after[after.len() - 1].1.clone()
+                    };
+                    sent.push((holding.to, item));
+                }
+                _ => {
+                    holding.missed += 1;
+                    missed += 1;
+                }
+            }
+        }
+        if let Some(item) = item {
+            room.keep(record.offset, record.time_ms, item, &terms.recent);
+            room.trim(record.time_ms - terms.age_ms, &terms.recent);
+        }
+        if missed > 0 || over {
+            metrics.aged.inc_by(u64::from(old && !over && missed > 0));
+            self.gapped.insert(channel.to_owned());
+        }
+        metrics.deliveries.inc_by(sent.len() as u64);
+        for (to, item) in sent {
+            self.send(to, Out::Item(item));
+        }
+    }
+
+    /// Tells every holder the gap that no message has told since.
+    fn tell_gaps(&mut self) {
+        for channel in std::mem::take(&mut self.gapped) {
+            self.tell_gap(&channel, None);
+            if let Some(room) = self.rooms.get_mut(&channel) {
+                room.close_gap();
+            }
+        }
+    }
+
+    fn tell_gap(&mut self, channel: &str, only: Option<Holder>) {
+        let Some(room) = self.rooms.get_mut(channel) else { return };
+        let (last, ordinal) = (room.last(), room.ordinal());
+        let mut told = Vec::new();
+        for holding in &mut room.holders {
+            if holding.missed > 0 && only.is_none_or(|only| only == holding.to) {
+                told.push((holding.to, std::mem::take(&mut holding.missed)));
+            }
+        }
+        for (to, missed) in told {
+            self.terms.metrics.gaps.inc_by(missed);
+            self.send(to, Out::Item(gap_item(channel, last, ordinal, missed)));
+        }
+    }
+
+    fn tell_through(&mut self, whom: impl Fn(&Connector, Offset) -> bool) {
+        for (&to, connector) in &mut self.connectors {
+            // What it has not said to hold cannot be complete.
+            if !connector.collecting && whom(connector, self.progress) {
+                (connector.fed, connector.through) = (false, self.progress);
+                self.actions.push(Action::Send(to, Out::Through(self.progress)));
+            }
+        }
+    }
+
+    fn send(&mut self, to: Holder, out: Out) {
+        if let (Out::Item(_), Some(connector)) = (&out, self.connectors.get_mut(&to)) {
+            connector.fed = true;
+        }
+        self.actions.push(Action::Send(to, out));
+    }
+
+    fn letter(&mut self, record: &bus::Record, reason: String) {
+        // An earlier owner has put aside what it handled.
+        if record.offset > self.committed {
+            self.actions.push(Action::Letter { offset: record.offset, reason, record: record.value.clone() });
+        }
+    }
+
+    fn let_go(&mut self, connector: Holder) {
+        self.waiting.retain(|waiting| waiting.from != connector);
+        for room in self.rooms.values_mut() {
+            room.holders.retain(|holding| holding.to != connector);
+        }
+    }
+
+    /// Forgets rooms that nobody needs, and what is too old of the others.
+    fn sweep(&mut self, now_ms: i64) {
+        let (budget, keep_from_ms) = (&self.terms.recent, now_ms - self.terms.age_ms);
+        let (waiting, forgotten) = (&self.waiting, &mut self.forgotten);
+        self.rooms.retain(|channel, room| {
+            let idle = room.newest_ms().is_none_or(|newest_ms| now_ms - newest_ms > ROOM_IDLE_MS);
+            let held = !room.holders.is_empty() || waiting.iter().any(|waiting| waiting.channel == *channel);
+            if idle && !held {
+                *forgotten = room.last().max(*forgotten);
+                room.clear(budget);
+                return false;
+            }
+            room.trim(keep_from_ms, budget);
+            true
+        });
+    }
+
+    fn is_ours(&self, channel: &str) -> bool {
+        matches!(Channel::parse(channel), Ok(Channel::Room(_)))
+            && channel::partition(channel, self.terms.partitions) == self.partition
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        for room in self.rooms.values_mut() {
+            room.clear(&self.terms.recent);
+        }
+    }
+}
+
+/// The message as connectors get it, encoded once for all.
+fn item(offset: Offset, ordinal: u64, channel: &str, time_ms: i64, post: record::Post) -> Encoded {
+    let lane = post.lane;
+    let raw = post.raw.clone();
+    let message = message(channel.to_owned(), offset, time_ms, post).encode_to_vec().into();
+    Encoded::new(&cluster::Item { channel: channel.to_owned(), offset, ordinal, lane, message, raw, missed: 0 })
+}
+
+/// A post as native clients get it.
+pub(crate) fn message(channel: String, offset: Offset, time_ms: i64, post: record::Post) -> client::Message {
+    use client::message::Payload;
+    let payload = match String::from_utf8(post.payload.into()) {
+        Ok(text) => Payload::Text(text),
+        Err(bytes) => Payload::Data(bytes.into_bytes().into()),
+    };
+    client::Message {
+        channel,
+        id: post.id,
+        offset,
+        time_ms,
+        sender: post.sender,
+        r#type: post.r#type,
+        payload: Some(payload),
+        style: post.style,
+        lane: post.lane,
+    }
+}

@@ -1,0 +1,403 @@
+//! One room in its partition's owner: its ordinal, its recent messages, who holds it and how far each is.
+//!
+//! What it is not: it decides nothing about the partition (claims, replaying, who is asked to hold: [`crate::owner`])
+//! and sends nothing.
+//!
+//! ```text
+//!   offsets of the channel ──▶  …counted│ indexed (offset, ordinal) │ kept entries │
+//!   a holder's position    ──▶  at least│ missed, counted exactly   │ gets them    │ has all
+//! ```
+//!
+//! Invariants: every record of the channel that is no repetition takes the next ordinal, delivered or not; entries and
+//! the index are in the order of offsets and without a hole from `counted` on, so that a gap can be counted.
+
+use std::collections::VecDeque;
+
+use bus::Offset;
+use proto::cluster::{Item, Missed};
+
+use crate::item::Encoded;
+use crate::seen::Budget;
+
+/// A room keeps its last messages whatever the budget says, up to this many…
+pub(crate) const RECENT_MESSAGES: usize = 200;
+/// …or this many bytes, whichever is less (rule 2).
+pub(crate) const RECENT_BYTES: usize = 64 * 1024;
+/// Over the budget a room keeps this many messages.
+const RECENT_MESSAGES_MIN: usize = 8;
+/// Most bytes of messages in one answer to a hold: well under the 4 MiB at which gRPC refuses a frame. What is over it
+/// is told as missed.
+const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
+const _: () = assert!(ANSWER_BYTES_MAX > bus::RECORD_BYTES_MAX + RECENT_BYTES);
+/// How many messages that are no longer kept can be counted exactly: 16 bytes each.
+const INDEX_MAX: usize = 2048;
+
+/// The stream of a connector, numbered by its attaching: the same connector's next stream is another holder.
+pub(crate) type Holder = u64;
+
+/// How far a holder is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holding {
+    pub(crate) to: Holder,
+    /// It has, or was told that it misses, everything up to here.
+    pub(crate) position: Offset,
+    /// Not delivered and not yet told.
+    pub(crate) missed: u64,
+}
+
+/// What a hold says of its holder's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It has nothing and wants this many recent messages.
+    Nothing { recent: usize },
+    /// It has everything up to `offset`.
+    At {
+        offset: Offset,
+        /// Its last message's, if it came under this owner's epoch.
+        ordinal: Option<u64>,
+    },
+    /// It has a position in another log.
+    Elsewhere,
+}
+
+/// What a holder gets to be where the owner is.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) missed: Option<Missed>,
+    pub(crate) recent: Vec<Encoded>,
+}
+
+enum Kept {
+    Message(Encoded),
+    /// This many in a row were dropped by the flow cap; offset and ordinal are the last one's.
+    Dropped(u64),
+}
+
+struct Entry {
+    offset: Offset,
+    ordinal: u64,
+    time_ms: i64,
+    kept: Kept,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        match &self.kept {
+            Kept::Message(item) => item.len(),
+            Kept::Dropped(_) => 0,
+        }
+    }
+
+    fn first_ordinal(&self) -> u64 {
+        match self.kept {
+            Kept::Message(_) => self.ordinal,
+            Kept::Dropped(count) => self.ordinal + 1 - count,
+        }
+    }
+}
+
+/// One room.
+pub(crate) struct Room {
+    channel: Box<str>,
+    /// Of the last record.
+    ordinal: u64,
+    /// Offset of the last record; 0: none was read.
+    last: Offset,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    /// Offsets and ordinals of what is no longer kept.
+    index: VecDeque<(Offset, u64)>,
+    /// Every record of the channel after this offset is in `index` or `entries`, and its ordinal after this one.
+    counted: (Offset, u64),
+    pub(crate) holders: Vec<Holding>,
+    /// The flow cap's second of the log's time, and the messages in it.
+    second: (i64, u32),
+    /// The gap at the end of `entries` has been told: the next one is another, so that no position lies within one.
+    closed: bool,
+}
+
+impl Room {
+    /// A room of which nothing is known up to offset `from`, and everything after.
+    pub(crate) fn new(channel: &str, from: Offset) -> Self {
+        Self {
+            channel: channel.into(),
+            closed: true,
+            ordinal: 0,
+            last: 0,
+            entries: VecDeque::new(),
+            bytes: 0,
+            index: VecDeque::new(),
+            counted: (from, 0),
+            holders: Vec::new(),
+            second: (i64::MIN, 0),
+        }
+    }
+
+    pub(crate) fn last(&self) -> Offset {
+        self.last
+    }
+
+    pub(crate) fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// Nothing was read of it yet, so its beginning can still be set.
+    pub(crate) fn begin(&mut self, from: Offset) {
+        debug_assert_eq!(self.ordinal, 0, "only before the first record");
+        self.counted = (from, 0);
+    }
+
+    /// Takes the next ordinal, and says whether the record is over the flow cap (0: there is none).
+    pub(crate) fn next(&mut self, offset: Offset, time_ms: i64, per_s_max: u32) -> (u64, bool) {
+        self.ordinal += 1;
+        self.last = offset;
+        let second = time_ms.div_euclid(1000);
+        if second != self.second.0 {
+            self.second = (second, 0);
+        }
+        self.second.1 = self.second.1.saturating_add(1);
+        (self.ordinal, per_s_max > 0 && self.second.1 > per_s_max)
+    }
+
+    /// Keeps a message, `time_ms` being the log's.
+    pub(crate) fn keep(&mut self, offset: Offset, time_ms: i64, item: Encoded, budget: &Budget) {
+        self.bytes += item.len();
+        budget.take(item.len());
+        self.entries.push_back(Entry { offset, ordinal: self.ordinal, time_ms, kept: Kept::Message(item) });
+    }
+
+    /// Remembers that a message was dropped by the flow cap.
+    pub(crate) fn dropped(&mut self, offset: Offset, time_ms: i64) {
+        if !self.closed
+            && let Some(Entry { offset: last, ordinal, kept: Kept::Dropped(count), .. }) = self.entries.back_mut()
+        {
+            (*last, *ordinal, *count) = (offset, self.ordinal, *count + 1);
+        } else {
+            self.entries.push_back(Entry { offset, ordinal: self.ordinal, time_ms, kept: Kept::Dropped(1) });
+            self.closed = false;
+        }
+    }
+
+    /// Every holder has been told of the gap at the end.
+    pub(crate) fn close_gap(&mut self) {
+        self.closed = true;
+    }
+
+    /// Lets go of what is over the few that every room keeps, and older than `keep_from_ms` or over the budget.
+    pub(crate) fn trim(&mut self, keep_from_ms: i64, budget: &Budget) {
+        while let Some(oldest) = self.entries.front() {
+            let few = self.entries.len() <= RECENT_MESSAGES && self.bytes <= RECENT_BYTES;
+            let keep = if budget.is_over() {
+                self.entries.len() <= RECENT_MESSAGES_MIN
+            } else {
+                few || oldest.time_ms >= keep_from_ms
+            };
+            if keep {
+                break;
+            }
+            let (offset, ordinal, bytes) = (oldest.offset, oldest.ordinal, oldest.bytes());
+            self.entries.pop_front();
+            self.bytes -= bytes;
+            budget.give_back(bytes);
+            self.index.push_back((offset, ordinal));
+            if self.index.len() > INDEX_MAX {
+                self.counted = self.index.pop_front().expect("it is longer than its bound");
+            }
+        }
+    }
+
+    /// Gives all its bytes back; for a room that is forgotten.
+    pub(crate) fn clear(&mut self, budget: &Budget) {
+        budget.give_back(std::mem::take(&mut self.bytes));
+        self.entries.clear();
+    }
+
+    /// The time of its newest record in the log, if one is kept.
+    pub(crate) fn newest_ms(&self) -> Option<i64> {
+        self.entries.back().map(|entry| entry.time_ms)
+    }
+
+    /// What someone at `place` lacks of what has been read.
+    pub(crate) fn answer(&self, place: Place) -> Answer {
+        match place {
+            Place::Nothing { recent } => self.recent(recent, None),
+            Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(Missed { count: 0, exact: false })),
+            Place::At { offset, ordinal } => {
+                let first = self.entries.partition_point(|entry| entry.offset <= offset);
+                self.since(first, self.missed(offset, ordinal))
+            }
+        }
+    }
+
+    fn recent(&self, want: usize, missed: Option<Missed>) -> Answer {
+        let mut first = self.entries.len();
+        for _ in 0..want {
+            let Some(at) = self.entries.range(..first).rposition(|entry| matches!(entry.kept, Kept::Message(_))) else {
+                break;
+            };
+            first = at;
+        }
+        self.since(first, missed)
+    }
+
+    /// What is missed between `position` and the kept entries.
+    fn missed(&self, position: Offset, ordinal: Option<u64>) -> Option<Missed> {
+        let from = self.index.back().map_or(self.counted.0, |&(offset, _)| offset);
+        if position >= from {
+            return None;
+        }
+        let before = self.entries.front().map_or(self.ordinal, |entry| entry.first_ordinal() - 1);
+        if position >= self.counted.0 {
+            let at = self.index.partition_point(|&(offset, _)| offset <= position);
+            let reached = if at == 0 { self.counted.1 } else { self.index[at - 1].1 };
+            Some(Missed { count: before - reached, exact: true })
+        } else if let Some(ordinal) = ordinal.filter(|&ordinal| ordinal <= before) {
+            Some(Missed { count: before - ordinal, exact: true })
+        } else {
+            Some(Missed { count: before - self.counted.1, exact: false })
+        }
+    }
+
+    /// The entries from `first` on, as far back as an answer has room; dropped ones as gaps.
+    fn since(&self, mut first: usize, mut missed: Option<Missed>) -> Answer {
+        let mut bytes = 0;
+        let fits = self.entries.range(first..).rev().take_while(|entry| {
+            bytes += entry.bytes();
+            bytes <= ANSWER_BYTES_MAX
+        });
+        let cut = self.entries.len() - first - fits.count();
+        if cut > 0 {
+            let count = self.entries[first + cut].first_ordinal() - self.entries[first].first_ordinal();
+            let so_far = missed.unwrap_or(Missed { count: 0, exact: true });
+            missed = Some(Missed { count: so_far.count + count, exact: so_far.exact });
+            first += cut;
+        }
+        let mut recent = Vec::with_capacity(self.entries.len() - first);
+        let (mut gap, mut last) = (0, (0, 0));
+        for entry in self.entries.range(first..) {
+            match &entry.kept {
+                // Before the first message: that is what `missed` says. (Who wants recent ones begins at a message.)
+                Kept::Dropped(count) if recent.is_empty() => {
+                    missed.get_or_insert(Missed { count: 0, exact: true }).count += count;
+                }
+                Kept::Dropped(count) => (gap, last) = (gap + count, (entry.offset, entry.ordinal)),
+                Kept::Message(item) if gap > 0 => recent.push(item.after(std::mem::take(&mut gap))),
+                Kept::Message(item) => recent.push(item.clone()),
+            }
+        }
+        if gap > 0 {
+            recent.push(gap_item(&self.channel, last.0, last.1, gap));
+        }
+        Answer { missed, recent }
+    }
+}
+
+/// An item that is nothing but a gap.
+pub(crate) fn gap_item(channel: &str, offset: Offset, ordinal: u64, missed: u64) -> Encoded {
+    Encoded::new(&Item { channel: channel.to_owned(), offset, ordinal, missed, ..Item::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    fn item(offset: Offset, ordinal: u64, bytes: usize) -> Encoded {
+        let message = vec![b'x'; bytes].into();
+        Encoded::new(&Item { channel: "room:1".into(), offset, ordinal, message, ..Item::default() })
+    }
+
+    /// A room with a message at each even offset up to `2 * count`, one each 100 ms of the log's time, trimmed with
+    /// only the last ten seconds worth keeping.
+    fn room(count: u64, bytes: usize, budget: &Budget) -> Room {
+        let mut room = Room::new("room:1", 0);
+        for i in 1..=count {
+            let time_ms = i as i64 * 100;
+            let (ordinal, _) = room.next(2 * i, time_ms, 0);
+            room.keep(2 * i, time_ms, item(2 * i, ordinal, bytes), budget);
+            room.trim(time_ms - 10_000, budget);
+        }
+        room
+    }
+
+    fn offsets(answer: &Answer) -> Vec<(Offset, u64)> {
+        let read = |item: &Encoded| Item::decode_length_delimited(item.bytes()).unwrap();
+        answer.recent.iter().map(read).map(|item| (item.offset, item.missed)).collect()
+    }
+
+    fn at(offset: Offset) -> Place {
+        Place::At { offset, ordinal: None }
+    }
+
+    const EXACT: fn(u64) -> Option<Missed> = |count| Some(Missed { count, exact: true });
+
+    #[test]
+    fn who_was_away_gets_what_is_kept_and_the_rest_counted() {
+        let budget = Budget::new(100 << 20);
+        let room = room(1000, 10, &budget);
+        assert_eq!(offsets(&room.answer(Place::Nothing { recent: 2 })), [(1998, 0), (2000, 0)]);
+        assert_eq!(room.answer(at(2000)), Answer::default());
+        assert_eq!(offsets(&room.answer(at(1997))), [(1998, 0), (2000, 0)]);
+        // 200 are kept: those after offset 1600.
+        assert_eq!(room.answer(at(1600)).missed, None);
+        let away = room.answer(at(1000));
+        assert_eq!((away.missed, away.recent.len()), (EXACT(300), 200));
+        assert_eq!(room.answer(at(0)).missed, EXACT(800));
+        let elsewhere = room.answer(Place::Elsewhere);
+        assert_eq!((elsewhere.missed, elsewhere.recent.len()), (Some(Missed { count: 0, exact: false }), 200));
+    }
+
+    #[test]
+    fn what_is_older_than_the_index_is_counted_by_ordinals_else_at_least() {
+        let budget = Budget::new(100 << 20);
+        let room = room(5000, 10, &budget);
+        assert_eq!(room.answer(Place::At { offset: 20, ordinal: Some(10) }).missed, EXACT(4800 - 10));
+        let known = INDEX_MAX as u64;
+        assert_eq!(room.answer(at(20)).missed, Some(Missed { count: known, exact: false }));
+    }
+
+    #[test]
+    fn the_last_seconds_are_kept_while_the_budget_lasts() {
+        let budget = Budget::new(100 << 20);
+        let room_of_large = room(1000, 10_000, &budget);
+        assert_eq!(room_of_large.entries.len(), 101, "ten seconds, though they are 1 MB");
+        let budget = Budget::new(200_000);
+        let mut room_of_large = room(1000, 10_000, &budget);
+        assert!(budget.used() <= 200_000 + RECENT_MESSAGES_MIN * 10_100);
+        room_of_large.clear(&budget);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_answer_has_a_largest_size_and_the_rest_is_counted() {
+        let budget = Budget::new(100 << 20);
+        let room = room(100, 60_000, &budget);
+        let answer = room.answer(at(0));
+        assert!(answer.recent.iter().map(Encoded::len).sum::<usize>() <= ANSWER_BYTES_MAX);
+        assert_eq!(answer.missed, EXACT(100 - answer.recent.len() as u64));
+    }
+
+    #[test]
+    fn the_flow_cap_counts_by_the_log_s_second_and_leaves_gaps() {
+        let budget = Budget::new(100 << 20);
+        let mut room = Room::new("room:1", 0);
+        for offset in 1..=9 {
+            let time_ms = offset as i64 * 250;
+            let (ordinal, over) = room.next(offset, time_ms, 2);
+            match over {
+                false => room.keep(offset, time_ms, item(offset, ordinal, 1), &budget),
+                true => room.dropped(offset, time_ms),
+            }
+        }
+        // Seconds: 1-3, 4-7, 8-9; two of each pass.
+        assert_eq!(offsets(&room.answer(at(0))), [(1, 0), (2, 0), (4, 1), (5, 0), (8, 2), (9, 0)]);
+        let late = room.answer(at(2));
+        assert_eq!((late.missed, offsets(&late)), (EXACT(1), vec![(4, 0), (5, 0), (8, 2), (9, 0)]));
+        let (ordinal, over) = room.next(10, 2_500, 2);
+        assert!(over);
+        room.dropped(10, 2_500);
+        assert_eq!(offsets(&room.answer(at(8))), [(9, 0), (10, 1)]);
+        assert_eq!((ordinal, room.answer(at(9)).missed), (10, EXACT(1)));
+    }
+}

@@ -1,0 +1,150 @@
+//! Which messages of a partition have been seen in the last five minutes, so that one sent again has one effect.
+//!
+//! What it is not: a judge of who sends; a message ID already binds channel, sender and client message ID (rule 15).
+//! Time is the log's own, one clock for all logics, so that whoever reads the log again drops the same records.
+//!
+//! Invariants: the record at the same offset is never a repetition of itself, however often it is read; memory is
+//! bounded by a [`Budget`] that all partitions share, and what is forgotten early is counted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bus::Offset;
+use rustc_hash::FxHashMap;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+
+/// A message sent again within this time of its first copy is dropped, milliseconds: what the API promises.
+pub(crate) const REPEAT_MS: i64 = 5 * 60 * 1000;
+
+/// A partition keeps this many whatever the others use, so that a busy one cannot blind a quiet one.
+const IDS_MIN: usize = 1000;
+
+/// What several owners share: a number of bytes or of entries.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), max })
+    }
+
+    pub(crate) fn take(&self, amount: usize) {
+        self.used.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_back(&self, amount: usize) {
+        self.used.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.used() > self.max
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// The memory of one partition.
+pub(crate) struct Seen {
+    /// Keyed anew for each owner: no one can choose IDs that collide.
+    hasher: SipHasher13,
+    first: FxHashMap<u128, (Offset, i64)>,
+    order: VecDeque<(u128, Offset, i64)>,
+    budget: Arc<Budget>,
+    forgotten: u64,
+}
+
+impl Seen {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        let hasher = SipHasher13::new_with_keys(rand::random(), rand::random());
+        Self { hasher, first: FxHashMap::default(), order: VecDeque::new(), budget, forgotten: 0 }
+    }
+
+    /// Whether the record at `offset` repeats an earlier one; if not, it is remembered as the first of its ID.
+    pub(crate) fn repeats(&mut self, channel: &str, id: &str, offset: Offset, time_ms: i64) -> bool {
+        let key = self.key(channel, id);
+        if let Some(&(first, at_ms)) = self.first.get(&key)
+            && time_ms - at_ms < REPEAT_MS
+        {
+            return first < offset;
+        }
+        self.first.insert(key, (offset, time_ms));
+        self.order.push_back((key, offset, time_ms));
+        self.budget.take(1);
+        self.forget(time_ms);
+        false
+    }
+
+    /// How many were forgotten before their time since the last call.
+    pub(crate) fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    fn forget(&mut self, now_ms: i64) {
+        while let Some(&(key, offset, time_ms)) = self.order.front() {
+            let early = now_ms - time_ms < REPEAT_MS;
+            if early && (!self.budget.is_over() || self.order.len() <= IDS_MIN) {
+                break;
+            }
+            self.forgotten += u64::from(early);
+            self.order.pop_front();
+            self.budget.give_back(1);
+            // An ID that came again after its time has a later entry, which stays.
+            if self.first.get(&key).is_some_and(|&(first, _)| first == offset) {
+                self.first.remove(&key);
+            }
+        }
+    }
+
+    fn key(&self, channel: &str, id: &str) -> u128 {
+        use std::hash::Hasher as _;
+        let mut hasher = self.hasher;
+        hasher.write(channel.as_bytes());
+        // No channel's name has this byte: (`a`, `bc`) is not (`ab`, `c`).
+        hasher.write_u8(0xff);
+        hasher.write(id.as_bytes());
+        hasher.finish128().as_u128()
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        self.budget.give_back(self.order.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repetition_is_one_for_five_minutes_and_never_of_itself() {
+        let mut seen = Seen::new(Budget::new(1_000_000));
+        assert!(!seen.repeats("room:1", "a", 1, 0));
+        assert!(!seen.repeats("room:1", "a", 1, 0), "read again at the same offset");
+        assert!(!seen.repeats("room:2", "a", 2, 0), "another room's");
+        assert!(seen.repeats("room:1", "a", 3, REPEAT_MS - 1));
+        assert!(!seen.repeats("room:1", "a", 4, REPEAT_MS), "its time is over");
+        assert!(seen.repeats("room:1", "a", 5, REPEAT_MS + 1), "counted from the new first one");
+    }
+
+    #[test]
+    fn memory_stays_in_the_budget_and_what_is_forgotten_early_is_counted() {
+        let budget = Budget::new(5_000);
+        let mut seen = Seen::new(budget.clone());
+        for i in 0..20_000 {
+            assert!(!seen.repeats("room:1", &i.to_string(), i + 1, 0));
+        }
+        assert_eq!(budget.used(), 5_000);
+        assert_eq!(seen.take_forgotten(), 15_000);
+        assert!(!seen.repeats("room:1", "last", 20_001, REPEAT_MS), "five minutes later all the rest has gone");
+        assert_eq!(budget.used(), 1);
+        drop(seen);
+        assert_eq!(budget.used(), 0);
+    }
+}
