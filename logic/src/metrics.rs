@@ -1,0 +1,80 @@
+//! What is counted. Every label has few values: codes, calls, the configured key names.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use proto::client::Error;
+use proto::error::row;
+
+/// The metrics of one logic.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    gate: Family<Ask, Counter>,
+    api: Family<Call, Counter>,
+    durable: Histogram,
+    pub(crate) gate_waiting: Gauge,
+    pub(crate) penalised: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ask {
+    ask: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    call: &'static str,
+    caller: String,
+    result: &'static str,
+}
+
+/// Seconds: a group commit takes 1 to 10 ms, Kafka some more, and what takes a second is a fault.
+const DURABLE_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            gate: Family::default(),
+            api: Family::default(),
+            durable: Histogram::new(DURABLE_BUCKETS),
+            gate_waiting: Gauge::default(),
+            penalised: Gauge::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("barrage_logic");
+        registry.register("gate_requests", "Requests of connectors, by kind and result", metrics.gate.clone());
+        registry.register("api_calls", "Calls of the API, by call, key name and result", metrics.api.clone());
+        registry.register(
+            "durable_seconds",
+            "From handing a record to the bus until it is durable, seconds",
+            metrics.durable.clone(),
+        );
+        registry.register("gate_waiting", "Requests of connectors that wait for the bus", metrics.gate_waiting.clone());
+        registry.register("penalised_users", "Users under a penalty", metrics.penalised.clone());
+        metrics
+    }
+
+    pub(crate) fn asked<T>(&self, ask: &'static str, answer: &Result<T, Error>) {
+        self.gate.get_or_create(&Ask { ask, result: result(answer) }).inc();
+    }
+
+    pub(crate) fn called<T>(&self, call: &'static str, caller: &str, answer: &Result<T, Error>) {
+        self.api.get_or_create(&Call { call, caller: caller.to_owned(), result: result(answer) }).inc();
+    }
+
+    pub(crate) fn durable(&self, took: Duration) {
+        self.durable.observe(took.as_secs_f64());
+    }
+}
+
+fn result<T>(answer: &Result<T, Error>) -> &'static str {
+    match answer {
+        Ok(_) => "ok",
+        Err(refused) => row(refused.code()).name,
+    }
+}
