@@ -3,7 +3,4 @@
 //! `engine` decides (no socket, no clock, no runtime), `driver` moves bytes, `control` speaks gRPC to logic and job.
 
 pub mod driver;
-pub mod engine {
-    //! The protocol and policy of one core.
-    pub mod event;
-}
+pub mod engine;

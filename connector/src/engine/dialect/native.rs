@@ -1,0 +1,260 @@
+//! The native protocol's requests (schema: `proto/schema/barrage/client/v1/client.proto`). Each gets exactly one reply;
+//! replies may overtake each other.
+
+use bytes::Bytes;
+use proto::{
+    channel::{Channel, is_id, matches},
+    client::{self, ClientFrame, ErrorCode, client_frame, server_frame::Body},
+    cluster::{self, gate_request},
+    error::error,
+    native::published_bytes,
+    operation::is_type,
+};
+
+use super::super::{
+    Engine,
+    encode::Encoding,
+    gate::What,
+    limits::Verdict,
+    room::{Join, RECENT_MESSAGES},
+    session::{Ending, Phase},
+};
+use crate::driver::Key;
+
+impl Engine {
+    /// A frame came.
+    pub(in super::super) fn native(&mut self, key: Key, frame: ClientFrame) {
+        let Some(phase) = self.session(key).map(|session| session.phase) else { return };
+        let request = frame.request;
+        if request == 0 {
+            return self.end(key, Ending::new(ErrorCode::BadRequest, "a request is numbered from 1"));
+        }
+        match (phase, frame.body) {
+            (Phase::Opening, Some(client_frame::Body::Connect(connect))) => self.connect_native(key, request, connect),
+            (Phase::Opening, _) => {
+                self.end(key, Ending::new(ErrorCode::BadRequest, "the first frame must be a connect"));
+            }
+            (_, Some(body)) => {
+                match self.draw(key) {
+                    Verdict::Within => {}
+                    Verdict::Over(wait_ms) => {
+                        let rate = self.config.requests_per_s;
+                        let mut error = error(ErrorCode::TooFast, format!("more than {rate} requests a second"));
+                        error.retry_after_ms = wait_ms;
+                        return self.refuse_error(key, request, error);
+                    }
+                    Verdict::Abuse => return,
+                }
+                if let Err(error) = self.request(key, request, body) {
+                    self.refuse_error(key, request, error);
+                }
+            }
+            (_, None) => {
+                self.draw(key);
+                self.refuse_error(key, request, error(ErrorCode::BadRequest, "a request that is not known here"));
+            }
+        }
+    }
+
+    fn request(&mut self, key: Key, request: u32, body: client_frame::Body) -> Result<(), client::Error> {
+        match body {
+            client_frame::Body::Connect(_) => Err(error(ErrorCode::BadRequest, "connected already")),
+            client_frame::Body::Refresh(refresh) => {
+                self.refresh(key, request, refresh.token);
+                Ok(())
+            }
+            client_frame::Body::Subscribe(subscribe) => self.subscribe(key, request, subscribe),
+            client_frame::Body::Unsubscribe(unsubscribe) => self.unsubscribe(key, request, unsubscribe.channel),
+            client_frame::Body::Publish(publish) => self.publish(key, request, publish),
+            client_frame::Body::Ping(_) => {
+                self.ping(key, request);
+                Ok(())
+            }
+        }
+    }
+
+    fn connect_native(&mut self, key: Key, request: u32, connect: client::Connect) {
+        let id = self.session_id(key);
+        let Some(session) = self.session(key) else { return };
+        session.phase = Phase::Authenticating;
+        let ask = cluster::Authenticate {
+            session: id,
+            token: connect.token,
+            device: connect.device,
+            name: connect.name,
+            dialect: cluster::Dialect::Native.into(),
+            claimed_uid: String::new(),
+            address: session.address.to_string(),
+            channel: String::new(),
+            refreshes_uid: String::new(),
+        };
+        self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Connect(request));
+    }
+
+    /// Logic has let it in.
+    pub(in super::super) fn connected(&mut self, key: Key, request: u32, admitted: cluster::Admitted) {
+        let Some(identity) = self.admit(key, admitted) else { return };
+        let limits = client::Limits {
+            payload_bytes_max: self.config.payload_bytes_max,
+            requests_per_s_max: self.config.requests_per_s,
+            rooms_max: self.config.rooms_per_session,
+        };
+        let connected = client::Connected {
+            session: identity.session,
+            uid: identity.uid,
+            name: identity.name,
+            guest: identity.guest,
+            expires_at_ms: identity.expires_at_ms,
+            heartbeat_s: self.config.heartbeat_s,
+            limits: Some(limits),
+        };
+        self.reply(key, request, Body::Connected(connected));
+    }
+
+    fn refresh(&mut self, key: Key, request: u32, token: String) {
+        let id = self.session_id(key);
+        let Some(session) = self.session(key) else { return };
+        let Some(identity) = session.identity.as_deref() else { return };
+        let ask = cluster::Authenticate {
+            session: id,
+            token,
+            device: identity.device.clone(),
+            name: identity.name.clone(),
+            dialect: cluster::Dialect::Native.into(),
+            claimed_uid: String::new(),
+            address: session.address.to_string(),
+            channel: String::new(),
+            refreshes_uid: identity.uid.clone(),
+        };
+        self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Refresh(request));
+    }
+
+    /// Logic has taken the new token.
+    pub(in super::super) fn refreshed(&mut self, key: Key, request: u32, admitted: cluster::Admitted) {
+        let Some(identity) = self.session(key).and_then(|session| session.identity.as_deref_mut()) else { return };
+        if identity.uid != admitted.uid {
+            let error = error(ErrorCode::Forbidden, "the new token is of another user");
+            return self.refuse_error(key, request, error);
+        }
+        identity.expires_at_ms = admitted.expires_at_ms;
+        (identity.subscribe, identity.publish) = (admitted.subscribe, admitted.publish);
+        self.rearm(key);
+        self.reply(key, request, Body::Refreshed(client::Refreshed { expires_at_ms: admitted.expires_at_ms }));
+    }
+
+    fn subscribe(&mut self, key: Key, request: u32, subscribe: client::Subscribe) -> Result<(), client::Error> {
+        room_of(&subscribe.channel)?;
+        let join = Join::Subscribe {
+            request,
+            history: subscribe.history.min(RECENT_MESSAGES as u32),
+            // What is high and was not sent yet lies above the normal lane's position: see `room`.
+            resume: subscribe.resume.map(|position| (position.log, position.normal)),
+        };
+        if self.is_in(key, &subscribe.channel) {
+            self.enter(key, &subscribe.channel, join);
+            return Ok(());
+        }
+        self.ask_join(key, &subscribe.channel, join)
+    }
+
+    fn unsubscribe(&mut self, key: Key, request: u32, channel: String) -> Result<(), client::Error> {
+        if !self.leave(key, &channel) {
+            return Err(error(ErrorCode::NotSubscribed, "the session is not in that channel"));
+        }
+        let reason = ErrorCode::None.into();
+        self.reply(key, request, Body::Unsubscribed(client::Unsubscribed { channel, reason }));
+        Ok(())
+    }
+
+    fn publish(&mut self, key: Key, request: u32, publish: client::Publish) -> Result<(), client::Error> {
+        room_of(&publish.channel)?;
+        let most = self.config.payload_bytes_max;
+        let session = self.session_id(key);
+        let Some(identity) = self.session(key).and_then(|session| session.identity.as_deref()) else {
+            return Ok(());
+        };
+        if !identity.publish.iter().any(|pattern| matches(pattern, &publish.channel)) {
+            let message = format!("the token does not allow publishing to {}", publish.channel);
+            return Err(error(ErrorCode::Forbidden, message));
+        }
+        if !publish.client_message_id.is_empty() && !is_id(&publish.client_message_id) {
+            return Err(error(ErrorCode::BadRequest, "a client message ID is 1-64 of A-Z a-z 0-9 _ . -"));
+        }
+        if !is_type(&publish.r#type) {
+            return Err(error(ErrorCode::BadRequest, "a type is 1-32 of A-Z a-z 0-9 _ . -"));
+        }
+        let payload = published_bytes(publish.payload);
+        if payload.len() > most as usize {
+            return Err(error(ErrorCode::TooLarge, format!("a payload may be {most} bytes long")));
+        }
+        let ask = cluster::Publish {
+            uid: identity.uid.clone(),
+            name: identity.name.clone(),
+            guest: identity.guest,
+            session,
+            channel: publish.channel,
+            client_message_id: publish.client_message_id,
+            r#type: publish.r#type,
+            payload,
+            style: publish.style,
+            dialect: cluster::Dialect::Native.into(),
+            operation: 0,
+        };
+        self.ask_gate(key, gate_request::Ask::Publish(ask), What::Publish(request));
+        Ok(())
+    }
+
+    fn ping(&mut self, key: Key, request: u32) {
+        let time_ms = self.now.unix_ms;
+        let Some(session) = self.session(key) else { return };
+        let places: Vec<_> = session.places.iter().map(|place| place.room).collect();
+        let online = places
+            .into_iter()
+            .map(|index| client::Online {
+                channel: self.rooms[index].name.to_string(),
+                sessions: self.online_in(index),
+            })
+            .collect();
+        self.reply(key, request, Body::Pong(client::Pong { online, time_ms }));
+    }
+
+    /// A native frame to a session; nothing to others.
+    pub(in super::super) fn reply(&mut self, key: Key, request: u32, body: Body) {
+        let encoding = self.session(key).and_then(|session| session.encoding());
+        if let Some(encoding) = encoding.filter(|encoding: &Encoding| encoding.is_native()) {
+            let frame = self.encoder.own(encoding, request, body);
+            self.own(key, frame);
+        }
+    }
+
+    /// The reply to a request that is refused.
+    pub(in super::super) fn refuse_error(&mut self, key: Key, request: u32, error: client::Error) {
+        self.count_error(&error);
+        self.reply(key, request, Body::Error(error));
+    }
+
+    pub(in super::super) fn count_error(&mut self, error: &client::Error) {
+        if let Some(errors) = self.counters.errors.get_mut(error.code as usize) {
+            *errors += 1;
+        }
+    }
+
+    /// Output of a session's own. Too much of it: closed (rule 28).
+    pub(in super::super) fn own(&mut self, key: Key, frame: Bytes) {
+        let most = self.config.private_bytes_max as usize;
+        let Some(session) = self.session(key).filter(|session| !session.is_closing()) else { return };
+        if session.out.bytes() + frame.len() > most && !session.out.is_empty() {
+            return self.end(key, Ending::new(ErrorCode::TooSlow, "what is sent to this session alone is not read"));
+        }
+        session.out.push(frame);
+        self.ready(key);
+    }
+}
+
+fn room_of(channel: &str) -> Result<&str, client::Error> {
+    match Channel::parse(channel) {
+        Ok(Channel::Room(room)) => Ok(room),
+        Ok(_) => Err(error(ErrorCode::Forbidden, "only rooms can be subscribed or published to")),
+        Err(bad) => Err(error(ErrorCode::BadRequest, bad.to_string())),
+    }
+}

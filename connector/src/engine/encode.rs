@@ -1,0 +1,337 @@
+//! A message, or a session's own frame, as the exact bytes on the socket: WebSocket header included, so that a ring's
+//! bytes go out as they are. Knows no session and no room.
+//!
+//! Invariants:
+//! - Shared bytes hold nothing of one session (rule 25): what is encoded for a room depends on its entries only.
+//! - A frame is never longer than [`FRAME_BYTES_MAX`]: what would be is told as a gap.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::{
+    bilibili::{self, Version},
+    client::{self, ServerFrame, server_frame::Body},
+    goim, native,
+    operation::Operations,
+    websocket::{self, Opcode},
+};
+
+use super::{config::Fault, event::Push, room::Entry};
+
+/// Longest frame of a ring, bytes: a payload of 64 KiB, of which JSON makes at most six times as much, and its rest.
+/// Bounds what is copied out for a session that is half sent.
+pub(super) const FRAME_BYTES_MAX: usize = 512 * 1024;
+
+/// A batch is not made longer than this, bytes, unless by one message: who is skipped is skipped by batches.
+pub(super) const BATCH_BYTES_MAX: usize = 16 * 1024;
+
+/// What a session's bytes look like: sessions of one encoding in one room get the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Protobuf in binary WebSocket messages.
+    NativeBinary,
+    /// JSON in text ones.
+    NativeJson,
+    /// Protobuf behind lengths.
+    NativeTcp,
+    /// Batches of goim's packets in binary WebSocket messages.
+    GoimWeb,
+    /// goim's packets.
+    GoimTcp,
+    /// Bilibili's packets in binary WebSocket messages.
+    BilibiliWeb(Version),
+    /// Bilibili's packets.
+    BilibiliTcp(Version),
+}
+
+impl Encoding {
+    /// Whether frames of the native protocol can be said: gaps, positions, goodbyes.
+    #[must_use]
+    pub(super) fn is_native(self) -> bool {
+        matches!(self, Self::NativeBinary | Self::NativeJson | Self::NativeTcp)
+    }
+}
+
+/// Makes bytes; keeps its buffers.
+#[derive(Debug, Default)]
+pub(super) struct Encoder {
+    operations: Operations,
+    body: Vec<u8>,
+    frame: Vec<u8>,
+    fault: Option<Fault>,
+}
+
+/// One frame of a ring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Framed<'a> {
+    /// On the socket.
+    pub(super) bytes: &'a [u8],
+    /// Messages in it; those that a gap tells of, too.
+    pub(super) messages: u64,
+    /// Of the last one.
+    pub(super) offset: u64,
+    /// Tells of a gap that is not exact.
+    pub(super) inexact: bool,
+}
+
+impl Encoder {
+    /// For messages whose types go under these operations to goim's viewers.
+    #[must_use]
+    pub(super) fn new(operations: Operations, fault: Option<Fault>) -> Self {
+        Self { operations, fault, ..Self::default() }
+    }
+
+    /// Encodes a lane's entries of a room for a ring.
+    pub(super) fn entries(
+        &mut self,
+        encoding: Encoding,
+        (channel, log): (&str, &str),
+        mut entries: Vec<&Entry>,
+        mut emit: impl FnMut(Framed<'_>),
+    ) {
+        if self.fault == Some(Fault::Reordering)
+            && let [.., before, last] = entries.as_mut_slice()
+        {
+            std::mem::swap(before, last);
+        }
+        if encoding.is_native() {
+            for entry in entries {
+                self.native(encoding, (channel, log), entry, &mut emit);
+            }
+            return;
+        }
+        let mut batch = Batch::default();
+        for entry in entries {
+            let Entry::Item(item) = entry else { continue };
+            let Ok(message) = client::Message::decode(&item.message[..]) else { continue };
+            if batch.bytes > 0 && batch.bytes + item.message.len() > BATCH_BYTES_MAX {
+                self.batch(encoding, &mut batch, &mut emit);
+            }
+            let body = match encoding {
+                Encoding::BilibiliWeb(_) | Encoding::BilibiliTcp(_) => bilibili::danmaku(&message, &item.raw),
+                _ => Some(goim_body(&message, &item.raw).to_vec()),
+            };
+            if let Some(body) = body {
+                let operation = self.operations.of_type(&message.r#type);
+                batch.bytes += body.len();
+                batch.offset = item.offset;
+                batch.bodies.push((operation, body));
+            }
+        }
+        self.batch(encoding, &mut batch, &mut emit);
+    }
+
+    fn native(
+        &mut self,
+        encoding: Encoding,
+        (channel, log): (&str, &str),
+        entry: &Entry,
+        emit: &mut impl FnMut(Framed<'_>),
+    ) {
+        let (offset, count, exact) = match entry {
+            Entry::Item(item) => {
+                if self.message(encoding, &item.message) {
+                    return emit(Framed { bytes: &self.frame, messages: 1, offset: item.offset, inexact: false });
+                }
+                (item.offset, 1, true)
+            }
+            Entry::Hole { offset, count, exact } => (*offset, *count, *exact),
+        };
+        let position = client::Position { log: log.to_owned(), normal: offset, high: offset };
+        let gap = client::Gap { channel: channel.to_owned(), count, exact, position: Some(position) };
+        self.server_frame(encoding, &ServerFrame { request: 0, body: Some(Body::Gap(gap)) });
+        emit(Framed { bytes: &self.frame, messages: count, offset, inexact: !exact });
+    }
+
+    /// Makes `frame` of an encoded message; `false` where it cannot be said.
+    fn message(&mut self, encoding: Encoding, message: &[u8]) -> bool {
+        if encoding == Encoding::NativeJson {
+            let Ok(message) = client::Message::decode(message) else { return false };
+            self.body.clear();
+            let frame = ServerFrame { request: 0, body: Some(Body::Message(message)) };
+            if native::to_json(&frame, &mut self.body).is_err() {
+                return false;
+            }
+        } else {
+            self.body.clear();
+            native::message_frame(message, &mut self.body);
+        }
+        self.envelop(encoding);
+        self.frame.len() <= FRAME_BYTES_MAX
+    }
+
+    /// Makes `frame` of a native frame.
+    fn server_frame(&mut self, encoding: Encoding, frame: &ServerFrame) {
+        self.body.clear();
+        if encoding == Encoding::NativeJson {
+            native::to_json(frame, &mut self.body).expect("what we say ourselves has names for its numbers");
+        } else {
+            native::to_binary(frame, &mut self.body);
+        }
+        self.envelop(encoding);
+    }
+
+    /// Makes `frame` of `body`.
+    fn envelop(&mut self, encoding: Encoding) {
+        self.frame.clear();
+        match encoding {
+            Encoding::NativeTcp => {
+                let start = native::begin_frame(&mut self.frame);
+                self.frame.extend_from_slice(&self.body);
+                native::end_frame(start, &mut self.frame);
+            }
+            Encoding::NativeJson => websocket::encode(Opcode::Text, &self.body, &mut self.frame),
+            Encoding::NativeBinary | Encoding::GoimWeb | Encoding::BilibiliWeb(_) => {
+                websocket::encode(Opcode::Binary, &self.body, &mut self.frame);
+            }
+            Encoding::GoimTcp | Encoding::BilibiliTcp(_) => self.frame.extend_from_slice(&self.body),
+        }
+    }
+
+    fn batch(&mut self, encoding: Encoding, batch: &mut Batch, emit: &mut impl FnMut(Framed<'_>)) {
+        let Batch { bodies, offset, .. } = std::mem::take(batch);
+        if bodies.is_empty() {
+            return;
+        }
+        let messages = bodies.len() as u64;
+        self.body.clear();
+        match encoding {
+            // Each packet is a frame of its own: a reader may be skipped between any two.
+            Encoding::GoimTcp | Encoding::BilibiliTcp(Version::Plain) => {
+                for (operation, body) in &bodies {
+                    self.body.clear();
+                    match encoding {
+                        Encoding::GoimTcp => goim::push(*operation, body, &mut self.body),
+                        _ => bilibili::pack(Version::Plain, [body], &mut self.body),
+                    }
+                    emit(Framed { bytes: &self.body, messages: 1, offset, inexact: false });
+                }
+                return;
+            }
+            Encoding::BilibiliWeb(version) | Encoding::BilibiliTcp(version) => {
+                bilibili::pack(version, bodies.iter().map(|(_, body)| body), &mut self.body);
+            }
+            _ => {
+                let mut pushes = Vec::new();
+                bodies.iter().for_each(|(operation, body)| goim::push(*operation, body, &mut pushes));
+                goim::batch(&pushes, &mut self.body);
+            }
+        }
+        self.envelop(encoding);
+        emit(Framed { bytes: &self.frame, messages, offset, inexact: false });
+    }
+
+    /// A native frame of one session.
+    pub(super) fn own(&mut self, encoding: Encoding, request: u32, body: Body) -> Bytes {
+        self.server_frame(encoding, &ServerFrame { request, body: Some(body) });
+        Bytes::copy_from_slice(&self.frame)
+    }
+
+    /// goim's or Bilibili's packets of one session.
+    pub(super) fn packets(&mut self, web: bool, packets: &[u8]) -> Bytes {
+        if !web {
+            return Bytes::copy_from_slice(packets);
+        }
+        self.frame.clear();
+        websocket::encode(Opcode::Binary, packets, &mut self.frame);
+        Bytes::copy_from_slice(&self.frame)
+    }
+
+    /// A push; `None` where the dialect cannot say it.
+    pub(super) fn push(&mut self, encoding: Encoding, push: &Push) -> Option<Bytes> {
+        if encoding.is_native() {
+            return self.message(encoding, &push.message).then(|| Bytes::copy_from_slice(&self.frame));
+        }
+        let message = client::Message::decode(&push.message[..]).ok()?;
+        self.body.clear();
+        match encoding {
+            Encoding::BilibiliWeb(version) | Encoding::BilibiliTcp(version) => {
+                bilibili::pack(version, [bilibili::danmaku(&message, &push.raw)?], &mut self.body);
+            }
+            _ => {
+                let mut pushes = Vec::new();
+                goim::push(self.operation(push, &message.r#type), goim_body(&message, &push.raw), &mut pushes);
+                if encoding == Encoding::GoimWeb {
+                    goim::batch(&pushes, &mut self.body);
+                } else {
+                    self.body = pushes;
+                }
+            }
+        }
+        self.envelop(encoding);
+        Some(Bytes::copy_from_slice(&self.frame))
+    }
+
+    /// The operation that a goim session may have said it accepts.
+    pub(super) fn operation_of(&self, push: &Push) -> i32 {
+        if push.operation != 0 {
+            return push.operation;
+        }
+        let message = client::Message::decode(&push.message[..]).unwrap_or_default();
+        self.operation(push, &message.r#type)
+    }
+
+    fn operation(&self, push: &Push, name: &str) -> i32 {
+        if push.operation == 0 { self.operations.of_type(name) } else { push.operation }
+    }
+}
+
+/// Bodies that make one frame.
+#[derive(Debug, Default)]
+struct Batch {
+    bodies: Vec<(i32, Vec<u8>)>,
+    bytes: usize,
+    offset: u64,
+}
+
+/// What goim's viewers get: a goim body as it was, of any other message its payload.
+fn goim_body<'a>(message: &'a client::Message, raw: &'a [u8]) -> &'a [u8] {
+    if raw.is_empty() { native::payload_bytes(message.payload.as_ref()) } else { raw }
+}
+
+/// A WebSocket's pong.
+#[must_use]
+pub(super) fn pong(payload: &[u8]) -> Bytes {
+    let mut frame = Vec::new();
+    websocket::encode(Opcode::Pong, payload, &mut frame);
+    frame.into()
+}
+
+/// A WebSocket's close.
+#[must_use]
+pub(super) fn close(code: u16, reason: &str) -> Bytes {
+    let mut frame = Vec::new();
+    websocket::close(code, reason, &mut frame);
+    frame.into()
+}
+
+/// A push's bytes, made once for each encoding.
+#[derive(Debug)]
+pub(super) struct Once {
+    push: Arc<Push>,
+    made: Vec<(Encoding, Option<Bytes>)>,
+}
+
+impl Once {
+    /// Nothing is encoded yet.
+    #[must_use]
+    pub(super) fn new(push: Arc<Push>) -> Self {
+        Self { push, made: Vec::new() }
+    }
+
+    /// Its bytes, shared by all sessions of `encoding`.
+    pub(super) fn get(&mut self, encoder: &mut Encoder, encoding: Encoding) -> Option<Bytes> {
+        if let Some((_, bytes)) = self.made.iter().find(|(made, _)| *made == encoding) {
+            return bytes.clone();
+        }
+        let bytes = encoder.push(encoding, &self.push);
+        self.made.push((encoding, bytes.clone()));
+        bytes
+    }
+
+    /// See [`Encoder::operation_of`].
+    pub(super) fn operation(&self, encoder: &Encoder) -> i32 {
+        encoder.operation_of(&self.push)
+    }
+}

@@ -1,0 +1,238 @@
+//! What is asked of logic, and what becomes of its answers. Requests of one session go out in the order in which they
+//! came (rule 16); answers may overtake each other.
+
+use proto::{
+    channel::matches,
+    client::{self, ErrorCode, server_frame::Body},
+    cluster::{self, gate_reply::Answer, gate_request},
+    error::{error, row},
+};
+use routes::{By, SessionRoute};
+
+use super::{
+    Engine,
+    event::Ask,
+    limits::{NEW_ROOMS_PERIOD_MS, Verdict},
+    room::Join,
+    session::{Dialect, Ending, Identity, Phase},
+};
+use crate::driver::Key;
+
+/// A request that logic has not answered.
+#[derive(Debug)]
+pub(super) struct Asked {
+    key: Key,
+    what: What,
+}
+
+/// How it goes on when the answer comes.
+#[derive(Debug)]
+pub(super) enum What {
+    /// Native: `Connect` of this request number.
+    Connect(u32),
+    /// goim's and Bilibili's authentication.
+    Auth {
+        /// Its turn and sequence number.
+        turn: u64,
+        sequence: u32,
+        /// Joined at once.
+        channel: Option<String>,
+    },
+    /// Native: a new token.
+    Refresh(u32),
+    /// Into a room.
+    Join(String, Join),
+    /// Native: a message.
+    Publish(u32),
+    /// goim: a message, to be answered under this operation.
+    Send {
+        /// Its turn, operation and sequence number.
+        turn: u64,
+        operation: i32,
+        sequence: u32,
+    },
+}
+
+/// What a session is found by: its user, and goim's by its key.
+pub(super) fn names(identity: &Identity, goim_key: Option<String>) -> Vec<By> {
+    let key = goim_key.filter(|key| !key.is_empty()).map(By::Key);
+    key.into_iter().chain((!identity.uid.is_empty()).then(|| By::User(identity.uid.clone()))).collect()
+}
+
+/// Where it is.
+pub(super) fn route(identity: &Identity, node: &str, incarnation: &str) -> SessionRoute {
+    SessionRoute {
+        session: identity.session.clone(),
+        device: identity.device.clone(),
+        node: node.to_owned(),
+        incarnation: incarnation.to_owned(),
+    }
+}
+
+impl Engine {
+    /// Asks logic for a session.
+    pub(super) fn ask_gate(&mut self, key: Key, ask: gate_request::Ask, what: What) {
+        let Some(session) = self.session(key) else { return };
+        session.in_flight += 1;
+        let id = self.next_ask;
+        self.next_ask += 1;
+        self.asked.insert(id, Asked { key, what });
+        self.asks.push_back(Ask::Gate { id, session: key, ask });
+    }
+
+    /// The session's ID in the cluster.
+    pub(super) fn session_id(&self, key: Key) -> String {
+        format!("{}.{:x}.{:x}.{:x}", self.incarnation, self.core, key.slot, key.generation)
+    }
+
+    /// Logic has answered.
+    pub(super) fn answered(&mut self, id: u64, answer: Answer) {
+        let Some(Asked { key, what }) = self.asked.remove(&id) else { return };
+        let Some(session) = self.session(key) else { return };
+        session.in_flight -= 1;
+        if session.is_closing() {
+            return;
+        }
+        match (what, answer) {
+            (What::Connect(request), Answer::Admitted(admitted)) => self.connected(key, request, admitted),
+            (What::Auth { turn, sequence, channel }, Answer::Admitted(admitted)) => {
+                self.authenticated(key, admitted, turn, sequence, channel);
+            }
+            (What::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
+            (What::Join(channel, join), Answer::Joined(_)) => {
+                // Taken out while logic was asked.
+                if session.joining.contains(&channel) {
+                    self.enter(key, &channel, join);
+                } else {
+                    self.not_entered(key, &channel, join, error(ErrorCode::Banned, row(ErrorCode::Banned).meaning));
+                }
+            }
+            (What::Publish(request), Answer::Published(published)) => {
+                self.reply(key, request, Body::Published(client::Published { id: published.id }));
+            }
+            (What::Send { turn, operation, sequence }, Answer::Published(_)) => {
+                self.sent(key, turn, operation, sequence, None);
+            }
+            (what, Answer::Error(error)) => self.denied(key, what, error),
+            (what, _) => {
+                let answer = error(ErrorCode::Internal, "logic answered another question");
+                self.denied(key, what, answer);
+            }
+        }
+        self.maybe_readable(key);
+    }
+
+    fn denied(&mut self, key: Key, what: What, error: client::Error) {
+        let code = ErrorCode::try_from(error.code).unwrap_or(ErrorCode::Internal);
+        match what {
+            What::Connect(request) => {
+                self.refuse_error(key, request, error.clone());
+                self.end(key, Ending::new(code, error.message));
+            }
+            What::Auth { turn, sequence, .. } => self.unauthenticated(key, turn, sequence, code, &error.message),
+            What::Refresh(request) | What::Publish(request) => self.refuse_error(key, request, error),
+            What::Join(channel, join) => self.not_entered(key, &channel, join, error),
+            What::Send { turn, operation, sequence } => self.sent(key, turn, operation, sequence, Some(&error)),
+        }
+    }
+
+    /// A session is admitted: from here on it has a name, and counts.
+    pub(super) fn admit(&mut self, key: Key, admitted: cluster::Admitted) -> Option<Identity> {
+        let id = self.session_id(key);
+        let (node, incarnation) = (self.config.node.clone(), self.incarnation.clone());
+        let identity = Identity {
+            session: id,
+            uid: admitted.uid,
+            name: admitted.name,
+            device: admitted.device,
+            guest: admitted.guest,
+            expires_at_ms: admitted.expires_at_ms,
+            subscribe: admitted.subscribe,
+            publish: admitted.publish,
+        };
+        let session = self.session(key)?;
+        session.phase = Phase::Live;
+        let goim_key = match session.dialect {
+            Dialect::Goim => session.packets.as_mut().map(|packets| {
+                if packets.key.is_empty() {
+                    packets.key.clone_from(&identity.session);
+                }
+                packets.key.clone()
+            }),
+            _ => None,
+        };
+        session.identity = Some(Box::new(identity.clone()));
+        let address = session.address;
+        for by in names(&identity, goim_key) {
+            self.changes.push(routes::Change::Put(by, route(&identity, &node, &incarnation)));
+        }
+        self.admitted += 1;
+        self.counters.admitted += 1;
+        self.addresses.admit(address);
+        self.rearm(key);
+        Some(identity)
+    }
+
+    /// Asks logic whether a session may come into a room, if nothing here forbids it.
+    ///
+    /// # Errors
+    /// What the client is to be told.
+    pub(super) fn ask_join(&mut self, key: Key, channel: &str, join: Join) -> Result<(), client::Error> {
+        let now_ms = self.now.mono_ms;
+        let config = self.config.clone();
+        let known = self.names.contains_key(channel);
+        let draining = self.drain.is_some();
+        let Some(session) = self.session(key) else { return Ok(()) };
+        let Some(identity) = session.identity.as_deref() else {
+            return Err(error(ErrorCode::Unauthenticated, "connect first"));
+        };
+        if !identity.subscribe.iter().any(|pattern| matches(pattern, channel)) {
+            return Err(error(ErrorCode::Forbidden, format!("the token does not allow subscribing to {channel}")));
+        }
+        if session.joining.iter().any(|joining| joining == channel) {
+            return Err(error(ErrorCode::Conflict, "a subscription to this channel is under way"));
+        }
+        if session.places.len() + session.joining.len() >= config.rooms_per_session as usize {
+            return Err(error(
+                ErrorCode::TooManyRooms,
+                format!("a session may be in {} rooms", config.rooms_per_session),
+            ));
+        }
+        let uid = identity.uid.clone();
+        if !known {
+            if draining {
+                return Err(error(ErrorCode::Draining, row(ErrorCode::Draining).meaning));
+            }
+            let (rate, address) = (config.new_rooms_per_session, session.address);
+            let own = session.new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS) == Verdict::Within;
+            if !own || !self.addresses.new_room(now_ms, address, config.new_rooms_per_address) {
+                let mut error = error(ErrorCode::TooFast, "too many rooms that nobody was in");
+                error.retry_after_ms = (NEW_ROOMS_PERIOD_MS / u64::from(rate.max(1))) as u32;
+                return Err(error);
+            }
+        }
+        if let Some(session) = self.session(key) {
+            session.joining.push(channel.to_owned());
+        }
+        let ask = cluster::Join { uid, channel: channel.to_owned() };
+        self.ask_gate(key, gate_request::Ask::Join(ask), What::Join(channel.to_owned(), join));
+        Ok(())
+    }
+
+    /// A session was not let into a room, or the room cannot be had.
+    pub(super) fn not_entered(&mut self, key: Key, channel: &str, join: Join, error: client::Error) {
+        if let Some(session) = self.session(key) {
+            session.joining.retain(|joining| joining != channel);
+        }
+        match join {
+            Join::Subscribe { request: 0, .. } => {}
+            Join::Subscribe { request, .. } => self.refuse_error(key, request, error),
+            Join::Packet { first: true, .. } => {
+                let code = ErrorCode::try_from(error.code).unwrap_or(ErrorCode::Internal);
+                self.end(key, Ending::new(code, error.message));
+            }
+            Join::Packet { turn, sequence, .. } => self.not_moved(key, turn, sequence, &error),
+        }
+        self.maybe_readable(key);
+    }
+}

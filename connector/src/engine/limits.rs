@@ -1,0 +1,176 @@
+//! Rates and numbers that clients are held to: what one session asks, what one address holds.
+//!
+//! Invariants, each the name of a test:
+//! - `a_bucket_lets_its_rate_through_and_no_more`.
+//! - `an_address_is_forgotten_when_it_owes_nothing`: the table cannot be grown by connecting and going.
+
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+
+/// A session whose refused requests amount to this many seconds of its rate is closed: it does not heed refusals.
+pub(super) const DEBT_SECONDS: u32 = 5;
+
+/// A token bucket that refused requests draw on, too. Holds at most what the rate gives in [`Bucket::PERIOD`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bucket {
+    /// Thousandths of a token, drawn.
+    drawn: i64,
+    filled_ms: u64,
+}
+
+/// What a bucket says of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Goes ahead.
+    Within,
+    /// Refused; try again after this many milliseconds.
+    Over(u32),
+    /// Refused for the last time.
+    Abuse,
+}
+
+impl Bucket {
+    /// Draws one token out of `rate` in `period_ms`, which is also the burst.
+    pub(super) fn draw(&mut self, now_ms: u64, rate: u32, period_ms: u64) -> Verdict {
+        let (rate, full) = (i64::from(rate.max(1)), i64::from(rate.max(1)) * 1000);
+        let refilled = (now_ms.saturating_sub(self.filled_ms) as i64).saturating_mul(full) / period_ms.max(1) as i64;
+        if refilled > 0 {
+            self.drawn = (self.drawn - refilled).max(0);
+            self.filled_ms = now_ms;
+        }
+        self.drawn += 1000;
+        if self.drawn <= full {
+            Verdict::Within
+        } else if self.drawn <= full * (1 + i64::from(DEBT_SECONDS)) {
+            let owed = self.drawn - full;
+            Verdict::Over((owed * period_ms as i64 / (rate * 1000)).clamp(1, 60_000) as u32)
+        } else {
+            Verdict::Abuse
+        }
+    }
+
+    /// Whether it is full again.
+    fn rested(&self, now_ms: u64, period_ms: u64) -> bool {
+        now_ms.saturating_sub(self.filled_ms) > period_ms * u64::from(DEBT_SECONDS + 1)
+    }
+}
+
+/// One client address.
+#[derive(Debug, Default)]
+struct Address {
+    connections: u32,
+    /// Those of them that are authenticated.
+    sessions: u32,
+    new_rooms: Bucket,
+}
+
+/// The client addresses of a core.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    table: FxHashMap<IpAddr, Address>,
+    came: Vec<IpAddr>,
+    went: Vec<IpAddr>,
+}
+
+/// Milliseconds in which an address may make its number of new rooms, and a session its own.
+pub(super) const NEW_ROOMS_PERIOD_MS: u64 = 60_000;
+
+impl Addresses {
+    /// Counts a connection; `false`, and not counted, if there are `most` (0: any number).
+    pub(super) fn connect(&mut self, address: IpAddr, most: u32) -> bool {
+        let entry = self.table.entry(address).or_default();
+        if most > 0 && entry.connections >= most {
+            return false;
+        }
+        entry.connections += 1;
+        true
+    }
+
+    /// A connection that [`Addresses::connect`] counted is gone.
+    pub(super) fn disconnect(&mut self, now_ms: u64, address: IpAddr) {
+        if let Some(entry) = self.table.get_mut(&address) {
+            entry.connections = entry.connections.saturating_sub(1);
+            if entry.connections == 0 && entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS) {
+                self.table.remove(&address);
+            }
+        }
+    }
+
+    /// One of the connections became a session.
+    pub(super) fn admit(&mut self, address: IpAddr) {
+        let entry = self.table.entry(address).or_default();
+        entry.sessions += 1;
+        if entry.sessions == 1 {
+            self.came.push(address);
+        }
+    }
+
+    /// A session is gone (its connection is counted apart).
+    pub(super) fn dismiss(&mut self, address: IpAddr) {
+        if let Some(entry) = self.table.get_mut(&address) {
+            entry.sessions = entry.sessions.saturating_sub(1);
+            if entry.sessions == 0 {
+                self.went.push(address);
+            }
+        }
+    }
+
+    /// Whether `address` may make one more new room.
+    pub(super) fn new_room(&mut self, now_ms: u64, address: IpAddr, rate: u32) -> bool {
+        rate == 0
+            || self.table.entry(address).or_default().new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS)
+                == Verdict::Within
+    }
+
+    /// Addresses that have a first session, and that have lost their last one, since the last call.
+    pub(super) fn changes(&mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        (std::mem::take(&mut self.came), std::mem::take(&mut self.went))
+    }
+
+    /// Forgets who has no connection and owes nothing. Once a minute is enough.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        self.table.retain(|_, entry| entry.connections > 0 || !entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS));
+    }
+
+    /// Addresses that are known.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_lets_its_rate_through_and_no_more() {
+        let mut bucket = Bucket::default();
+        let within = |bucket: &mut Bucket, now, times| {
+            (0..times).filter(|_| bucket.draw(now, 10, 1000) == Verdict::Within).count()
+        };
+        assert_eq!(within(&mut bucket, 5000, 11), 10, "the burst");
+        assert_eq!(within(&mut bucket, 5300, 3), 2, "three tokens came, one was owed");
+        assert_eq!(within(&mut bucket, 9000, 10), 10);
+        assert!(matches!(bucket.draw(9000, 10, 1000), Verdict::Over(100)));
+        let refused = (0..100).take_while(|_| bucket.draw(9000, 10, 1000) != Verdict::Abuse).count();
+        assert_eq!(refused, 49);
+    }
+
+    #[test]
+    fn an_address_is_forgotten_when_it_owes_nothing() {
+        let (mut addresses, one) = (Addresses::default(), IpAddr::from([10, 0, 0, 1]));
+        assert!(addresses.connect(one, 2) && addresses.connect(one, 2) && !addresses.connect(one, 2));
+        addresses.admit(one);
+        assert!(addresses.new_room(1_000_000, one, 1) && !addresses.new_room(1_000_000, one, 1));
+        addresses.dismiss(one);
+        assert_eq!(addresses.changes(), (vec![one], vec![one]));
+        (0..2).for_each(|_| addresses.disconnect(1_000_001, one));
+        assert!(!addresses.new_room(1_000_002, one, 1), "reconnecting does not help");
+        addresses.sweep(1_000_003);
+        assert_eq!(addresses.len(), 1);
+        addresses.sweep(2_000_000);
+        assert_eq!(addresses.len(), 0);
+    }
+}

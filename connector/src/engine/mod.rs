@@ -1,0 +1,315 @@
+//! The protocol and policy of one core: a state machine that is told what happened and asked what to do. No socket, no
+//! clock, no runtime: all of it runs in the simulation under a virtual clock.
+//!
+//! ```text
+//!   bytes ─▶ reading ─▶ dialect ─▶ gate ─Ask::Gate─▶ logic ─Input::Reply─▶ gate ─▶ answer
+//!                                    └▶ rooms ─Ask::Hold─▶ owner ─Input::Held─▶ member of a room's feed
+//!   Input::Deliver ─▶ rooms ─▶ the room's log ─▶ encode ─▶ ring ─cursor─▶ round ─▶ Outlet::send
+//! ```
+//!
+//! What it is not: it holds no channel by itself (the control thread knows owners and epochs), and it keeps no message
+//! beyond a room's recent ones.
+//!
+//! Invariants, each held by the simulation (`simulation.rs`):
+//! - In a room and lane a session gets messages in the order of their offsets; one that it does not get is told in a gap
+//!   (native), and counted.
+//! - A half-sent frame is followed by nothing but its rest (rule 23).
+//! - Every request gets exactly one reply, or the session ends.
+//! - What a session holds is bounded; when everyone has gone, everything is given back.
+#![forbid(unsafe_code)]
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
+
+pub mod config;
+mod counters;
+mod dialect;
+mod encode;
+mod ending;
+pub mod event;
+mod gate;
+mod limits;
+mod pushes;
+mod reading;
+mod ring;
+mod room;
+mod rooms;
+mod round;
+mod session;
+mod timing;
+mod wheel;
+
+pub use config::EngineConfig;
+pub use counters::{Counters, Footprint};
+use encode::Encoder;
+use event::{Ask, Input};
+use limits::Addresses;
+use room::Room;
+use session::{Dialect, Out, Phase, Session, Slot, Wire};
+use wheel::Wheel;
+
+/// What the wheel has looked at.
+#[derive(Debug, Clone, Copy)]
+enum Timer {
+    Session(Key),
+    Room(usize),
+}
+
+/// One core's machine. See the module's opening.
+pub struct Engine {
+    config: Arc<EngineConfig>,
+    core: u16,
+    incarnation: Arc<str>,
+    now: Now,
+    slots: Vec<Slot>,
+    /// Slots without a session: small numbers are used again first.
+    free: BinaryHeap<Reverse<u32>>,
+    /// Those that logic has admitted.
+    admitted: u64,
+    rooms: Slab<Room>,
+    names: FxHashMap<Arc<str>, usize>,
+    encoder: Encoder,
+    schedule: round::Schedule,
+    /// Sessions that have something of their own to send or to finish.
+    ready: VecDeque<Key>,
+    /// Sessions that may be read from again.
+    readable: VecDeque<Key>,
+    /// Connections to be closed in the next round; the sessions are gone.
+    dead: Vec<Key>,
+    alls: VecDeque<pushes::All>,
+    wheel: Wheel<Timer>,
+    asked: FxHashMap<u64, gate::Asked>,
+    next_ask: u64,
+    asks: VecDeque<Ask>,
+    changes: Vec<routes::Change>,
+    /// Rooms whose number of sessions is to be told.
+    changed: Vec<usize>,
+    addresses: Addresses,
+    drain: Option<ending::Drain>,
+    /// When the once-a-second work is due, milliseconds.
+    second_ms: u64,
+    /// The number of sessions that was last told.
+    told_sessions: Option<u64>,
+    random: u64,
+    counters: Counters,
+}
+
+impl Engine {
+    /// The machine of core number `core` of the connector's start `incarnation`.
+    #[must_use]
+    pub fn new(config: Arc<EngineConfig>, core: u16, incarnation: Arc<str>, now: Now) -> Self {
+        // Jitter needs no secret: it must differ between nodes and cores only.
+        let seed = incarnation.bytes().fold(0xcbf2_9ce4_8422_2325_u64 ^ u64::from(core), |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        Self {
+            encoder: Encoder::new(config.operations.clone(), config.planted()),
+            config,
+            core,
+            incarnation,
+            now,
+            slots: Vec::new(),
+            free: BinaryHeap::new(),
+            admitted: 0,
+            rooms: Slab::new(),
+            names: FxHashMap::default(),
+            schedule: round::Schedule::default(),
+            ready: VecDeque::new(),
+            readable: VecDeque::new(),
+            dead: Vec::new(),
+            alls: VecDeque::new(),
+            wheel: Wheel::new(now.mono_ms),
+            asked: FxHashMap::default(),
+            next_ask: 1,
+            asks: VecDeque::new(),
+            changes: Vec::new(),
+            changed: Vec::new(),
+            addresses: Addresses::default(),
+            drain: None,
+            second_ms: now.mono_ms + timing::SECOND_MS,
+            told_sessions: None,
+            random: seed | 1,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is held now: all zeros when everyone has gone and the rooms have lingered.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        let sessions = self.slots.iter().filter_map(|slot| slot.session.as_deref());
+        Footprint {
+            connections: self.slots.len() - self.free.len(),
+            sessions: self.admitted as usize,
+            buffers: sessions.clone().map(Session::buffers).sum(),
+            rooms: self.rooms.len(),
+            members: self.rooms.iter().map(|(_, room)| room.sessions()).sum(),
+            room_bytes: self.rooms.iter().map(|(_, room)| room.footprint()).sum(),
+            asked: self.asked.len(),
+            queued: self.ready.len() + self.readable.len() + self.schedule.len() + self.dead.len() + self.alls.len(),
+            timers: self.wheel.len(),
+            addresses: self.addresses.len(),
+        }
+    }
+
+    fn session(&mut self, key: Key) -> Option<&mut Session> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        slot.session.as_deref_mut().filter(|session| session.key == key)
+    }
+
+    /// Has the next round look at what `key` has of its own to send. A blocked one comes up by itself.
+    fn ready(&mut self, key: Key) {
+        if let Some(slot) = self.slots.get_mut(key.slot as usize)
+            && slot.generation == key.generation
+            && !slot.queued
+            && !slot.blocked
+        {
+            slot.queued = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// xorshift64: uniform below `bound`.
+    fn random(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound.max(1)
+    }
+}
+
+impl Machine for Engine {
+    type Input = Input;
+    type Ask = Ask;
+
+    fn opened(&mut self, now: Now, _listener: usize, peer: SocketAddr) -> Option<Key> {
+        self.now = now;
+        let address = peer.ip().to_canonical();
+        let proxied = self.config.proxies.iter().any(|net| net.contains(address));
+        let full = self.slots.len() - self.free.len() >= self.config.sessions_max as usize;
+        if self.drain.is_some() || full || !(proxied || self.connect(address)) {
+            self.counters.refused += 1;
+            return None;
+        }
+        let slot = match self.free.pop() {
+            Some(Reverse(slot)) => slot,
+            None => {
+                self.slots.push(Slot::default());
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let counted = !proxied && self.limits(address);
+        let entry = &mut self.slots[slot as usize];
+        let key = Key { slot, generation: entry.generation };
+        entry.session = Some(Box::new(Session {
+            key,
+            address,
+            counted,
+            proxied,
+            wire: Wire::Sniff,
+            dialect: Dialect::Unknown,
+            phase: Phase::Opening,
+            inbox: Vec::new(),
+            carry: Vec::new(),
+            paused: false,
+            out: Out::default(),
+            half: None,
+            places: Vec::new(),
+            joining: Vec::new(),
+            in_flight: 0,
+            requests: limits::Bucket::default(),
+            new_rooms: limits::Bucket::default(),
+            born_ms: now.mono_ms,
+            heard_ms: now.mono_ms,
+            progress_ms: now.mono_ms,
+            wheel_ms: u64::MAX,
+            identity: None,
+            packets: None,
+        }));
+        self.counters.accepted += 1;
+        self.arm(key, now.mono_ms + self.config.auth_deadline_ms);
+        Some(key)
+    }
+
+    fn bytes(&mut self, now: Now, key: Key, bytes: &mut [u8]) -> Reading {
+        self.now = now;
+        self.take(key, bytes)
+    }
+
+    fn writable(&mut self, now: Now, key: Key) {
+        self.now = now;
+        // It stays blocked until its turn: a walk must not get ahead of a half-sent frame.
+        if self.session(key).is_some() {
+            let slot = &mut self.slots[key.slot as usize];
+            if !std::mem::replace(&mut slot.queued, true) {
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    fn closed(&mut self, now: Now, key: Key) {
+        self.now = now;
+        if self.session(key).is_some() {
+            self.counters.left += 1;
+            self.forget(key);
+        }
+    }
+
+    fn input(&mut self, now: Now, input: Input) {
+        self.now = now;
+        match input {
+            Input::Deliver(items) => self.deliver(&items),
+            Input::Held(held) => self.held(held),
+            Input::Missed { channel, count } => self.missed(&channel, count),
+            Input::Reply { id, answer } => self.answered(id, answer),
+            Input::Push(keys, push) => self.push(&keys, push),
+            Input::PushAll(push, per_s) => self.push_all(push, per_s),
+            Input::Command(keys, act) => self.command(&keys, &act),
+            Input::Online(numbers) => self.online(&numbers),
+            Input::Drain { within_ms } => self.start_drain(within_ms),
+        }
+    }
+
+    fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
+        self.now = now;
+        self.tick();
+        self.serve(outlet)
+    }
+
+    fn ask(&mut self) -> Option<Ask> {
+        if !self.changes.is_empty() {
+            return Some(Ask::Routes(std::mem::take(&mut self.changes)));
+        }
+        self.asks.pop_front()
+    }
+
+    fn done(&self) -> bool {
+        self.drain.is_some() && self.slots.len() == self.free.len() && self.dead.is_empty()
+    }
+}
+
+impl Engine {
+    /// Whether `address` is one whose connections are counted.
+    fn limits(&self, address: IpAddr) -> bool {
+        self.config.limit_loopback || !address.is_loopback()
+    }
+
+    /// Counts a connection of `address`; `false` if it has as many as it may.
+    fn connect(&mut self, address: IpAddr) -> bool {
+        !self.limits(address) || self.addresses.connect(address, self.config.connections_per_address)
+    }
+}

@@ -1,0 +1,353 @@
+//! A room of one core: its recent messages, and for each encoding that a local session speaks a [`Feed`].
+//!
+//! ```text
+//!   deliver ─▶ log (canonical, shared by all cores) ─encode─▶ feed's ring of the lane ─cursor─▶ member
+//! ```
+//!
+//! The log is a list of entries with dense numbers; a feed is a reader of it like any other: it has encoded up to some
+//! entry, and encodes what has gathered when a walk over its members begins. So what comes while a walk is under way
+//! makes one batch.
+//!
+//! One way for all rooms: a room with a handful of sessions has rings, too. Blocks begin at 1 KiB and go when all is
+//! read, so a private path would save less than it would cost to have both (rule 26 leaves that open).
+//!
+//! Invariants:
+//! - Offsets in the log rise; what is not above the last one was delivered before and is dropped.
+//! - An entry stays until every feed has encoded it, and as long as it is among the recent ones.
+//! - On a member's way through the room no normal message precedes a high one of a lower offset. So one offset, the
+//!   normal lane's, says where a client resumes.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use proto::{client::Lane, cluster::Item};
+
+use super::{
+    encode::{Encoder, Encoding},
+    ring::Ring,
+};
+use crate::driver::Key;
+
+/// Recent messages of a room that a core keeps for those who join or resume: what the owner keeps (ARCHITECTURE.md).
+pub(super) const RECENT_MESSAGES: usize = 200;
+/// The same in bytes: whichever is reached first.
+pub(super) const RECENT_BYTES: usize = 64 * 1024;
+
+/// One entry of a room's log.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    /// A message.
+    Item(Arc<Item>),
+    /// Messages up to `offset` that this core has not got.
+    Hole {
+        /// The last offset before what goes on.
+        offset: u64,
+        /// How many, at least.
+        count: u64,
+        /// Whether it is just as many.
+        exact: bool,
+    },
+}
+
+impl Entry {
+    /// What has been seen with it.
+    pub(super) fn offset(&self) -> u64 {
+        match self {
+            Self::Item(item) => item.offset,
+            Self::Hole { offset, .. } => *offset,
+        }
+    }
+
+    /// Which ring it goes to; a hole is told where most messages are.
+    pub(super) fn lane(&self) -> usize {
+        match self {
+            Self::Item(item) if item.lane == i32::from(Lane::High) => HIGH,
+            _ => NORMAL,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Item(item) => item.message.len() + item.raw.len(),
+            Self::Hole { .. } => 0,
+        }
+    }
+}
+
+/// Index of the lane that is sent first.
+pub(super) const HIGH: usize = 0;
+/// Index of the other.
+pub(super) const NORMAL: usize = 1;
+
+/// Whether the channel's owner has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not yet: who joins waits.
+    Asked,
+    /// Live messages come.
+    Held,
+}
+
+/// A session that waits for the room to be held.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    /// Who.
+    pub(super) key: Key,
+    /// To be answered with an error at this time, milliseconds.
+    pub(super) until_ms: u64,
+    /// How it goes on.
+    pub(super) join: Join,
+}
+
+/// How a session comes into a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Join {
+    /// A native request of this number (0: the platform subscribed the session).
+    Subscribe {
+        /// The request.
+        request: u32,
+        /// Recent messages first.
+        history: u32,
+        /// Go on from here: log ID, offset.
+        resume: Option<(String, u64)>,
+    },
+    /// goim's or Bilibili's authentication, or goim's change of room.
+    Packet {
+        /// The turn in the session's queue of answers.
+        turn: u64,
+        /// The request's, to be echoed.
+        sequence: u32,
+        /// The session's authentication: without the room there is no session.
+        first: bool,
+    },
+}
+
+/// See the module's opening.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// The channel's name.
+    pub(super) name: Arc<str>,
+    /// Whether it is held.
+    pub(super) state: State,
+    /// The log that offsets are of; empty before the first answer.
+    pub(super) log: Arc<str>,
+    /// Everything up to here is in the log or is told as a hole.
+    pub(super) offset: u64,
+    /// Recent entries, oldest first; all numbered, the first one `first`.
+    entries: VecDeque<Entry>,
+    first: u64,
+    /// Bytes and messages in `entries`.
+    bytes: usize,
+    messages: usize,
+    /// Offset of the last entry that is no longer there: who resumes from before has a gap.
+    pub(super) floor: u64,
+    /// Encodings in use.
+    pub(super) feeds: Vec<Feed>,
+    /// Who waits for [`State::Held`].
+    pub(super) waiters: Vec<Waiter>,
+    /// Sessions over the whole cluster, as last told.
+    pub(super) online: u64,
+    /// The number of sessions that was last told to the control thread.
+    pub(super) told: u64,
+    /// Stands in the engine's list of rooms whose number changed.
+    pub(super) changed: bool,
+    /// To be given back at this time, if nobody comes; milliseconds.
+    pub(super) release_ms: Option<u64>,
+}
+
+/// A room in one encoding.
+#[derive(Debug)]
+pub(super) struct Feed {
+    /// Which.
+    pub(super) encoding: Encoding,
+    /// Entries below this number are in the rings.
+    pub(super) encoded: u64,
+    /// [`HIGH`], [`NORMAL`].
+    pub(super) lanes: [FeedLane; 2],
+    /// Who reads. No order: the last one takes a leaver's place.
+    pub(super) members: Vec<Member>,
+}
+
+/// A lane of a feed.
+#[derive(Debug, Default)]
+pub(super) struct FeedLane {
+    /// The bytes.
+    pub(super) ring: Ring,
+    /// Where the last hole ends whose count is not exact.
+    pub(super) inexact_at: u64,
+    /// Stands in the schedule.
+    pub(super) queued: bool,
+    /// The walk over the members: the next one.
+    pub(super) at: usize,
+    /// Members that it has still to look at.
+    pub(super) left: usize,
+    /// The ring's head when the walk began.
+    pub(super) goal: u64,
+}
+
+/// A session's place in a feed. What it has been sent: 8 bytes a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    /// The session's slot.
+    pub(super) slot: u32,
+    /// Messages of each lane that it missed and was not told yet, and whether that is exact.
+    pub(super) missed: [u32; 2],
+    /// Of `missed`.
+    pub(super) inexact: [bool; 2],
+    /// Position in each lane's ring.
+    pub(super) cursors: [u64; 2],
+}
+
+impl Room {
+    /// A room that its owner has been asked for.
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            state: State::Asked,
+            log: "".into(),
+            offset: 0,
+            entries: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            messages: 0,
+            floor: 0,
+            feeds: Vec::new(),
+            waiters: Vec::new(),
+            online: 0,
+            told: 0,
+            changed: false,
+            release_ms: None,
+        }
+    }
+
+    /// Local sessions in it.
+    pub(super) fn sessions(&self) -> usize {
+        self.feeds.iter().map(|feed| feed.members.len()).sum()
+    }
+
+    /// The number after the last entry's.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// Takes an entry, unless it was there before.
+    pub(super) fn push(&mut self, entry: Entry) -> bool {
+        match &entry {
+            Entry::Item(item) if item.offset <= self.offset => return false,
+            Entry::Item(item) => self.offset = item.offset,
+            // How far a hole reaches is a guess where its messages are unknown: nothing is dropped by it.
+            Entry::Hole { .. } => {}
+        }
+        self.bytes += entry.bytes();
+        self.messages += usize::from(matches!(entry, Entry::Item(_)));
+        self.entries.push_back(entry);
+        self.forget();
+        true
+    }
+
+    /// Begins anew: another log, whose offsets compare with none of before.
+    pub(super) fn restart(&mut self, log: Arc<str>, offset: u64) {
+        self.log = log;
+        (self.offset, self.floor) = (offset, offset);
+        self.first = self.end();
+        self.entries.clear();
+        (self.bytes, self.messages) = (0, 0);
+        for feed in &mut self.feeds {
+            feed.encoded = self.first;
+            feed.lanes.iter_mut().for_each(|lane| lane.ring.rebase());
+        }
+    }
+
+    /// Whether so much waits to be encoded that it cannot wait for a walk: entries would be kept for it alone.
+    pub(super) fn is_behind(&self) -> bool {
+        self.messages > RECENT_MESSAGES || self.bytes > RECENT_BYTES
+    }
+
+    /// Drops what is no longer recent and what every feed has encoded.
+    pub(super) fn forget(&mut self) {
+        let needed = self.feeds.iter().map(|feed| feed.encoded).min().unwrap_or(u64::MAX);
+        while (self.messages > RECENT_MESSAGES || self.bytes > RECENT_BYTES) && self.first < needed {
+            let Some(entry) = self.entries.pop_front() else {
+                break;
+            };
+            self.first += 1;
+            self.bytes -= entry.bytes();
+            self.messages -= usize::from(matches!(entry, Entry::Item(_)));
+            self.floor = entry.offset();
+        }
+    }
+
+    /// The entries from number `from` on.
+    pub(super) fn entries(&self, from: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.range((from.max(self.first) - self.first) as usize..)
+    }
+
+    /// The number of the oldest entry.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The offset after which the last `count` messages lie.
+    pub(super) fn before_last(&self, count: usize) -> u64 {
+        let mut messages = self.entries.iter().rev().filter(|entry| matches!(entry, Entry::Item(_)));
+        match count.checked_sub(1) {
+            None => self.offset,
+            Some(last) => match messages.nth(last) {
+                // Entries rise, so what is just below it lies before it.
+                Some(entry) => entry.offset() - 1,
+                None => self.floor,
+            },
+        }
+    }
+
+    /// Messages of `lane` after `after` and up to `through` that the log has, and whether that is all there were.
+    pub(super) fn count(&self, lane: usize, after: u64, through: u64) -> (u64, bool) {
+        let within = |entry: &&Entry| entry.lane() == lane && (after + 1..=through).contains(&entry.offset());
+        self.entries.iter().filter(within).fold((0, true), |(sum, all), entry| match entry {
+            Entry::Item(_) => (sum + 1, all),
+            Entry::Hole { count, exact, .. } => (sum + count, all && *exact),
+        })
+    }
+
+    /// Encodes for a feed what it has not encoded yet.
+    pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder) {
+        let feed = &mut self.feeds[feed];
+        let from = (feed.encoded.max(self.first) - self.first) as usize;
+        feed.encoded = self.first + self.entries.len() as u64;
+        if from == self.entries.len() {
+            return;
+        }
+        for lane in [HIGH, NORMAL] {
+            let entries: Vec<_> = self.entries.range(from..).filter(|entry| entry.lane() == lane).collect();
+            let FeedLane { ring, inexact_at, .. } = &mut feed.lanes[lane];
+            encoder.entries(feed.encoding, (&self.name, &self.log), entries, |frame| {
+                ring.append(frame.bytes, frame.messages, frame.offset);
+                if frame.inexact {
+                    *inexact_at = ring.head();
+                }
+            });
+        }
+    }
+
+    /// The index of the feed of `encoding`.
+    pub(super) fn feed(&self, encoding: Encoding) -> Option<usize> {
+        self.feeds.iter().position(|feed| feed.encoding == encoding)
+    }
+
+    /// Gives back what an idle room need not hold.
+    pub(super) fn shrink(&mut self) {
+        self.feeds.iter_mut().flat_map(|feed| &mut feed.lanes).for_each(|lane| lane.ring.shrink());
+    }
+
+    /// Bytes that the log and the rings hold.
+    pub(super) fn footprint(&self) -> usize {
+        self.bytes + self.feeds.iter().flat_map(|feed| &feed.lanes).map(|lane| lane.ring.footprint()).sum::<usize>()
+    }
+}
+
+impl Feed {
+    /// One without members, that has still to encode from entry `from` on; `offset` lies before that.
+    pub(super) fn new(encoding: Encoding, from: u64, offset: u64) -> Self {
+        let lane = || FeedLane { ring: Ring::after(offset), ..FeedLane::default() };
+        Self { encoding, encoded: from, lanes: [lane(), lane()], members: Vec::new() }
+    }
+}

@@ -1,0 +1,390 @@
+//! Sessions in rooms: coming and going, what the owner delivers, what is missing.
+
+use std::sync::Arc;
+
+use proto::{
+    client::{self, ErrorCode, server_frame::Body},
+    cluster::{self, command_out::Act},
+    error::{error, row},
+};
+
+use super::{
+    Engine, Timer,
+    config::Fault,
+    event::{Ask, Held},
+    room::{Entry, Feed, HIGH, Join, Member, NORMAL, Room, State, Waiter},
+    session::{Ending, Place},
+};
+use crate::driver::Key;
+
+/// How long a channel's owner may take to answer a hold, milliseconds: a new one reads five minutes again first. Then
+/// who waits is told to try again.
+const HOLD_MS: u64 = 10_000;
+
+impl Engine {
+    /// Whether a session is in a room.
+    pub(super) fn is_in(&mut self, key: Key, channel: &str) -> bool {
+        let index = self.names.get(channel).copied();
+        self.session(key).is_some_and(|session| session.places.iter().any(|place| Some(place.room) == index))
+    }
+
+    /// Sessions in a room over the cluster: as last told, at least those that are here.
+    pub(super) fn online_in(&self, index: usize) -> u64 {
+        self.rooms.get(index).map_or(0, |room| room.online.max(room.sessions() as u64))
+    }
+
+    /// A session comes into a room, as soon as that is held.
+    pub(super) fn enter(&mut self, key: Key, channel: &str, join: Join) {
+        let index = match self.names.get(channel) {
+            Some(&index) => index,
+            None if self.drain.is_some() => {
+                let error = error(ErrorCode::Draining, row(ErrorCode::Draining).meaning);
+                return self.not_entered(key, channel, join, error);
+            }
+            None => {
+                let name: Arc<str> = channel.into();
+                let index = self.rooms.insert(Room::new(name.clone()));
+                self.names.insert(name, index);
+                // Without a position: all that the owner has recent serves everyone who comes.
+                self.asks.push_back(Ask::Hold { channel: channel.to_owned(), resume: None });
+                index
+            }
+        };
+        let until_ms = self.now.mono_ms + HOLD_MS;
+        let room = &mut self.rooms[index];
+        room.release_ms = None;
+        if room.state == State::Held {
+            return self.place(key, index, join);
+        }
+        room.waiters.push(Waiter { key, until_ms, join });
+        self.wheel.add(until_ms, Timer::Room(index));
+        if let Some(session) = self.session(key)
+            && !session.joining.iter().any(|joining| joining == channel)
+        {
+            session.joining.push(channel.to_owned());
+        }
+    }
+
+    /// A session comes into a room that is held.
+    fn place(&mut self, key: Key, index: usize, join: Join) {
+        let present = self.session(key).is_some_and(|session| session.places.iter().any(|place| place.room == index));
+        let Some(session) = self.session(key).filter(|session| !session.is_closing()) else {
+            return self.linger(index);
+        };
+        let Some(encoding) = session.encoding() else { return };
+        let room = &mut self.rooms[index];
+        let name = room.name.clone();
+        let (history, resume) = match &join {
+            Join::Subscribe { history, resume, .. } => (*history as usize, resume.clone()),
+            Join::Packet { .. } => (0, None),
+        };
+        let (after, gap) = match resume {
+            _ if present => (room.offset, false),
+            // In another log nothing of what is here was seen.
+            Some((log, _)) if *log != *room.log => (room.floor, true),
+            Some((_, offset)) if offset < room.floor => (room.floor, true),
+            Some((_, offset)) => (offset.min(room.offset), false),
+            None => (room.before_last(history).max(room.floor), false),
+        };
+        if !present {
+            self.add_member(key, index, encoding, after);
+        }
+        let room = &self.rooms[index];
+        let position = client::Position { log: room.log.to_string(), normal: after, high: after };
+        let online = self.online_in(index);
+        if let Some(session) = self.session(key) {
+            session.joining.retain(|joining| *joining != *name);
+        }
+        match join {
+            Join::Subscribe { request, .. } => {
+                let channel = name.to_string();
+                let subscribed =
+                    client::Subscribed { channel: channel.clone(), position: Some(position.clone()), online };
+                self.reply(key, request, Body::Subscribed(subscribed));
+                if gap {
+                    let gap = client::Gap { channel, count: 0, exact: false, position: Some(position) };
+                    self.reply(key, 0, Body::Gap(gap));
+                }
+            }
+            Join::Packet { turn, sequence, first } => self.entered(key, turn, sequence, first),
+        }
+        self.ready(key);
+    }
+
+    fn add_member(&mut self, key: Key, index: usize, encoding: super::encode::Encoding, after: u64) {
+        let room = &mut self.rooms[index];
+        let feed = match room.feed(encoding) {
+            Some(feed) => feed,
+            None => {
+                // Only native clients can ask for what was.
+                let (from, offset) =
+                    if encoding.is_native() { (room.first(), room.floor) } else { (room.end(), room.offset) };
+                room.feeds.push(Feed::new(encoding, from, offset));
+                room.feeds.len() - 1
+            }
+        };
+        self.encode(index, feed);
+        let room = &self.rooms[index];
+        let mut member = Member { slot: key.slot, missed: [0; 2], inexact: [false; 2], cursors: [0; 2] };
+        for lane in [HIGH, NORMAL] {
+            let ring = &room.feeds[feed].lanes[lane].ring;
+            member.cursors[lane] = ring.seek(after);
+            let begins = ring.offset_at(ring.tail());
+            if begins > after && encoding.is_native() {
+                let (count, exact) = room.count(lane, after, begins);
+                (member.missed[lane], member.inexact[lane]) = (count.min(u64::from(u32::MAX)) as u32, !exact);
+            }
+        }
+        let members = &mut self.rooms[index].feeds[feed].members;
+        members.push(member);
+        let place = Place { room: index, member: members.len() - 1 };
+        if let Some(session) = self.session(key) {
+            session.places.push(place);
+        }
+        self.count_changed(index);
+    }
+
+    /// A session leaves a channel, or gives up coming; `false` if it was not in it.
+    pub(super) fn leave(&mut self, key: Key, channel: &str) -> bool {
+        let Some(&index) = self.names.get(channel) else { return false };
+        if !self.is_in(key, channel) {
+            return false;
+        }
+        self.leave_room(key, index);
+        true
+    }
+
+    /// A session leaves a room that it is in. Of a frame that is half sent, the rest stays its own.
+    pub(super) fn leave_room(&mut self, key: Key, index: usize) {
+        let lost = self.config.planted() == Some(Fault::LostRemainder);
+        let Some(session) = self.session(key) else { return };
+        let Some(at) = session.places.iter().position(|place| place.room == index) else { return };
+        let place = session.places.swap_remove(at);
+        let (Some(encoding), half) = (session.encoding(), session.half) else { return };
+        let room = &mut self.rooms[index];
+        let Some(feed) = room.feed(encoding) else { return };
+        let Feed { lanes, members, .. } = &mut room.feeds[feed];
+        let member = members.swap_remove(place.member);
+        for lane in lanes.iter_mut() {
+            // Who was moved may not have been looked at.
+            lane.left = if lane.queued { members.len() } else { 0 };
+            lane.at = 0;
+        }
+        let moved = members.get(place.member).map(|moved| moved.slot);
+        if let (Some((room, lane)), Some(session)) = (half, self.slots[key.slot as usize].session.as_deref_mut())
+            && room == index
+        {
+            session.half = None;
+            if !lost {
+                session.out.push_rest(lanes[lane].ring.rest(member.cursors[lane]));
+            }
+        }
+        if members.is_empty() {
+            room.feeds.swap_remove(feed);
+            room.forget();
+        }
+        if let Some(moved) = moved.and_then(|slot| self.slots[slot as usize].session.as_deref_mut())
+            && let Some(moved) = moved.places.iter_mut().find(|moved| moved.room == index)
+        {
+            moved.member = place.member;
+        }
+        self.count_changed(index);
+        self.linger(index);
+        self.ready(key);
+    }
+
+    fn count_changed(&mut self, index: usize) {
+        if let Some(room) = self.rooms.get_mut(index)
+            && !std::mem::replace(&mut room.changed, true)
+        {
+            self.changed.push(index);
+        }
+    }
+
+    /// A room without anybody is given back after a while.
+    pub(super) fn linger(&mut self, index: usize) {
+        let until_ms = self.now.mono_ms + u64::from(self.config.room_linger_s) * 1000;
+        if let Some(room) = self.rooms.get_mut(index)
+            && room.sessions() == 0
+            && room.waiters.is_empty()
+        {
+            room.release_ms = Some(until_ms);
+            self.wheel.add(until_ms, Timer::Room(index));
+        }
+    }
+
+    /// A room's time has come: waiters to be refused, or the room to be given back.
+    pub(super) fn room_due(&mut self, index: usize) {
+        let now_ms = self.now.mono_ms;
+        let Some(room) = self.rooms.get_mut(index) else { return };
+        let name = room.name.clone();
+        if room.release_ms.is_some_and(|at_ms| at_ms <= now_ms) && room.sessions() == 0 && room.waiters.is_empty() {
+            self.tell_count(index);
+            self.rooms.remove(index);
+            self.changed.retain(|changed| *changed != index);
+            self.names.remove(&*name);
+            self.asks.push_back(Ask::Release { channel: name.to_string() });
+            return;
+        }
+        let (late, waiters) = std::mem::take(&mut room.waiters).into_iter().partition(|it| it.until_ms <= now_ms);
+        room.waiters = waiters;
+        let late: Vec<Waiter> = late;
+        if late.is_empty() {
+            return;
+        }
+        for waiter in late {
+            let error = error(ErrorCode::Unavailable, "the room's owner does not answer: try again");
+            self.not_entered(waiter.key, &name, waiter.join, error);
+        }
+        self.linger(index);
+    }
+
+    /// The number of sessions that the control thread has to know of.
+    pub(super) fn tell_count(&mut self, index: usize) -> Option<(String, u64)> {
+        let room = self.rooms.get_mut(index)?;
+        room.changed = false;
+        let sessions = room.sessions() as u64;
+        (std::mem::replace(&mut room.told, sessions) != sessions).then(|| (room.name.to_string(), sessions))
+    }
+
+    /// Live messages.
+    pub(super) fn deliver(&mut self, items: &[Arc<cluster::Item>]) {
+        for item in items {
+            let Some(&index) = self.names.get(item.channel.as_str()) else { continue };
+            let room = &mut self.rooms[index];
+            if room.state != State::Held || item.offset <= room.offset {
+                continue;
+            }
+            self.append(index, item);
+            self.news(index);
+        }
+    }
+
+    /// Takes a message, and what is missing before it, into a room's log.
+    fn append(&mut self, index: usize, item: &Arc<cluster::Item>) {
+        let room = &mut self.rooms[index];
+        if item.missed > 0 {
+            let offset = if item.message.is_empty() { item.offset } else { item.offset - 1 };
+            room.push(Entry::Hole { offset, count: item.missed, exact: true });
+            self.counters.missed += item.missed;
+        }
+        if item.message.is_empty() {
+            room.offset = room.offset.max(item.offset);
+        } else if room.push(Entry::Item(item.clone())) {
+            self.counters.delivered += 1;
+        }
+        if room.is_behind() {
+            (0..self.rooms[index].feeds.len()).for_each(|feed| self.encode(index, feed));
+            self.rooms[index].forget();
+        }
+    }
+
+    /// A channel is held from here on, or anew.
+    pub(super) fn held(&mut self, held: Held) {
+        let Some(&index) = self.names.get(held.channel.as_str()) else { return };
+        let room = &mut self.rooms[index];
+        let before = held.recent.first().map_or(held.offset, |item| item.offset.saturating_sub(item.missed + 1));
+        if room.state == State::Asked {
+            room.state = State::Held;
+            room.restart(held.log, before);
+        } else if room.log != held.log {
+            // What waits belongs to the old log's offsets.
+            (0..self.rooms[index].feeds.len()).for_each(|feed| self.encode(index, feed));
+            let room = &mut self.rooms[index];
+            room.restart(held.log, before);
+            let count = held.missed.map_or(0, |(count, _)| count);
+            room.push(Entry::Hole { offset: before, count, exact: false });
+            self.counters.missed += count;
+        } else if let Some((count, exact)) = held.missed {
+            let offset = before.max(room.offset + count);
+            room.push(Entry::Hole { offset, count, exact });
+            self.counters.missed += count;
+        }
+        for item in &held.recent {
+            if item.offset > self.rooms[index].offset {
+                self.append(index, item);
+            }
+        }
+        let room = &mut self.rooms[index];
+        room.offset = room.offset.max(held.offset);
+        let waiters = std::mem::take(&mut room.waiters);
+        waiters.into_iter().for_each(|waiter| self.place(waiter.key, index, waiter.join));
+        self.news(index);
+    }
+
+    /// The queue to this core ran over.
+    pub(super) fn missed(&mut self, channel: &str, count: u64) {
+        let Some(&index) = self.names.get(channel) else { return };
+        let room = &mut self.rooms[index];
+        if room.state == State::Held && count > 0 {
+            let offset = room.offset + count;
+            room.push(Entry::Hole { offset, count, exact: true });
+            self.counters.missed += count;
+            self.news(index);
+        }
+    }
+
+    /// Sessions over the whole cluster.
+    pub(super) fn online(&mut self, numbers: &[(String, u64)]) {
+        for (channel, sessions) in numbers {
+            if let Some(&index) = self.names.get(channel.as_str()) {
+                self.rooms[index].online = *sessions;
+            }
+        }
+    }
+
+    /// The platform does something to sessions. It takes effect before the next frame (rule 20).
+    pub(super) fn command(&mut self, keys: &[Key], act: &Act) {
+        for &key in keys {
+            if self.session(key).is_none_or(|session| session.is_closing()) {
+                continue;
+            }
+            match act {
+                Act::Kick(kick) => {
+                    let code = ErrorCode::try_from(kick.code).unwrap_or(ErrorCode::Kicked);
+                    let code = if code == ErrorCode::None { ErrorCode::Kicked } else { code };
+                    self.end(key, Ending::new(code, kick.reason.clone()));
+                }
+                Act::Subscribe(names) => {
+                    for channel in &names.names {
+                        let is_room =
+                            matches!(proto::channel::Channel::parse(channel), Ok(proto::channel::Channel::Room(_)));
+                        if is_room && !self.is_in(key, channel) {
+                            self.enter(key, channel, Join::Subscribe { request: 0, history: 0, resume: None });
+                        }
+                    }
+                }
+                Act::Unsubscribe(names) => {
+                    for channel in &names.names {
+                        self.take_out(key, channel);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_out(&mut self, key: Key, channel: &str) {
+        if let Some(&index) = self.names.get(channel) {
+            let room = &mut self.rooms[index];
+            if let Some(at) = room.waiters.iter().position(|waiter| waiter.key == key) {
+                let waiter = room.waiters.swap_remove(at);
+                self.linger(index);
+                let error = error(ErrorCode::Banned, row(ErrorCode::Banned).meaning);
+                return self.not_entered(key, channel, waiter.join, error);
+            }
+        }
+        if let Some(session) = self.session(key) {
+            session.joining.retain(|joining| joining != channel);
+        }
+        if !self.leave(key, channel) {
+            return;
+        }
+        if let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut())
+            && packets.room.as_deref() == Some(channel)
+        {
+            packets.room = None;
+        }
+        let reason = ErrorCode::Kicked.into();
+        self.reply(key, 0, Body::Unsubscribed(client::Unsubscribed { channel: channel.to_owned(), reason }));
+    }
+}

@@ -1,0 +1,156 @@
+//! Everything that happens because time passes.
+
+use proto::client::ErrorCode;
+
+use super::{
+    Engine, Timer,
+    event::Ask,
+    session::{Dialect, Ending, Phase, Session},
+};
+use crate::driver::Key;
+
+/// Interval of the numbers that the control thread is told, milliseconds.
+pub(super) const SECOND_MS: u64 = 1000;
+
+/// goim's heartbeat, milliseconds; a session lapses after two missed (compat.md).
+const GOIM_HEARTBEAT_MS: u64 = 240_000;
+/// Bilibili's silence that closes, milliseconds (compat.md).
+const BILIBILI_SILENCE_MS: u64 = 60_000;
+/// Seconds between two looks for addresses that can be forgotten.
+const SWEEP_S: u64 = 60;
+
+/// What is due to a session, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// It says nothing.
+    Idle,
+    /// It is not authenticated.
+    Unauthenticated,
+    /// Its token has lapsed, and the leeway, too.
+    Expired,
+    /// It takes nothing.
+    Slow,
+    /// Its last words did not go out.
+    Close,
+}
+
+impl Engine {
+    /// Has the wheel look at a session at this time, milliseconds, at the latest.
+    pub(super) fn arm(&mut self, key: Key, at_ms: u64) {
+        if let Some(session) = self.session(key)
+            && at_ms < session.wheel_ms
+        {
+            session.wheel_ms = at_ms;
+            self.wheel.add(at_ms, Timer::Session(key));
+        }
+    }
+
+    /// Has the wheel look at a session when something of it is due.
+    pub(super) fn rearm(&mut self, key: Key) {
+        let due = self.session(key).map(|session| session.key).and_then(|key| self.next_due(key));
+        if let Some((at_ms, _)) = due {
+            self.arm(key, at_ms);
+        }
+    }
+
+    fn next_due(&self, key: Key) -> Option<(u64, Due)> {
+        let slot = self.slots.get(key.slot as usize)?;
+        let session = slot.session.as_deref().filter(|session| session.key == key)?;
+        if let Phase::Closing(until_ms) = session.phase {
+            return Some((until_ms, Due::Close));
+        }
+        let slow = slot.blocked.then(|| session.progress_ms + u64::from(self.config.slow_close_s) * 1000);
+        let opening = (session.phase != Phase::Live).then(|| session.born_ms + self.config.auth_deadline_ms);
+        let expired = session.identity.as_ref().filter(|identity| identity.expires_at_ms > 0).map(|identity| {
+            let until = identity.expires_at_ms + i64::from(self.config.token_leeway_s) * 1000 - self.now.unix_ms;
+            self.now.mono_ms + u64::try_from(until).unwrap_or(0)
+        });
+        [
+            Some((session.heard_ms + self.silence_ms(session), Due::Idle)),
+            opening.map(|at_ms| (at_ms, Due::Unauthenticated)),
+            expired.map(|at_ms| (at_ms, Due::Expired)),
+            slow.map(|at_ms| (at_ms, Due::Slow)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// How long a session may say nothing, milliseconds.
+    fn silence_ms(&self, session: &Session) -> u64 {
+        match session.dialect {
+            Dialect::Goim => 2 * GOIM_HEARTBEAT_MS,
+            Dialect::Bilibili(_) => BILIBILI_SILENCE_MS,
+            _ => 2000 * u64::from(self.config.heartbeat_s),
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self) {
+        while let Some(entries) = self.wheel.due(self.now.mono_ms) {
+            for entry in entries {
+                match entry {
+                    Timer::Session(key) => self.session_due(key),
+                    Timer::Room(index) => self.room_due(index),
+                }
+            }
+        }
+        if self.now.mono_ms >= self.second_ms {
+            self.second_ms = self.now.mono_ms + SECOND_MS;
+            self.tell();
+        }
+    }
+
+    fn session_due(&mut self, key: Key) {
+        let now_ms = self.now.mono_ms;
+        let Some(session) = self.session(key) else { return };
+        // Another entry was made for an earlier time, and has taken this one's place.
+        if session.wheel_ms > now_ms {
+            return;
+        }
+        session.wheel_ms = u64::MAX;
+        let authenticating = session.phase == Phase::Authenticating;
+        let Some((at_ms, due)) = self.next_due(key) else { return };
+        if at_ms > now_ms {
+            return self.arm(key, at_ms);
+        }
+        let (code, reason) = match due {
+            Due::Close => return self.kill(key),
+            Due::Idle => (ErrorCode::Idle, "no heartbeat"),
+            Due::Unauthenticated if authenticating => (ErrorCode::Unavailable, "logic did not answer: try again"),
+            Due::Unauthenticated => (ErrorCode::Unauthenticated, "not authenticated in time"),
+            Due::Expired => (ErrorCode::TokenExpired, "the token has lapsed"),
+            Due::Slow => (ErrorCode::TooSlow, "nothing was read for too long"),
+        };
+        self.end(key, Ending::new(code, reason));
+    }
+
+    /// What the control thread is told once a second.
+    fn tell(&mut self) {
+        let changed = std::mem::take(&mut self.changed);
+        let counts: Vec<_> = changed.into_iter().filter_map(|index| self.tell_count(index)).collect();
+        if !counts.is_empty() {
+            self.asks.push_back(Ask::Counts(counts));
+        }
+        let (came, went) = self.addresses.changes();
+        if self.told_sessions != Some(self.admitted) || !came.is_empty() || !went.is_empty() {
+            self.told_sessions = Some(self.admitted);
+            self.asks.push_back(Ask::Sessions { sessions: self.admitted, came, went });
+        }
+        for (_, room) in &mut self.rooms {
+            room.shrink();
+        }
+        if (self.now.mono_ms / SECOND_MS).is_multiple_of(SWEEP_S) {
+            self.addresses.sweep(self.now.mono_ms);
+        }
+    }
+
+    /// When something is due by time, milliseconds.
+    pub(super) fn wake_ms(&self) -> u64 {
+        let wheel = if self.wheel.len() > 0 { self.wheel.next_ms() } else { u64::MAX };
+        [self.second_ms, wheel, self.drain_ms().unwrap_or(u64::MAX), self.alls_ms().unwrap_or(u64::MAX)]
+            .into_iter()
+            .min()
+            .unwrap_or(self.second_ms)
+    }
+}
