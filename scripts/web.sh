@@ -13,11 +13,15 @@ usage() {
 }
 
 install() {
+    # Tests of several processes may want it at once.
+    exec 9>.install.lock
+    flock 9
     # npm writes node_modules/.package-lock.json last: newer than ours, the tools are those.
     if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
         npm ci --no-progress >&2
         touch node_modules/.package-lock.json
     fi
+    exec 9>&-
 }
 
 case "${1:-}" in

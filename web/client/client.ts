@@ -136,6 +136,11 @@ export class Client extends Emitter<ClientEvents> {
     return this.channels.get(channel)?.cursor.position;
   }
 
+  /** The server's clock, milliseconds since 1970, as of the last heartbeat: what messages' `timeMs` is compared with. */
+  serverNow(): number {
+    return this.clock.now() + this.clockSkewMs;
+  }
+
   /** Resolves at the first connection; rejects if there will be none. Later ones are told by `state` and `connected`. */
   connect(): Promise<Connected> {
     if (!this.first) {
@@ -580,7 +585,7 @@ export class Client extends Emitter<ClientEvents> {
   private scheduleRefresh(expiresAtMs: number): void {
     this.clock.clearTimeout(this.refreshTimer);
     if (expiresAtMs === 0 || typeof this.options.token !== "function") return;
-    const lifeMs = Math.max(0, expiresAtMs - (this.clock.now() + this.clockSkewMs));
+    const lifeMs = Math.max(0, expiresAtMs - this.serverNow());
     const waitMs = lifeMs - Math.min(lifeMs * REFRESH_AHEAD, REFRESH_AHEAD_MS_MAX);
     this.refreshTimer = this.clock.setTimeout(() => {
       if (waitMs > TIMER_MS_MAX) this.scheduleRefresh(expiresAtMs);

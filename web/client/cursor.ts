@@ -1,8 +1,8 @@
 /**
  * How far one channel has been seen: what a resume says, and the guard against seeing a message twice.
  *
- * The server promises order on each lane and never repeats what lies before a position; the guard is for the seam
- * between two connections, where a history asked for anew overlaps with what was seen before its log was known.
+ * The server promises order on each lane. The guard is for the seam between two connections: a server may go on from the
+ * normal lane's position on both lanes, and so send again what the high lane was ahead by.
  */
 
 import type { Message, Position } from "./frame.js";

@@ -90,6 +90,7 @@ export interface Connected {
 
 export interface Subscribed {
   channel: string;
+  /** Where this session goes on from: what follows, the history that was asked for first, lies beyond. */
   position: Position;
   /** Sessions in the channel over the whole cluster, at most some seconds old. */
   online: number;

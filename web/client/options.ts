@@ -121,8 +121,11 @@ export const PUBLISH_TIMEOUT_MS_MAX = 300_000;
 /** Publishes that wait in one channel; one more is refused with `QUEUE_FULL`. An hour's typing, or a defect. */
 export const PUBLISHES_WAITING_MAX = 100;
 
-/** A request that has no answer after this long is sent again, or the connection counts as dead. Milliseconds. */
-export const REQUEST_TIMEOUT_MS = 10_000;
+/**
+ * A request that has no answer after this long is sent again, or the connection counts as dead. Milliseconds. Longer
+ * than the ten seconds that a room's new owner is given to answer for it.
+ */
+export const REQUEST_TIMEOUT_MS = 15_000;
 
 /** From opening the socket to `Connected`; then the next attempt. Milliseconds. */
 export const CONNECT_TIMEOUT_MS = 10_000;

@@ -7,7 +7,7 @@
  * Whatever another viewer sends goes into `textContent` and nowhere else: test/browser holds it.
  */
 
-import { BarrageError, Client, type Message, type Position, type State } from "../client/index.js";
+import { BarrageError, Client, type Message, type State } from "../client/index.js";
 import { Bullets } from "./bullets.js";
 import { Chat, giftPicture } from "./chat.js";
 import { Composer } from "./composer.js";
@@ -34,8 +34,8 @@ class Page {
   private token = loadToken();
   private room = roomOfAddress();
   private client: Client | undefined;
-  /** Where the room was joined: what lies before is history, and does not fly. */
-  private joined: Position | undefined;
+  /** When the room was joined, by the server's clock: what was said before is history, and does not fly. */
+  private joinedMs = Infinity;
   private likes = 0;
   private noticeTimer: ReturnType<typeof setTimeout> | undefined;
   private countdown: ReturnType<typeof setInterval> | undefined;
@@ -118,14 +118,14 @@ class Page {
     client.on("online", mine(({ channel, sessions }) => {
       if (channel === this.channel) this.showOnline(sessions);
     }));
-    client.on("subscribed", mine(({ channel, position }) => {
-      if (channel === this.channel) this.joined = position;
+    client.on("subscribed", mine(({ channel }) => {
+      if (channel === this.channel) this.joinedMs = client.serverNow();
     }));
     client.on("unsubscribed", mine(({ channel, error }) => {
       if (channel === this.channel && error) this.tell(error);
     }));
     client.on("gap", mine(({ channel, count, exact }) => {
-      if (channel === this.channel && count > 0n) this.note(SAY.missed(count, exact)(this.language));
+      if (channel === this.channel && !(exact && count === 0n)) this.note(SAY.missed(count, exact)(this.language));
     }));
     client.on("message", mine((message) => {
       this.show(message);
@@ -142,7 +142,7 @@ class Page {
     const { client } = this;
     if (room !== this.room) void client?.unsubscribe(this.channel);
     this.room = room;
-    this.joined = undefined;
+    this.joinedMs = Infinity;
     this.likes = 0;
     this.showLikes();
     this.chat.clear();
@@ -172,9 +172,9 @@ class Page {
   }
 
   private show(message: Message): void {
-    const { channel, offset, lane, sender, type, text, timeMs, style } = message;
+    const { channel, offset, sender, type, text, timeMs, style } = message;
     if (channel.startsWith("room:") && channel !== this.channel) return;
-    const live = offset === 0n || (this.joined !== undefined && offset > this.joined[lane]);
+    const live = offset === 0n || timeMs >= this.joinedMs;
     const own = sender !== undefined && sender.uid === this.client?.connected?.uid;
     const name = sender ? sender.name || sender.uid : word("platform", this.language);
     const who = { name, ...(sender && { uid: sender.uid }), own, timeMs };

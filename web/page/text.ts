@@ -121,11 +121,13 @@ export const SAY = {
   connected: pick("Connected", "已连接"),
   waiting: (s: number) => pick(`Reconnecting in ${s} s`, `${s} 秒后重连`),
   closed: pick("Disconnected", "已断开"),
-  missed: (n: bigint, exact: boolean) =>
-    pick(
+  missed: (n: bigint, exact: boolean) => {
+    if (n === 0n) return pick("Some messages may have gone by while you were away.", "你离开期间可能错过了一些消息。");
+    return pick(
       `${exact ? "" : "At least "}${n} ${plural(n, "message", "messages")} went by while you were away.`,
       `你错过了${exact ? "" : "至少 "} ${n} 条消息。`,
-    ),
+    );
+  },
   entered: (name: string) => pick(`You are in ${name}.`, `已进入${name}。`),
   gave: (what: string, count: number) => {
     const gift = GIFT_NAMES[what];

@@ -63,6 +63,21 @@ test("a message that comes again is not told again", async () => {
   assert.deepEqual(world.events("message").map((m) => m.text), ["a", "b", "c"]);
 });
 
+test("what the high lane was ahead by may come again after a drop, and is not told again", async () => {
+  const world = new World();
+  await world.connect();
+  await world.subscribed(ROOM, 10);
+  world.socket.tell(message(ROOM, 13, "urgent", "LANE_HIGH"));
+  world.socket.drop();
+  await world.clock.advance(1_000);
+  await world.accept();
+  const { request } = world.socket.take("subscribe");
+  world.socket.tell({ request, subscribed: { channel: ROOM, position: { log: "L1", normal: "10", high: "10" } } });
+  world.socket.tell(message(ROOM, 13, "urgent", "LANE_HIGH"));
+  world.socket.tell(message(ROOM, 11, "calm"));
+  assert.deepEqual(world.events("message").map((m) => m.text), ["urgent", "calm"]);
+});
+
 test("a gap is told, and a gap into another log begins its offsets anew", async () => {
   const world = new World();
   await world.connect();
@@ -168,10 +183,10 @@ test("the server's errors are tried again, the sender's are told at once", async
 test("a publish that is never answered is given up at its time", async () => {
   const world = new World();
   await world.connect();
-  const lost = world.client.publish(ROOM, "lost", { timeoutMs: 15_000 });
+  const lost = world.client.publish(ROOM, "lost", { timeoutMs: 20_000 });
   const outcome = assert.rejects(lost, { code: "TIMEOUT" });
   const ids = [world.socket.take("publish").publish.clientMessageId];
-  await world.clock.advance(10_000);
+  await world.clock.advance(15_000);
   ids.push(world.socket.take("publish").publish.clientMessageId);
   assert.equal(ids[0], ids[1]);
   await world.clock.advance(5_000);
@@ -261,7 +276,7 @@ test("the heartbeat is in time, brings online numbers, and its silence is a lost
   assert.deepEqual(world.events("online").at(-1), { channel: ROOM, sessions: 42 });
   await world.clock.advance(8_000);
   assert.ok(world.socket.has("ping"));
-  await world.clock.advance(10_000);
+  await world.clock.advance(15_000);
   assert.equal(world.client.state.name, "waiting");
 });
 

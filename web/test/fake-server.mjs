@@ -54,11 +54,18 @@ export class FakeServer {
   }
 
   async serve(request, response) {
-    const path = new URL(request.url, "http://fake").pathname;
+    const { pathname: path, searchParams } = new URL(request.url, "http://fake");
+    if (path === "/goim/push/room") {
+      let text = "";
+      for await (const chunk of request) text += chunk;
+      this.publish(searchParams.get("room"), { text });
+      response.end(JSON.stringify({ code: 0 }));
+      return;
+    }
     if (path === "/v1/connect") {
       response.setHeader("content-type", "application/json");
       const backoff = { base_ms: 200, max_ms: 1000, factor: 1.5, jitter: 0.5 };
-      response.end(JSON.stringify({ websocket: [`ws://127.0.0.1:${this.port}/`], tcp: [], heartbeat_s: 30, backoff }));
+      response.end(JSON.stringify({ nodes: [{ addresses: [`127.0.0.1:${this.port}`] }], heartbeat_s: 30, backoff, guests: "send" }));
       return;
     }
     const file = path === "/" ? "index.html" : path.slice(1);
@@ -95,9 +102,10 @@ export class FakeServer {
       const messages = this.room(channel);
       const from = resume && resume.log === "fake" ? Number(resume.normal ?? 0) : undefined;
       const due = from === undefined ? messages.slice(messages.length - history) : messages.filter((m) => Number(m.offset) > from);
-      for (const message of due) send(session, 0, { message });
-      const position = { log: "fake", normal: String(this.offset), high: String(this.offset) };
+      const after = due.length > 0 ? String(Number(due[0].offset) - 1) : String(this.offset);
+      const position = { log: "fake", normal: after, high: after };
       send(session, request, { subscribed: { channel, position, online: String(this.online(channel)) } });
+      for (const message of due) send(session, 0, { message });
     } else if (body.unsubscribe) {
       session.channels.delete(body.unsubscribe.channel);
       send(session, request, { unsubscribed: body.unsubscribe });
