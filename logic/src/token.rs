@@ -208,3 +208,252 @@ pub fn mint(config: &TokenConfig, claims: &Claims) -> Result<String, MintError> 
     let key = EncodingKey::from_secret(secret.trim_end_matches(['\r', '\n']).as_bytes());
     jsonwebtoken::encode(&header, &signed, &key).map_err(|error| MintError::Claims(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use jsonwebtoken::jwk::{Jwk, JwkSet};
+    use proto::config::Secret;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::KeyConfig;
+    use crate::config::tests::shipped;
+
+    const NOW_S: u64 = 1_800_000_000;
+    const SECRET: &str = "a secret for tests, long enough to be one";
+
+    /// The private half for each algorithm, and its public half as the configuration takes it.
+    fn keys_of(alg: Alg) -> (EncodingKey, String) {
+        macro_rules! pair {
+            ($name:literal, $from:ident) => {
+                (
+                    EncodingKey::$from(include_bytes!(concat!("../tests/keys/", $name, ".pem"))).unwrap(),
+                    include_str!(concat!("../tests/keys/", $name, ".pub.pem")).to_owned(),
+                )
+            };
+        }
+        match alg {
+            Alg::HS256 => (EncodingKey::from_secret(SECRET.as_bytes()), SECRET.to_owned()),
+            Alg::RS256 => pair!("rs256", from_rsa_pem),
+            Alg::ES256 => pair!("es256", from_ec_pem),
+            Alg::EdDSA => pair!("eddsa", from_ed_pem),
+        }
+    }
+
+    const ALL: [(Alg, Algorithm, &str); 4] = [
+        (Alg::HS256, Algorithm::HS256, "h"),
+        (Alg::RS256, Algorithm::RS256, "r"),
+        (Alg::ES256, Algorithm::ES256, "e"),
+        (Alg::EdDSA, Algorithm::EdDSA, "d"),
+    ];
+
+    fn key(kid: &str, alg: Alg, key: &str) -> KeyConfig {
+        KeyConfig { kid: kid.into(), alg, key: Secret::new(key), file: PathBuf::new() }
+    }
+
+    /// One key of each algorithm, in the configuration.
+    fn config() -> TokenConfig {
+        let mut config = shipped().token;
+        config.keys = ALL.map(|(alg, _, kid)| key(kid, alg, &keys_of(alg).1)).into();
+        config
+    }
+
+    fn sign(alg: Alg, algorithm: Algorithm, kid: Option<&str>, claims: &Value) -> String {
+        let mut header = Header::new(algorithm);
+        header.kid = kid.map(str::to_owned);
+        jsonwebtoken::encode(&header, claims, &keys_of(alg).0).unwrap()
+    }
+
+    fn claims() -> Value {
+        json!({"sub": "42", "exp": NOW_S + 60})
+    }
+
+    fn with(claim: &str, value: impl Into<Value>) -> Value {
+        let mut claims = claims();
+        claims[claim] = value.into();
+        claims
+    }
+
+    /// `None`: the token is taken.
+    fn outcome(config: &TokenConfig, token: &str) -> Option<ErrorCode> {
+        let keys = KeyRing::load(config).unwrap();
+        check(&keys, config, token, NOW_S).err().map(|refused| refused.code())
+    }
+
+    fn signed(claims: &Value) -> Option<ErrorCode> {
+        outcome(&config(), &sign(Alg::HS256, Algorithm::HS256, Some("h"), claims))
+    }
+
+    #[test]
+    fn every_algorithm_works_from_the_configuration_and_from_a_key_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = ALL.map(|(alg, algorithm, kid)| {
+            let mut jwk = Jwk::from_encoding_key(&keys_of(alg).0, algorithm).unwrap();
+            jwk.common.key_id = Some(kid.to_owned());
+            jwk
+        });
+        let path = folder.path().join("jwks.json");
+        std::fs::write(&path, serde_json::to_vec(&JwkSet { keys: set.into() }).unwrap()).unwrap();
+        let from_set = TokenConfig { keys: Vec::new(), jwks: path, ..config() };
+        for (alg, algorithm, kid) in ALL {
+            let token = sign(alg, algorithm, Some(kid), &claims());
+            assert!(is_shaped_like_one(&token));
+            assert_eq!(outcome(&config(), &token), None, "{alg:?} from the configuration");
+            assert_eq!(outcome(&from_set, &token), None, "{alg:?} from a set");
+            let mut forged = token.into_bytes();
+            let place = forged.len() - 10;
+            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).unwrap();
+            assert_eq!(outcome(&config(), &forged), Some(ErrorCode::Unauthenticated), "{alg:?} forged");
+        }
+    }
+
+    #[test]
+    fn the_algorithm_is_the_keys_and_not_the_headers() {
+        // The oldest trick: the public key, which everybody has, as the secret of an HMAC.
+        let public = keys_of(Alg::RS256).1;
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some("r".to_owned());
+        let confused = jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(public.as_bytes())).unwrap();
+        assert_eq!(outcome(&config(), &confused), Some(ErrorCode::Unauthenticated));
+        let only = TokenConfig { keys: vec![key("", Alg::RS256, &public)], ..config() };
+        header.kid = None;
+        let confused = jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(public.as_bytes())).unwrap();
+        assert_eq!(outcome(&only, &confused), Some(ErrorCode::Unauthenticated));
+
+        let base64 = |json: Value| {
+            use base64::Engine as _;
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json.to_string())
+        };
+        for alg in ["none", "None", "NONE", "HS512", ""] {
+            for kid in ["h", "r", ""] {
+                let token = format!("{}.{}.", base64(json!({"alg": alg, "kid": kid})), base64(claims()));
+                assert_eq!(outcome(&config(), &token), Some(ErrorCode::Unauthenticated), "{alg} {kid}");
+            }
+        }
+        let longer = sign(Alg::HS256, Algorithm::HS512, Some("h"), &claims());
+        assert_eq!(outcome(&config(), &longer), Some(ErrorCode::Unauthenticated));
+    }
+
+    #[test]
+    fn a_token_finds_its_key_by_kid() {
+        let token = |kid| sign(Alg::HS256, Algorithm::HS256, kid, &claims());
+        assert_eq!(outcome(&config(), &token(Some("another"))), Some(ErrorCode::Unauthenticated));
+        assert_eq!(outcome(&config(), &token(None)), Some(ErrorCode::Unauthenticated), "four keys: which?");
+        let one = TokenConfig { keys: vec![key("h", Alg::HS256, SECRET)], ..config() };
+        assert_eq!(outcome(&one, &token(None)), None, "the only key");
+        let other = "another secret, as long as the first one is";
+        let two = TokenConfig { keys: vec![key("", Alg::HS256, SECRET), key("h", Alg::HS256, other)], ..config() };
+        assert_eq!(outcome(&two, &token(None)), None, "the key without a name");
+        assert_eq!(outcome(&two, &token(Some("h"))), Some(ErrorCode::Unauthenticated));
+        let twice = TokenConfig { keys: vec![key("h", Alg::HS256, SECRET), key("h", Alg::HS256, other)], ..config() };
+        assert!(KeyRing::load(&twice).is_err());
+    }
+
+    #[test]
+    fn times_are_kept_with_leeway() {
+        let leeway = config().leeway_s;
+        assert_eq!(signed(&with("exp", NOW_S - leeway + 1)), None);
+        assert_eq!(signed(&with("exp", NOW_S - leeway)), Some(ErrorCode::TokenExpired));
+        assert_eq!(signed(&with("exp", NOW_S as f64 + 0.5)), None, "a date may have a fraction");
+        assert_eq!(signed(&with("exp", NOW_S + config().lifetime_max_s)), None);
+        let far = NOW_S + config().lifetime_max_s + leeway + 1;
+        assert_eq!(signed(&with("exp", far)), Some(ErrorCode::Unauthenticated));
+        for wrong in [json!("tomorrow"), json!(-1), json!(1e300), Value::Null] {
+            assert_eq!(signed(&with("exp", wrong.clone())), Some(ErrorCode::Unauthenticated), "{wrong}");
+        }
+        assert_eq!(signed(&json!({"sub": "42"})), Some(ErrorCode::Unauthenticated), "no exp");
+        assert_eq!(signed(&with("nbf", NOW_S + leeway)), None);
+        assert_eq!(signed(&with("nbf", NOW_S + leeway + 1)), Some(ErrorCode::Unauthenticated));
+    }
+
+    #[test]
+    fn claims_must_make_sense() {
+        for sub in [json!(""), json!("a b"), json!("guest.0123"), json!(7), json!("x".repeat(65))] {
+            assert_eq!(signed(&with("sub", sub.clone())), Some(ErrorCode::Unauthenticated), "{sub}");
+        }
+        assert_eq!(signed(&json!({"exp": NOW_S + 60})), Some(ErrorCode::Unauthenticated), "no sub");
+        assert_eq!(signed(&with("device", "a b")), Some(ErrorCode::Unauthenticated));
+        assert_eq!(signed(&with("subscribe", json!(["room:1", "room:game.*"]))), None);
+        for patterns in [json!(["*"]), json!(["user:7"]), json!("room:*"), json!(vec!["room:1"; 65])] {
+            assert_eq!(signed(&with("subscribe", patterns.clone())), Some(ErrorCode::Unauthenticated), "{patterns}");
+        }
+        assert_eq!(signed(&with("name", "x".repeat(9_000))), Some(ErrorCode::Unauthenticated), "over 8 KiB");
+    }
+
+    #[test]
+    fn audience_and_issuer_are_looked_at_where_they_are_configured() {
+        let strict = TokenConfig { audience: "barrage".into(), issuer: "platform".into(), ..config() };
+        let token = |claims: &Value| sign(Alg::HS256, Algorithm::HS256, Some("h"), claims);
+        let mut right = with("aud", json!(["other", "barrage"]));
+        right["iss"] = "platform".into();
+        assert_eq!(outcome(&strict, &token(&right)), None);
+        assert_eq!(outcome(&config(), &token(&right)), None, "not configured, not looked at");
+        right["iss"] = "another".into();
+        assert_eq!(outcome(&strict, &token(&right)), Some(ErrorCode::Unauthenticated));
+        assert_eq!(outcome(&strict, &token(&claims())), Some(ErrorCode::Unauthenticated));
+        let minted = mint(&strict, &Claims::new("42", NOW_S + 60)).unwrap();
+        assert_eq!(outcome(&strict, &minted), None);
+    }
+
+    #[test]
+    fn critical_extensions_are_refused() {
+        let mut header = Header::new(Algorithm::HS256);
+        (header.kid, header.crit) = (Some("h".to_owned()), Some(vec!["b64".to_owned()]));
+        let token = jsonwebtoken::encode(&header, &claims(), &keys_of(Alg::HS256).0).unwrap();
+        assert_eq!(outcome(&config(), &token), Some(ErrorCode::Unauthenticated));
+    }
+
+    #[test]
+    fn a_minted_token_says_what_it_was_told() {
+        let mut claims = Claims::new("42", NOW_S + 60);
+        claims.name = Some("Ada".into());
+        claims.publish = Some(vec!["room:7".into()]);
+        let token = mint(&config(), &claims).unwrap();
+        let keys = KeyRing::load(&config()).unwrap();
+        assert_eq!(check(&keys, &config(), &token, NOW_S).unwrap(), claims);
+        assert!(matches!(mint(&config(), &Claims::new("a b", NOW_S)), Err(MintError::Claims(_))));
+        let public_only = TokenConfig { keys: vec![key("r", Alg::RS256, &keys_of(Alg::RS256).1)], ..config() };
+        assert!(matches!(mint(&public_only, &claims), Err(MintError::NoSecret)));
+    }
+
+    #[test]
+    fn weak_keys_are_refused_wherever_they_stand() {
+        let weak = include_str!("../tests/keys/weak.pub.pem");
+        assert!(KeyRing::load(&TokenConfig { keys: vec![key("", Alg::RS256, weak)], ..config() }).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "short\n").unwrap();
+        let short = KeyConfig { file, ..key("", Alg::HS256, "") };
+        assert!(KeyRing::load(&TokenConfig { keys: vec![short], ..config() }).is_err());
+    }
+
+    #[test]
+    fn a_changed_file_changes_the_keys_and_a_broken_one_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        let write = |path: &Path, kid: &str| {
+            let mut jwk = Jwk::from_encoding_key(&keys_of(Alg::EdDSA).0, Algorithm::EdDSA).unwrap();
+            jwk.common.key_id = Some(kid.to_owned());
+            std::fs::write(path, serde_json::to_vec(&JwkSet { keys: vec![jwk] }).unwrap()).unwrap();
+        };
+        write(&path, "old");
+        let config = TokenConfig { keys: Vec::new(), jwks: path.clone(), ..config() };
+        let keys = KeyRing::load(&config).unwrap();
+        let taken = |kid| {
+            let token = sign(Alg::EdDSA, Algorithm::EdDSA, Some(kid), &claims());
+            check(&keys, &config, &token, NOW_S).is_ok()
+        };
+        assert!(taken("old") && !taken("new"));
+        for broken in ["", "{", "{\"keys\": []}"] {
+            std::fs::write(&path, broken).unwrap();
+            keys.reload();
+            assert!(taken("old"), "{broken:?}");
+        }
+        write(&path, "new");
+        keys.reload();
+        assert!(taken("new") && !taken("old"));
+    }
+}
