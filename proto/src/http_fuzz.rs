@@ -2,7 +2,7 @@
 //! depend on how it comes; what is accepted is also what tungstenite's server accepts, with the same answer.
 
 use crate::fuzz::Dice;
-use crate::http::{BadHandshake, HEAD_BYTES_MAX, Request, accept, accept_key};
+use crate::http::{BadHandshake, HEAD_BYTES_MAX, Request, accept, accept_key, refuse};
 
 const FIRST_LINES: &[&str] = &[
     "GET /sub HTTP/1.1",
@@ -53,6 +53,7 @@ const MORE_LINES: &[&str] = &[
 /// Where a property does not hold.
 pub fn run(data: &[u8]) {
     let mut dice = Dice::new(data);
+    refusal(&mut dice);
     let head = head(&mut dice);
     let parsed = Request::parse(&head);
     let cut = usize::from(dice.number()) % (head.len() + 1);
@@ -79,13 +80,19 @@ pub fn run(data: &[u8]) {
         Ok(Some((key, upgrade, consumed))) => {
             let theirs = oracle(&head[..consumed]);
             let key = key.expect("an upgrade has one");
+            let digits = key.strip_suffix("==").expect("padded");
+            assert!(digits.len() == 22 && digits.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
+            let lines = String::from_utf8_lossy(&head[..consumed]).to_lowercase();
+            for (name, token) in [("upgrade:", "websocket"), ("connection:", "upgrade"), ("host:", "")] {
+                assert!(lines.lines().any(|line| line.starts_with(name) && line.contains(token)), "{name}");
+            }
             assert_eq!(accept_key(key), tungstenite::handshake::derive_accept_key(key.as_bytes()));
             // It does not know that `Upgrade` is a list, nor the absolute form of a target.
             if let Some(theirs) = theirs {
                 assert_eq!(theirs, accept_key(key));
             }
             let mut answer = Vec::new();
-            accept(&upgrade, None, &mut answer);
+            accept(&upgrade, dice.pick(&[None, Some("barrage.v1")]), &mut answer);
             assert_eq!(answer_of(&answer), (101, answer.len()));
         }
         Err(failure) => {
@@ -105,6 +112,13 @@ pub fn run(data: &[u8]) {
             assert!(stricter || oracle(&head).is_none(), "{failure}");
         }
     }
+}
+
+/// Statuses of the caller's own.
+fn refusal(dice: &mut Dice<'_>) {
+    let (status, mut answer) = (dice.pick(&[401, 403, 404, 408, 429, 500, 503, 599]), Vec::new());
+    refuse(status, "a reason", &mut answer);
+    assert_eq!(answer_of(&answer), (status, answer.len() - "a reason\n".len()));
 }
 
 fn head(dice: &mut Dice<'_>) -> Vec<u8> {

@@ -30,6 +30,21 @@ pub use barrage::client::v1 as client;
 pub use barrage::cluster::v1 as cluster;
 pub use barrage::record::v1 as record;
 
+/// Whether a fuzz run asks for this bug, to show that its target would find it (`scripts/fuzz-planted.sh`). Without the
+/// feature, which nothing that is shipped has, it is `false` at compile time.
+#[cfg(feature = "fuzz")]
+macro_rules! planted {
+    ($bug:literal) => {
+        crate::fuzz::planted($bug)
+    };
+}
+#[cfg(not(feature = "fuzz"))]
+macro_rules! planted {
+    ($bug:literal) => {
+        false
+    };
+}
+
 pub mod bilibili;
 pub mod channel;
 pub mod config;

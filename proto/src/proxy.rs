@@ -115,7 +115,10 @@ fn binary(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadProxy>
     let source = match (version_command, family) {
         (0x21, 0x11) => {
             let block: &[u8; 12] = block.first_chunk().ok_or(BadProxy::Binary)?;
-            let [a, b, c, d, _, _, _, _, high, low, _, _] = *block;
+            let [a, b, c, d, _, _, _, _, mut high, mut low, other, _] = *block;
+            if planted!("sniff_port") {
+                (high, low) = (low, other);
+            }
             Some(SocketAddr::new(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([high, low])))
         }
         (0x21, 0x21) => {

@@ -1,11 +1,13 @@
-//! Fuzz body of [`crate::sniff`]'s first bytes and of [`crate::proxy`]: what they say of some bytes they say of all
-//! that begin with them, and a header that was written is read.
+//! Fuzz body of [`crate::sniff`] and [`crate::proxy`]: what they say of some bytes they say of all that begin with
+//! them; a header that was written is read; an auth body is one dialect's.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::channel::Channel;
 use crate::fuzz::Dice;
+use crate::goim::is_token;
 use crate::proxy::{self, HEADER_BYTES_MAX, SIGNATURE};
-use crate::sniff::{BEGINNING_BYTES_MAX, Spoken, spoken};
+use crate::sniff::{Auth, BEGINNING_BYTES_MAX, Spoken, auth, spoken};
 
 /// The body.
 ///
@@ -13,6 +15,9 @@ use crate::sniff::{BEGINNING_BYTES_MAX, Spoken, spoken};
 /// Where a property does not hold.
 pub fn run(data: &[u8]) {
     let mut dice = Dice::new(data);
+    if dice.once_in(3) {
+        return bodies(&mut dice);
+    }
     let (bytes, expected) = bytes(&mut dice);
     let cut = usize::from(dice.number()) % (bytes.len() + 1);
 
@@ -85,4 +90,54 @@ fn bytes(dice: &mut Dice<'_>) -> (Vec<u8>, Known) {
     }
     bytes.extend_from_slice(dice.rest());
     (bytes, known)
+}
+
+/// Auth bodies, more or less.
+pub(crate) fn bodies(dice: &mut Dice<'_>) {
+    const MEMBERS: &[&str] = &[
+        r#""mid":123"#,
+        r#""mid":"u_1""#,
+        r#""mid":-1"#,
+        r#""mid":1.5"#,
+        r#""key":"k""#,
+        r#""key":"eyJhbGciOiJIUzI1NiJ9.e30.c2ln""#,
+        r#""token":"t""#,
+        r#""room_id":"live://1000""#,
+        r#""platform":"web""#,
+        r#""accepts":[1000,1001]"#,
+        r#""accepts":[1e3]"#,
+        r#""roomid":5440"#,
+        r#""roomid":"5440""#,
+        r#""uid":42"#,
+        r#""protover":2"#,
+        r#""protover":3"#,
+        r#""later":{}"#,
+    ];
+    let count = dice.byte() % 6;
+    let members: Vec<_> = (0..count).map(|_| dice.pick(MEMBERS)).collect();
+    let mut body = format!("{{{}}}", members.join(",")).into_bytes();
+    if dice.once_in(4) {
+        let at = usize::from(dice.byte()) % body.len();
+        body[at] = dice.byte();
+    }
+    if dice.once_in(8) {
+        body = dice.rest().to_vec();
+    }
+    let has = |name: &str| {
+        matches!(serde_json::from_slice(&body), Ok(serde_json::Value::Object(members)) if members.contains_key(name))
+    };
+    match auth(&body) {
+        Ok(Auth::Bilibili(read)) => {
+            assert!(has("roomid"));
+            assert_eq!(read.credential().is_some(), is_token(&read.key));
+            assert!(Channel::parse(&read.channel()).is_ok());
+        }
+        Ok(Auth::Goim(read)) => {
+            assert!(!has("roomid"));
+            assert!(read.session_key().is_none_or(|key| !is_token(key)));
+            assert_eq!(read.credential().is_some(), !read.token.is_empty() || is_token(&read.key));
+            assert!(read.mid.is_empty() || crate::channel::is_id(&read.mid));
+        }
+        Err(_) => {}
+    }
 }

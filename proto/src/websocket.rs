@@ -344,7 +344,8 @@ impl Decoder {
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Failure::Interrupted),
             _ => {}
         }
-        let bytes = header.payload_bytes.saturating_add(message.unwrap_or(0) as u64);
+        let before = if planted!("websocket_limit") { 0 } else { message.unwrap_or(0) };
+        let bytes = header.payload_bytes.saturating_add(before as u64);
         if bytes > u64::from(self.message_bytes_max) { Err(Failure::TooLarge) } else { Ok(()) }
     }
 }
@@ -362,7 +363,9 @@ impl Part {
     fn take(&mut self, rest: Rest, payload: &mut [u8], message_bytes_max: u32) -> Result<(), Failure> {
         unmask(payload, rest.mask);
         let mut mask = rest.mask;
-        mask.rotate_left(payload.len() % 4);
+        if !planted!("websocket_mask") {
+            mask.rotate_left(payload.len() % 4);
+        }
         self.frame = Some(Rest { mask, bytes: rest.bytes - payload.len(), ..rest });
         if !rest.opcode.is_control() && self.message == Some(Opcode::Text) {
             self.utf8.push(payload)?;
@@ -494,6 +497,7 @@ impl Utf8 {
             match std::str::from_utf8(&self.open[..=self.open_bytes]) {
                 Ok(_) => self.open_bytes = 0,
                 Err(error) if error.error_len().is_none() => self.open_bytes += 1,
+                Err(_) if planted!("websocket_utf8") => self.open_bytes = 0,
                 Err(_) => return Err(Failure::Utf8),
             }
         }

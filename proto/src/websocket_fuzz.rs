@@ -7,7 +7,9 @@ use tungstenite::protocol::{Role as TheirRole, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
 use crate::fuzz::{Dice, pieces};
-use crate::websocket::{CONTROL_BYTES_MAX, Decoder, Event, Failure, Role, unmask};
+use crate::websocket::{
+    CONTROL_BYTES_MAX, Decoder, Event, Failure, Opcode, Role, close, encode, frame, header, unmask,
+};
 
 /// An [`Event`] that owns what it carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,10 @@ fn stream(dice: &mut Dice<'_>, role: Role, limit: u32) -> Vec<u8> {
             stream.extend_from_slice(dice.bytes(count));
             continue;
         }
+        if !open && dice.once_in(16) {
+            ours(dice, role, &mut stream);
+            continue;
+        }
         let fin = !dice.once_in(3);
         let expected: &[u8] = if open { &[0, 0, 0, 9, 10] } else { &[1, 1, 2, 9, 10] };
         let opcode = if dice.once_in(24) { dice.byte() & 15 } else { dice.pick(expected) };
@@ -96,6 +102,21 @@ fn stream(dice: &mut Dice<'_>, role: Role, limit: u32) -> Vec<u8> {
         stream.extend_from_slice(&payload[..cut]);
     }
     stream
+}
+
+/// A frame of our own encoders.
+fn ours(dice: &mut Dice<'_>, role: Role, stream: &mut Vec<u8>) {
+    let (opcode, bytes) = (dice.pick(&[Opcode::Binary, Opcode::Text, Opcode::Ping]), usize::from(dice.byte() % 126));
+    let payload = vec![b'o'; if opcode == Opcode::Binary { bytes * 999 } else { bytes }];
+    match (role, dice.byte() % 8) {
+        (Role::Server, _) => frame(true, opcode, Some([1, 2, 3, dice.byte()]), &payload, stream),
+        (Role::Client, 0) => close(1000, &"\u{5f39}".repeat(bytes), stream),
+        (Role::Client, 1..4) => {
+            header(opcode, payload.len(), stream);
+            stream.extend_from_slice(&payload);
+        }
+        (Role::Client, _) => encode(opcode, &payload, stream),
+    }
 }
 
 fn length(dice: &mut Dice<'_>, masked: bool, bytes: usize, stream: &mut Vec<u8>) {
