@@ -1,1 +1,41 @@
-//! bench
+//! Loads a server as its clients would, and measures what they see.
+//!
+//! It knows nothing of the server's inside: it speaks the public dialects and the HTTP API, so that any server which
+//! speaks them can be measured. All of it is open loop: what is to be sent has its time, and is late if it is sent
+//! late; nothing waits for the answer to what came before.
+//!
+//! ```text
+//!   schedule ─▶ publish: HTTP connections ─▶ the server ─▶ viewers: sockets ─▶ wire ─▶ tally ─▶ report
+//! ```
+
+mod environment;
+mod fanout;
+mod note;
+mod publish;
+mod report;
+mod tally;
+mod viewers;
+mod wire;
+
+pub use fanout::{Error, Fanout};
+pub use report::{Deliveries, Millis, Publishing, Report, Sessions};
+pub use wire::Dialect;
+
+/// `barrage bench`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Viewers in rooms, messages at a steady rate: deliveries a second, what is lost, how late they are.
+    Fanout(Fanout),
+}
+
+impl Command {
+    /// Measures, and prints what was measured on standard output. `commit` is the build's, for the record.
+    ///
+    /// # Errors
+    /// [`Error`] where it could not be measured, and where the server did not deliver everything in order.
+    pub fn run(&self, commit: &str) -> Result<(), Error> {
+        match self {
+            Self::Fanout(fanout) => fanout.run(commit),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Where a measurement was made: a number without it says little.
+
+use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+
+/// The machine and the build.
+#[derive(Debug, Clone, Serialize)]
+pub struct Environment {
+    /// Of the build.
+    pub commit: String,
+    /// Of the kernel that runs.
+    pub kernel: String,
+    /// Its model.
+    pub cpu: String,
+    /// That this process may use.
+    pub cpus: usize,
+}
+
+impl Environment {
+    pub(crate) fn here(commit: &str) -> Self {
+        let line = |path: &str| fs::read_to_string(path).ok();
+        let model = line("/proc/cpuinfo").and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
+        Self {
+            commit: commit.to_owned(),
+            kernel: line("/proc/sys/kernel/osrelease").map_or_else(unknown, |text| text.trim().to_owned()),
+            cpu: model.unwrap_or_else(unknown),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+/// Clock ticks a second in `/proc/<pid>/stat`: 100 on every Linux (proc(5), USER_HZ).
+const TICKS: f64 = 100.0;
+
+/// Processor seconds of this process so far; `None` where there is no /proc.
+pub(crate) fn cpu_seconds() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is a name in brackets, and may hold anything; the 14th and 15th are user and system time.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS)
+}
+
+/// Lets this process have `wanted` open files, as far as the hard limit goes.
+///
+/// # Errors
+/// The hard limit, where it is lower.
+pub(crate) fn open_files(wanted: u64) -> Result<(), u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    match limit.maximum {
+        Some(maximum) if maximum < wanted => Err(maximum),
+        maximum => {
+            let raised = Rlimit { current: Some(wanted), maximum };
+            setrlimit(Resource::Nofile, raised).map_err(|_| limit.current.unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_files_than_the_hard_limit_are_refused_with_it() {
+        assert_eq!(open_files(1), Ok(()));
+        if let Some(maximum) = getrlimit(Resource::Nofile).maximum {
+            assert_eq!(open_files(maximum + 1), Err(maximum));
+        }
+    }
+
+    #[test]
+    fn the_machine_is_told() {
+        let here = Environment::here("abc");
+        assert!(here.cpus >= 1 && !here.kernel.is_empty());
+        assert!(cpu_seconds().is_none_or(|seconds| seconds >= 0.0));
+    }
+}

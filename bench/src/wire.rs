@@ -1,0 +1,495 @@
+//! One viewer's side of a dialect: what it says to be let in and stay, and what a server's bytes tell it. Knows no
+//! socket and no clock.
+//!
+//! ```text
+//!   Wire::new ─▶ out: the first bytes     bytes ─▶ Wire::read ─▶ [Event]s, and answers in out
+//! ```
+//!
+//! Messages are what it sees by the million: of a pushed one only the payload is looked for.
+
+use proto::client::{ClientFrame, Connect, Ping, ServerFrame, Subscribe, client_frame, message, server_frame};
+use proto::packet::{self, Packet, operation};
+use proto::websocket::{self, Decoder, Opcode, Role};
+use proto::{goim, native};
+
+/// Longest frame from a server that is taken, bytes: a batch of goim's packets, or many of a slow viewer's.
+const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Longest answer to the upgrade, bytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// The operation of the messages that are pushed: `text` (compat.md).
+pub(crate) const OPERATION: i32 = 1000;
+/// The masks of a viewer's frames. They keep a browser's script from choosing the bytes on the wire, which nobody does
+/// here (RFC 6455 section 10.3).
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// What the viewers speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// Barrage's own, protobuf.
+    Native,
+    /// goim's.
+    Goim,
+}
+
+/// What a server's bytes tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// It is in the room.
+    Ready,
+    /// A message's payload.
+    Payload(&'a [u8]),
+    /// It is told that it missed so many.
+    Gap(u64),
+    /// It is told that it will not be served, or no longer.
+    Ended(String),
+}
+
+/// Whom a viewer wants to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Viewer<'a> {
+    pub(crate) dialect: Dialect,
+    pub(crate) tcp: bool,
+    /// `host:port`, for the handshake.
+    pub(crate) host: &'a str,
+    /// A room's ID.
+    pub(crate) room: &'a str,
+    pub(crate) token: &'a str,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    carrier: Carrier,
+    dialect: Dialect,
+    room: String,
+    /// What has come of an answer or of a frame that is not whole (TCP, handshake).
+    part: Vec<u8>,
+    /// To be sent.
+    pub(crate) out: Vec<u8>,
+    /// To be sent after the upgrade.
+    upgraded: Vec<u8>,
+    requests: u32,
+    /// Seconds within which the server wants to hear something.
+    pub(crate) heartbeat_s: u64,
+}
+
+#[derive(Debug)]
+enum Carrier {
+    Tcp,
+    Upgrading,
+    WebSocket(Decoder),
+}
+
+/// goim's own default is 240 s; sooner does no harm.
+const GOIM_HEARTBEAT_SECONDS: u64 = 60;
+
+impl Wire {
+    pub(crate) fn new(viewer: &Viewer<'_>) -> Self {
+        let mut wire = Self {
+            carrier: if viewer.tcp { Carrier::Tcp } else { Carrier::Upgrading },
+            dialect: viewer.dialect,
+            room: viewer.room.to_owned(),
+            part: Vec::new(),
+            out: Vec::new(),
+            upgraded: Vec::new(),
+            requests: 0,
+            heartbeat_s: GOIM_HEARTBEAT_SECONDS,
+        };
+        let upgrade = (!viewer.tcp).then(|| {
+            let protocol = match viewer.dialect {
+                Dialect::Native => format!("Sec-WebSocket-Protocol: {}\r\n", native::SUBPROTOCOL_BINARY),
+                Dialect::Goim => String::new(),
+            };
+            format!(
+                "GET /sub HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n",
+                viewer.host
+            )
+        });
+        match viewer.dialect {
+            Dialect::Native => {
+                if viewer.tcp {
+                    wire.out.extend_from_slice(native::MAGIC);
+                }
+                let agent = concat!("barrage-bench/", env!("CARGO_PKG_VERSION")).to_owned();
+                let connect = Connect { token: viewer.token.to_owned(), agent, ..Connect::default() };
+                wire.ask(client_frame::Body::Connect(connect));
+            }
+            Dialect::Goim => {
+                let auth = serde_json::json!({
+                    "mid": 0, "key": "", "token": viewer.token, "room_id": format!("live://{}", viewer.room),
+                    "platform": "bench", "accepts": [OPERATION],
+                });
+                wire.packet(operation::AUTH, auth.to_string().as_bytes());
+            }
+        }
+        if let Some(upgrade) = upgrade {
+            wire.upgraded = std::mem::replace(&mut wire.out, upgrade.into_bytes());
+        }
+        wire
+    }
+
+    /// Says that it is still here.
+    pub(crate) fn heartbeat(&mut self) {
+        match self.dialect {
+            Dialect::Native => self.ask(client_frame::Body::Ping(Ping {})),
+            Dialect::Goim => self.packet(operation::HEARTBEAT, b""),
+        }
+    }
+
+    fn ask(&mut self, body: client_frame::Body) {
+        self.requests += 1;
+        let frame = ClientFrame { request: self.requests, body: Some(body) };
+        if matches!(self.carrier, Carrier::Tcp) {
+            let start = native::begin_frame(&mut self.out);
+            native::to_binary(&frame, &mut self.out);
+            native::end_frame(start, &mut self.out);
+        } else {
+            let mut bytes = Vec::new();
+            native::to_binary(&frame, &mut bytes);
+            websocket::frame(true, Opcode::Binary, Some(MASK), &bytes, &mut self.out);
+        }
+    }
+
+    fn packet(&mut self, operation: i32, body: &[u8]) {
+        self.requests += 1;
+        let packet = Packet { version: goim::VERSION, operation, sequence: self.requests, body };
+        if matches!(self.carrier, Carrier::Tcp) {
+            packet::write(packet, &mut self.out);
+        } else {
+            let mut bytes = Vec::new();
+            packet::write(packet, &mut bytes);
+            websocket::frame(true, Opcode::Binary, Some(MASK), &bytes, &mut self.out);
+        }
+    }
+
+    /// Takes what came, in any split.
+    ///
+    /// # Errors
+    /// What is wrong with it: not this dialect.
+    pub(crate) fn read(&mut self, bytes: &mut [u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
+        if matches!(self.carrier, Carrier::Upgrading) {
+            self.part.extend_from_slice(bytes);
+            let Some(end) = self.part.windows(4).position(|window| window == b"\r\n\r\n") else {
+                let long = self.part.len() > ANSWER_BYTES_MAX;
+                return if long { Err("the answer to the upgrade does not end".into()) } else { Ok(()) };
+            };
+            if !self.part.starts_with(b"HTTP/1.1 101 ") {
+                let answer = String::from_utf8_lossy(&self.part[..end]);
+                return Err(format!("the upgrade was refused: {}", answer.lines().next().unwrap_or_default()));
+            }
+            self.out.append(&mut self.upgraded);
+            self.carrier = Carrier::WebSocket(Decoder::new(Role::Client, FRAME_BYTES_MAX as u32));
+            let mut rest = std::mem::take(&mut self.part).split_off(end + 4);
+            return self.read(&mut rest, told);
+        }
+        if matches!(self.carrier, Carrier::Tcp) {
+            if self.part.is_empty() {
+                let left = self.frames(bytes, told)?;
+                self.part.extend_from_slice(&bytes[bytes.len() - left..]);
+            } else {
+                let mut part = std::mem::take(&mut self.part);
+                part.extend_from_slice(bytes);
+                let left = self.frames(&part, told)?;
+                part.drain(..part.len() - left);
+                self.part = part;
+            }
+            return Ok(());
+        }
+        self.messages(bytes, told)
+    }
+
+    /// WebSocket: a whole frame, or some of goim's packets, stand in a message.
+    fn messages(&mut self, mut bytes: &mut [u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
+        // Taken out while it lends its events.
+        let Carrier::WebSocket(mut decoder) = std::mem::replace(&mut self.carrier, Carrier::Upgrading) else {
+            return Err("there was no upgrade".into());
+        };
+        let mut result = Ok(());
+        loop {
+            match decoder.next(&mut bytes) {
+                Ok(Some(websocket::Event::Binary(message))) => result = self.message(message, told),
+                Ok(Some(websocket::Event::Ping(payload))) => {
+                    websocket::frame(true, Opcode::Pong, Some(MASK), payload, &mut self.out);
+                }
+                Ok(Some(websocket::Event::Close(why))) => {
+                    let why = why.map_or_else(|| "no code".to_owned(), |(code, reason)| format!("{code} {reason}"));
+                    told(Event::Ended(format!("close frame: {}", why.trim_end())));
+                }
+                Ok(Some(websocket::Event::Text(_) | websocket::Event::Pong(_))) => {}
+                Ok(None) => break,
+                Err(failure) => result = Err(failure.to_string()),
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        self.carrier = Carrier::WebSocket(decoder);
+        result
+    }
+
+    fn message(&mut self, message: &[u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
+        match self.dialect {
+            Dialect::Native => self.server_frame(message, told),
+            Dialect::Goim => {
+                packet::in_message(message, FRAME_BYTES_MAX).try_for_each(|packet| server_packet(&packet, told))
+            }
+        }
+    }
+
+    /// TCP: takes the whole frames off `bytes`; how many bytes are left.
+    fn frames(&mut self, bytes: &[u8], told: &mut impl FnMut(Event<'_>)) -> Result<usize, String> {
+        let mut input = bytes;
+        loop {
+            match self.dialect {
+                Dialect::Native => match native::unpack(&mut input, FRAME_BYTES_MAX) {
+                    Ok(Some(frame)) => self.server_frame(frame, told)?,
+                    Ok(None) => return Ok(input.len()),
+                    Err(bad) => return Err(bad.to_string()),
+                },
+                Dialect::Goim => match packet::unpack(&mut input, FRAME_BYTES_MAX).transpose() {
+                    Some(packet) => server_packet(&packet, told)?,
+                    None => return Ok(input.len()),
+                },
+            }
+        }
+    }
+
+    fn server_frame(&mut self, frame: &[u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
+        if let Some(payload) = pushed_payload(frame) {
+            told(Event::Payload(payload));
+            return Ok(());
+        }
+        let frame: ServerFrame = native::from_binary(frame).map_err(|bad| bad.to_string())?;
+        match frame.body {
+            Some(server_frame::Body::Connected(connected)) => {
+                self.heartbeat_s = u64::from(connected.heartbeat_s).max(1);
+                let channel = format!("room:{}", self.room);
+                self.ask(client_frame::Body::Subscribe(Subscribe { channel, resume: None, history: 0 }));
+            }
+            Some(server_frame::Body::Subscribed(_)) => told(Event::Ready),
+            Some(server_frame::Body::Message(message)) => match message.payload {
+                Some(message::Payload::Text(text)) => told(Event::Payload(text.as_bytes())),
+                Some(message::Payload::Data(data)) => told(Event::Payload(&data)),
+                None => {}
+            },
+            Some(server_frame::Body::Gap(gap)) => told(Event::Gap(gap.count)),
+            Some(server_frame::Body::Error(error)) => told(Event::Ended(format!("refused: {}", error.message))),
+            Some(server_frame::Body::Goodbye(goodbye)) => told(Event::Ended(format!("goodbye: {}", goodbye.reason))),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn server_packet(
+    packet: &Result<Packet<'_>, packet::BadPacket>,
+    told: &mut impl FnMut(Event<'_>),
+) -> Result<(), String> {
+    let packet = packet.as_ref().map_err(ToString::to_string)?;
+    match packet.operation {
+        OPERATION => told(Event::Payload(packet.body)),
+        operation::RAW => {
+            for inner in packet::in_message(packet.body, FRAME_BYTES_MAX) {
+                let inner = inner.map_err(|bad| bad.to_string())?;
+                if inner.operation == OPERATION {
+                    told(Event::Payload(inner.body));
+                }
+            }
+        }
+        operation::AUTH_REPLY => told(Event::Ready),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The payload of a `ServerFrame` that is a pushed `Message` (fields 16; 7 and 8 in it), as it stands in the bytes:
+/// decoding all of the message would cost ten times as much. `None`: something else.
+fn pushed_payload(frame: &[u8]) -> Option<&[u8]> {
+    /// Field 16, length-delimited.
+    const MESSAGE: [u8; 2] = [0x82, 0x01];
+    let mut input = frame.strip_prefix(&MESSAGE)?;
+    let bytes = varint(&mut input)?;
+    let mut message = input.split_at_checked(usize::try_from(bytes).ok()?)?.0;
+    while !message.is_empty() {
+        let key = varint(&mut message)?;
+        match key & 7 {
+            0 => drop(varint(&mut message)?),
+            1 => message = message.get(8..)?,
+            2 => {
+                let bytes = usize::try_from(varint(&mut message)?).ok()?;
+                let (value, rest) = message.split_at_checked(bytes)?;
+                if matches!(key >> 3, 7 | 8) {
+                    return Some(value);
+                }
+                message = rest;
+            }
+            5 => message = message.get(4..)?,
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn varint(input: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *input.split_off_first()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::client::{Connected, Gap, Goodbye, Message, Pong, Sender, Subscribed};
+
+    use super::*;
+
+    const KINDS: [(Dialect, bool); 4] =
+        [(Dialect::Native, false), (Dialect::Native, true), (Dialect::Goim, false), (Dialect::Goim, true)];
+
+    fn wire(dialect: Dialect, tcp: bool) -> Wire {
+        Wire::new(&Viewer { dialect, tcp, host: "h:1", room: "r", token: "" })
+    }
+
+    fn message(payload: message::Payload) -> server_frame::Body {
+        server_frame::Body::Message(Message {
+            channel: "room:r".into(),
+            id: "i".into(),
+            offset: 7,
+            time_ms: 1,
+            sender: Some(Sender { uid: "u".into(), name: "n".into() }),
+            r#type: "text".into(),
+            payload: Some(payload),
+            ..Message::default()
+        })
+    }
+
+    /// What a server says from the beginning on, in each dialect, and what a viewer is to be told of it.
+    fn said(dialect: Dialect, tcp: bool) -> (Vec<u8>, Vec<String>) {
+        let mut out = if tcp { Vec::new() } else { b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n".to_vec() };
+        let mut bodies: Vec<Vec<u8>> = Vec::new();
+        match dialect {
+            Dialect::Native => {
+                let text = |text: String| message(message::Payload::Text(text));
+                for body in [
+                    server_frame::Body::Connected(Connected { heartbeat_s: 7, ..Connected::default() }),
+                    server_frame::Body::Subscribed(Subscribed::default()),
+                    text("one".into()),
+                    message(message::Payload::Data(b"\xfftwo"[..].into())),
+                    server_frame::Body::Gap(Gap { count: 5, ..Gap::default() }),
+                    server_frame::Body::Pong(Pong::default()),
+                    text("3".repeat(70_000)),
+                    server_frame::Body::Goodbye(Goodbye { reason: "bye".into(), ..Goodbye::default() }),
+                ] {
+                    let mut bytes = Vec::new();
+                    native::to_binary(&ServerFrame { request: 0, body: Some(body) }, &mut bytes);
+                    bodies.push(bytes);
+                }
+                for body in &bodies {
+                    if tcp {
+                        out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+                        out.extend_from_slice(body);
+                    } else {
+                        websocket::encode(Opcode::Binary, body, &mut out);
+                    }
+                }
+            }
+            Dialect::Goim => {
+                let long = vec![b'3'; 70_000];
+                let mut inner = Vec::new();
+                goim::push(OPERATION, b"\xfftwo", &mut inner);
+                goim::push(OPERATION + 1, b"not ours", &mut inner);
+                goim::push(OPERATION, &long, &mut inner);
+                let mut packets = Vec::new();
+                goim::auth_reply(1, &mut packets);
+                goim::heartbeat_reply(2, 1, &mut packets);
+                goim::push(OPERATION, b"one", &mut packets);
+                if tcp {
+                    packets.extend_from_slice(&inner);
+                } else {
+                    goim::batch(&inner, &mut packets);
+                }
+                if tcp {
+                    out.extend_from_slice(&packets);
+                } else {
+                    websocket::encode(Opcode::Binary, &packets, &mut out);
+                }
+            }
+        }
+        if !tcp {
+            websocket::encode(Opcode::Ping, b"still?", &mut out);
+            websocket::close(4015, "draining", &mut out);
+        }
+        let (two, three) = (format!("{:?}", &b"\xfftwo"[..]), format!("{:?}", vec![b'3'; 70_000]));
+        let mut told = vec!["ready".to_owned(), format!("{:?}", &b"one"[..]), two];
+        told.extend((dialect == Dialect::Native).then(|| "gap 5".to_owned()));
+        told.push(three);
+        told.extend((dialect == Dialect::Native).then(|| "ended goodbye: bye".to_owned()));
+        told.extend((!tcp).then(|| "ended close frame: 4015 draining".to_owned()));
+        (out, told)
+    }
+
+    #[test]
+    fn any_split_of_the_bytes_tells_the_same() {
+        for (dialect, tcp) in KINDS {
+            let (bytes, expected) = said(dialect, tcp);
+            for piece in [1, 2, 3, 7, 100, 65_536, usize::MAX] {
+                let mut wire = wire(dialect, tcp);
+                let mut told = Vec::new();
+                for piece in bytes.clone().chunks_mut(piece) {
+                    let mut tell = |event: Event<'_>| {
+                        told.push(match event {
+                            Event::Ready => "ready".to_owned(),
+                            Event::Payload(payload) => format!("{payload:?}"),
+                            Event::Gap(count) => format!("gap {count}"),
+                            Event::Ended(why) => format!("ended {why}"),
+                        });
+                    };
+                    wire.read(piece, &mut tell).unwrap();
+                }
+                assert!(told == expected, "{dialect:?} {tcp} {piece}: {told:.200?}");
+                if dialect == Dialect::Native {
+                    assert_eq!(wire.heartbeat_s, 7);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_short_way_to_a_payload_is_the_long_way() {
+        for payload in [message::Payload::Text("hello".into()), message::Payload::Data(b"\x00\xff"[..].into())] {
+            let mut bytes = Vec::new();
+            let body = Some(message(payload.clone()));
+            native::to_binary(&ServerFrame { request: 0, body }, &mut bytes);
+            let expected = match &payload {
+                message::Payload::Text(text) => text.as_bytes(),
+                message::Payload::Data(data) => data,
+            };
+            assert_eq!(pushed_payload(&bytes), Some(expected));
+            for cut in 0..bytes.len() {
+                let _never_panics = pushed_payload(&bytes[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_the_upgrade_before_its_answer() {
+        let mut wire = wire(Dialect::Goim, false);
+        assert!(wire.out.ends_with(b"\r\n\r\n"));
+        wire.out.clear();
+        wire.read(&mut b"HTTP/1.1 101 S\r\n\r\n".to_vec(), &mut |_| ()).unwrap();
+        assert!(!wire.out.is_empty());
+    }
+
+    #[test]
+    fn a_refused_upgrade_says_why() {
+        let mut wire = wire(Dialect::Native, false);
+        let refused = wire.read(&mut b"HTTP/1.1 403 Forbidden\r\n\r\n".to_vec(), &mut |_| ());
+        assert_eq!(refused, Err("the upgrade was refused: HTTP/1.1 403 Forbidden".into()));
+    }
+}
