@@ -24,7 +24,9 @@ const WAITING_MS_MAX = 1_200;
 const AGAIN_MS = 80;
 /** Placed in one animation frame: each costs a measurement. */
 const PLACED_A_FRAME_MAX = 16;
-/** At speed 1. A short one crosses a 900-pixel picture in six seconds. */
+/** A picture's usual width, pixels: across a wider one bullets take as long. */
+const USUAL_PX = 900;
+/** At speed 1. A short one crosses the usual picture in six seconds. */
 const PX_A_SECOND = 160;
 /** A longer text flies this much faster for each pixel, as people are used to. */
 const FASTER_BY_WIDTH = 0.15;
@@ -46,13 +48,17 @@ export class Bullets {
   constructor(
     private readonly layer: HTMLElement,
     private settings: Settings,
-  ) {}
+  ) {
+    new ResizeObserver(() => {
+      this.resize();
+    }).observe(layer);
+  }
 
   apply(settings: Settings): void {
     this.settings = settings;
     this.layer.style.opacity = String(settings.opacity);
     this.layer.hidden = !settings.show;
-    this.layer.style.fontSize = `${this.fontPx()}px`;
+    this.resize();
     if (!settings.show) this.clear();
   }
 
@@ -127,7 +133,7 @@ export class Bullets {
       }, STANDING_MS);
       return true;
     }
-    const pxASecond = this.settings.speed * (PX_A_SECOND + FASTER_BY_WIDTH * width);
+    const pxASecond = this.settings.speed * Math.max(1, stagePx / USUAL_PX) * (PX_A_SECOND + FASTER_BY_WIDTH * width);
     const durationMs = ((stagePx + width) / pxASecond) * 1000;
     const lane = this.flying.place({ startMs: now, width, durationMs }, lanes, stagePx) ?? (bullet.own ? 0 : undefined);
     if (lane === undefined) return false;
@@ -142,9 +148,13 @@ export class Bullets {
     return true;
   }
 
-  /** A small picture has smaller letters: a phone shows as many lines as a desk. */
+  private resize(): void {
+    this.layer.style.fontSize = `${this.fontPx()}px`;
+  }
+
+  /** A small picture has smaller letters, so that a phone shows as many lines as a desk; a large one larger. */
   private fontPx(): number {
-    const scale = Math.min(1, Math.max(0.67, this.layer.clientWidth / 900));
+    const scale = Math.min(1.35, Math.max(0.67, this.layer.clientWidth / USUAL_PX));
     return Math.round(FONT_PX * this.settings.size * scale);
   }
 }

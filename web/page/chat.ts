@@ -103,9 +103,9 @@ export function giftPicture(gift: string): SVGSVGElement {
   return svg;
 }
 
-/** The same person has the same colour everywhere. */
+/** The same person has the same colour everywhere: FNV-1a, so that IDs that differ in one letter differ in colour. */
 function hue(id: string): number {
-  let hash = 0;
-  for (const char of id) hash = (hash * 31 + (char.codePointAt(0) ?? 0)) >>> 0;
-  return (hash * 137) % 360;
+  let hash = 0x811c9dc5;
+  for (const char of id) hash = Math.imul(hash ^ (char.codePointAt(0) ?? 0), 0x01000193);
+  return ((hash ^ (hash >>> 15)) >>> 0) % 360;
 }
