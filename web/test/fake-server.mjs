@@ -136,7 +136,7 @@ function send({ socket }, request, body) {
   socket.send(JSON.stringify({ ...(request > 0 && { request }), ...body }));
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+if (process.argv[1]?.endsWith("fake-server.mjs")) {
   const server = await new FakeServer().start(Number(process.argv[2] ?? 0));
   console.log(`http://127.0.0.1:${server.port}/`);
 }
