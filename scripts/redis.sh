@@ -1,138 +1,135 @@
-#!/bin/sh
-# Redis for tests and for `make services`, on loopback, nothing kept on disk.
+#!/usr/bin/env bash
+# Redis on loopback for development and tests: Debian's redis-server, nothing kept on disk.
 #
-#   scripts/redis.sh up DIR [--cluster] [--port PORT]   starts it, prints its URLs (comma between them), returns when it answers
-#   scripts/redis.sh down DIR                           ends what `up DIR` started
+#   scripts/redis.sh up DIR [--cluster] [--port PORT]   starts it unless it runs, waits until it serves, prints its URLs
+#                                                       with commas between; --cluster: three masters, random ports
+#   scripts/redis.sh down DIR                           ends it
 #   scripts/redis.sh urls DIR                           prints the URLs of what runs, or fails
 #
-# DIR holds a pid file, a log and the port of each server. Without --port ports are random and free. --cluster: three
-# masters that share the slots. `up` of what is up prints its URLs again.
-set -eu
+# REDIS_WITH=PID    ends it when that process is gone, however it ends
+#
+# DIR has a folder for each server with its pid, port and log. Exit status 3: Redis is not installed.
+set -euo pipefail
 
-# As in Debian 12, and in compose.yaml. Older than 7.0 is refused, newer is fine.
-REDIS_VERSION=7.0.15
-# Lines that compose.yaml's server has too.
-SETTINGS='--save "" --appendonly no'
-ANSWER_TRIES=100 # of 0.1 s
+version=7.0.15 # Debian 12's, and compose.yaml's; 7.0 or newer will do
+settings=(--save "" --appendonly no)
+answer_tries=100 # of 0.1 s
 
-say() { echo "redis.sh: $*" >&2; }
+die() {
+    echo "redis.sh: $*" >&2
+    exit 1
+}
 
 usage() {
-  sed -n 's/^# \{0,1\}//; 2,9p' "$0" >&2
-  exit 2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    exit 2
 }
 
 need() {
-  command -v redis-server >/dev/null && command -v redis-cli >/dev/null || {
-    say "redis-server and redis-cli are not installed: apt-get install redis-server (Debian, Ubuntu), brew install redis (macOS); $REDIS_VERSION or newer"
-    exit 3
-  }
-  major=$(redis-server --version | sed -n 's/.* v=\([0-9]*\)\..*/\1/p')
-  [ "${major:-0}" -ge 7 ] || {
-    say "redis-server is $(redis-server --version), wanted $REDIS_VERSION or newer"
-    exit 3
-  }
+    local found=none
+    command -v redis-cli >/dev/null && found=$(redis-server --version 2>/dev/null | sed -n 's/.* v=\([0-9.]*\).*/\1/p')
+    case "$found" in
+    [1-6].* | none | "")
+        echo "redis.sh: redis-server $version or newer is needed, found $found: apt-get install redis-server (Debian), brew install redis (macOS)" >&2
+        exit 3
+        ;;
+    esac
 }
 
-cli() { redis-cli -h 127.0.0.1 -p "$@"; }
-
-# A port that nobody listens on; with a cluster port+10000 is the servers' own bus.
+# A port that is probably free, below those that the kernel hands out; with 10000 more it is the bus of a cluster.
 random_port() {
-  awk -v seed="$(od -An -N4 -tu4 /dev/urandom)" 'BEGIN { srand(seed); print 20000 + int(rand() * 12000) }'
+    echo $((20000 + RANDOM % 12000))
 }
 
-# Whether the process of a pid file is alive and a Redis server.
-runs() {
-  [ -s "$1" ] && pid=$(cat "$1") && kill -0 "$pid" 2>/dev/null && ps -p "$pid" -o comm= | grep -q '^redis-server'
+# Whether the server of a folder is alive; its pid may have gone to another process.
+running() {
+    local pid
+    pid=$(cat "$1/pid" 2>/dev/null) && [ "$(ps -p "$pid" -o comm= 2>/dev/null)" = redis-server ]
 }
 
-# start DIR/n [settings...]: one server, on $port or on a random one. Another took the port in between: once more.
+# start FOLDER PORT [setting...]: one server; without a port on a random one, and on another if that was taken.
 start() {
-  home=$1
-  shift
-  mkdir -p "$home"
-  tries=0
-  while :; do
-    at=${port:-$(random_port)}
-    # shellcheck disable=SC2086 # SETTINGS is several words
-    eval redis-server --bind 127.0.0.1 --port "$at" --dir "'$home'" --pidfile "'$home/pid'" --logfile "'$home/log'" \
-      --daemonize yes $SETTINGS '"$@"' >/dev/null
-    waited=0
-    while [ "$waited" -lt $ANSWER_TRIES ]; do
-      # Another's server on the port would answer too: it must be the process of the pid file.
-      answer=$(cli "$at" info server 2>/dev/null | tr -d '\r' | sed -n 's/^process_id://p') || true
-      if [ -n "$answer" ] && runs "$home/pid" && [ "$answer" = "$(cat "$home/pid")" ]; then
-        echo "$at" >"$home/port"
-        return 0
-      fi
-      if grep -qs 'Could not create server\|Failed listening\|Failed to set up' "$home/log"; then break; fi
-      sleep 0.1
-      waited=$((waited + 1))
+    local folder=$1 port=$2 try wait at pid
+    shift 2
+    mkdir -p "$folder"
+    for ((try = 0; try < 5; try++)); do
+        at=${port:-$(random_port)}
+        rm -f "$folder/log" "$folder/pid"
+        redis-server --bind 127.0.0.1 --port "$at" --dir "$folder" --pidfile "$folder/pid" --logfile "$folder/log" \
+            --daemonize yes "${settings[@]}" "$@" >/dev/null
+        for ((wait = 0; wait < answer_tries; wait++)); do
+            # Another's server on this port answers too: it must be the process of the pid file.
+            pid=$(redis-cli -h 127.0.0.1 -p "$at" info server 2>/dev/null | tr -d '\r' | sed -n 's/^process_id://p')
+            if [ -n "$pid" ] && [ "$pid" = "$(cat "$folder/pid" 2>/dev/null)" ]; then
+                echo "$at" >"$folder/port"
+                return
+            fi
+            ! grep -qs 'Could not create server\|Failed listening\|Address already in use' "$folder/log" || break
+            sleep 0.1
+        done
+        [ -z "$port" ] || break
     done
-    tries=$((tries + 1))
-    if [ -n "${port:-}" ] || [ $tries -ge 5 ]; then
-      say "no Redis on port $at: $(tail -n 2 "$home/log" | tr '\n' ' ')"
-      exit 1
-    fi
-    rm -f "$home/log"
-  done
+    die "no server on port $at: $(tail -n 2 "$folder/log" | tr '\n' ' ')"
 }
 
 urls() {
-  list=
-  for home in "$1"/*/; do
-    runs "$home/pid" || return 1
-    list="$list${list:+,}redis://127.0.0.1:$(cat "$home/port")"
-  done
-  [ -n "$list" ] && echo "$list"
+    local folder list=""
+    for folder in "$1"/[0-9]*; do
+        running "$folder" || return 1
+        list+="${list:+,}redis://127.0.0.1:$(cat "$folder/port")"
+    done
+    [ -n "$list" ] && echo "$list"
 }
 
 up() {
-  need
-  if urls "$1" 2>/dev/null; then return 0; fi
-  down "$1"
-  if [ -z "$cluster" ]; then
-    start "$1/1"
-    urls "$1"
-    return
-  fi
-  nodes=
-  for n in 1 2 3; do
-    start "$1/$n" --cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout 2000 \
-      --cluster-require-full-coverage no
-    nodes="$nodes 127.0.0.1:$(cat "$1/$n/port")"
-  done
-  # shellcheck disable=SC2086 # one word a node
-  redis-cli --cluster create $nodes --cluster-replicas 0 --cluster-yes >"$1/create.log" || {
-    say "no cluster: $(tail -n 3 "$1/create.log" | tr '\n' ' ')"
-    exit 1
-  }
-  # Made, as one node says, is not known to all of them yet.
-  for n in 1 2 3; do
-    waited=0
-    until cli "$(cat "$1/$n/port")" cluster info | tr -d '\r' | grep -q '^cluster_state:ok'; do
-      waited=$((waited + 1))
-      [ $waited -lt $ANSWER_TRIES ] || { say "node $n of the cluster is not ok"; exit 1; }
-      sleep 0.1
+    local dir=$1 cluster=$2 port=$3 n wait
+    local -a nodes=()
+    need
+    urls "$dir" && return
+    down "$dir"
+    if [ -n "${REDIS_WITH:-}" ]; then
+        (
+            exec >/dev/null 2>&1 </dev/null
+            while kill -0 "$REDIS_WITH"; do sleep 0.5; done
+            down "$dir"
+        ) &
+    fi
+    if [ -z "$cluster" ]; then
+        start "$dir/1" "$port"
+        urls "$dir"
+        return
+    fi
+    for n in 1 2 3; do
+        start "$dir/$n" "" --cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout 2000
+        nodes+=("127.0.0.1:$(cat "$dir/$n/port")")
     done
-  done
-  urls "$1"
+    redis-cli --cluster create "${nodes[@]}" --cluster-replicas 0 --cluster-yes >"$dir/create.log" ||
+        die "no cluster: $(tail -n 3 "$dir/create.log" | tr '\n' ' ')"
+    # That it is made, as one of them says, is not known to all of them yet.
+    for n in 1 2 3; do
+        for ((wait = 0; wait < answer_tries; wait++)); do
+            ! redis-cli -p "$(cat "$dir/$n/port")" cluster info | grep -q '^cluster_state:ok' || continue 2
+            sleep 0.1
+        done
+        die "node $n of the cluster is not ok"
+    done
+    urls "$dir"
 }
 
 down() {
-  for home in "$1"/*/; do
-    if runs "$home/pid"; then
-      pid=$(cat "$home/pid")
-      kill "$pid"
-      waited=0
-      while kill -0 "$pid" 2>/dev/null; do
-        waited=$((waited + 1))
-        if [ $waited -ge $ANSWER_TRIES ]; then kill -9 "$pid"; break; fi
-        sleep 0.1
-      done
-    fi
-    rm -f "$home/pid" "$home/port" "$home/log" "$home/nodes.conf"
-  done
+    local folder pid wait
+    for folder in "$1"/[0-9]*; do
+        if running "$folder"; then
+            pid=$(cat "$folder/pid")
+            kill "$pid"
+            for ((wait = 0; wait < answer_tries; wait++)); do
+                running "$folder" || break
+                sleep 0.1
+            done
+            running "$folder" && kill -9 "$pid"
+        fi
+        rm -f "$folder"/{pid,port,log,nodes.conf}
+    done
 }
 
 [ $# -ge 2 ] || usage
@@ -140,20 +137,23 @@ command=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 shift 2
-cluster=
-port=
+cluster="" port=""
 while [ $# -gt 0 ]; do
-  case $1 in
+    case "$1" in
     --cluster) cluster=yes ;;
-    --port) shift; port=${1:-} ;;
+    --port)
+        port=${2:?a port}
+        shift
+        ;;
     *) usage ;;
-  esac
-  shift
+    esac
+    shift
 done
 [ -z "$cluster" ] || [ -z "$port" ] || usage
-case $command in
-  up) up "$dir" ;;
-  down) down "$dir" ;;
-  urls) urls "$dir" ;;
-  *) usage ;;
+shopt -s nullglob
+case "$command" in
+up) up "$dir" "$cluster" "$port" ;;
+down) down "$dir" ;;
+urls) urls "$dir" ;;
+*) usage ;;
 esac

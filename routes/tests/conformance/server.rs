@@ -74,5 +74,7 @@ impl Drop for Servers {
 
 fn script(command: &str, dir: &Path, options: &[&str]) -> std::process::Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/redis.sh");
-    Command::new(script).arg(command).arg(dir).args(options).output().expect("scripts/redis.sh can be run")
+    // However this process ends, the servers end with it.
+    let with = std::process::id().to_string();
+    Command::new(script).arg(command).arg(dir).args(options).env("REDIS_WITH", with).output().expect("scripts/redis.sh can be run")
 }
