@@ -203,17 +203,19 @@ class Page {
     this.chat.add({ kind: "note", text });
   }
 
-  private tell(error: BarrageError): void {
-    this.notice(errorText(error.code, Math.ceil(error.retryAfterMs / 1000), this.language));
+  private tell(error: BarrageError, forMs = NOTICE_MS): void {
+    this.notice(errorText(error.code, Math.ceil(error.retryAfterMs / 1000), this.language), forMs);
   }
 
-  private notice(text: string): void {
+  private notice(text: string, forMs = NOTICE_MS): void {
     this.noticeLine.textContent = text;
     this.noticeLine.hidden = false;
     clearTimeout(this.noticeTimer);
-    this.noticeTimer = setTimeout(() => {
-      this.noticeLine.hidden = true;
-    }, NOTICE_MS);
+    if (forMs < Infinity) {
+      this.noticeTimer = setTimeout(() => {
+        this.noticeLine.hidden = true;
+      }, forMs);
+    }
   }
 
   private showState(state: State): void {
@@ -231,7 +233,9 @@ class Page {
       return;
     }
     this.stateText.textContent = SAY[state.name === "idle" ? "connecting" : state.name](language);
-    if (state.name === "closed" && state.error) this.tell(state.error);
+    // Why it ended stands there until it begins again.
+    if (state.name === "closed" && state.error) this.tell(state.error, Infinity);
+    if (state.name === "connecting" && !this.noticeLine.hidden) this.noticeLine.hidden = true;
   }
 
   private showOnline(sessions: number): void {
