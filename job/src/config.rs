@@ -3,6 +3,10 @@
 use proto::config::{Invalid, require};
 use serde::Deserialize;
 
+/// `queue_bytes_max` at least, bytes: the largest answer to a hold must fit into its half,
+/// with room to spare.
+pub(crate) const QUEUE_BYTES_MIN: usize = 8 << 20;
+
 /// What an operator can set of job. The shipped `config/barrage.toml` is the defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,10 +41,10 @@ impl Config {
         )?;
         require(self.repeat_ids_max >= 1000, "job.repeat_ids_max", self.repeat_ids_max, "at least 1000 IDs")?;
         require(
-            self.queue_bytes_max >= 4 << 20,
+            self.queue_bytes_max >= QUEUE_BYTES_MIN,
             "job.queue_bytes_max",
             self.queue_bytes_max,
-            "at least 4194304 bytes: the largest frame and some",
+            "at least 8388608 bytes: a few of the largest frames",
         )
     }
 }

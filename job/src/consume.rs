@@ -151,8 +151,7 @@ impl Rooms {
                 let Some(part) = self.parts.get_mut(&partition) else { return };
                 let Some(owner) = &mut part.owner else { return };
                 owner.records(unix_ms(), &records);
-                let (epoch, actions) = (owner.epoch(), owner.actions());
-                self.act(partition, epoch, actions);
+                self.settle(partition);
                 self.commit(partition);
             }
         }
@@ -255,6 +254,16 @@ impl Rooms {
     fn one(&mut self, partition: u32, say: impl FnOnce(&mut Owner, i64)) {
         let Some(owner) = self.parts.get_mut(&partition).and_then(|part| part.owner.as_mut()) else { return };
         say(owner, unix_ms());
+        self.settle(partition);
+    }
+
+    /// Does what the owner asks, then has it answer what holds the queues have room for.
+    fn settle(&mut self, partition: u32) {
+        let Some(owner) = self.parts.get_mut(&partition).and_then(|part| part.owner.as_mut()) else { return };
+        let (epoch, actions) = (owner.epoch(), owner.actions());
+        self.act(partition, epoch, actions);
+        let Some(owner) = self.parts.get_mut(&partition).and_then(|part| part.owner.as_mut()) else { return };
+        owner.answer_holds(|to| self.attached.get(&to).map_or(0, |it| it.outbox.with(|outbox| outbox.room())));
         let (epoch, actions) = (owner.epoch(), owner.actions());
         self.act(partition, epoch, actions);
     }

@@ -25,6 +25,8 @@ mod pushes;
 mod ready;
 mod room;
 mod seen;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +54,10 @@ use crate::seen::Budget;
 const EVENTS_MAX: usize = 4096;
 /// Before the bus is asked again to let job join its groups.
 const RETRY: Duration = Duration::from_secs(1);
+/// Most bytes of messages in one answer to a hold: well under the 4 MiB at which gRPC refuses a frame, and under what
+/// may wait for a connector.
+const ANSWER_BYTES_MAX: usize = 2 << 20;
+const _: () = assert!(ANSWER_BYTES_MAX > bus::RECORD_BYTES_MAX && ANSWER_BYTES_MAX * 4 <= config::QUEUE_BYTES_MIN);
 /// On a graceful end, links and the lease have this long.
 const END_MAX: Duration = Duration::from_secs(3);
 
@@ -184,6 +190,7 @@ impl Service {
                     partitions: bus.partitions(Topic::Rooms),
                     age_ms: i64::from(config.age_s_max) * 1000,
                     per_s_max: config.room_messages_per_s_max,
+                    answer_bytes_max: ANSWER_BYTES_MAX,
                     recent: Budget::new(config.recent_bytes_max),
                     repeats: Budget::new(config.repeat_ids_max),
                     metrics: metrics.clone(),

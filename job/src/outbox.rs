@@ -182,6 +182,11 @@ impl Outbox {
         self.bytes + self.push_bytes
     }
 
+    /// Bytes of answers to holds that it can take now: they may fill one half, so that live messages have the other.
+    pub(crate) fn room(&self) -> usize {
+        (self.bytes_max / 2).saturating_sub(self.bytes)
+    }
+
     /// Nothing waits to be sent.
     pub(crate) fn is_empty(&self) -> bool {
         self.turns.is_empty() && self.pushes.is_empty()

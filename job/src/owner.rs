@@ -42,6 +42,9 @@ const CLOCKS_MS: i64 = 10_000;
 const THROUGH_MS: i64 = 5_000;
 const _: () = assert!(THROUGH_MS * 10 < REPEAT_MS);
 
+/// What the answer to a hold takes of a queue besides its messages, bytes, generously.
+const HELD_BYTES: usize = 512;
+
 /// A room that nobody holds is forgotten this long after its last message, milliseconds: as long as the bus keeps it.
 const ROOM_IDLE_MS: i64 = 60 * 60 * 1000;
 
@@ -58,6 +61,8 @@ pub(crate) struct Terms {
     pub(crate) age_ms: i64,
     /// 0: no cap.
     pub(crate) per_s_max: u32,
+    /// Most bytes of messages in one answer to a hold; what is over it is told as missed.
+    pub(crate) answer_bytes_max: usize,
     /// Bytes of recent messages over all partitions.
     pub(crate) recent: Arc<Budget>,
     /// Message IDs over all partitions.
@@ -261,14 +266,39 @@ impl Owner {
         };
         let mut waiting = Waiting { from, hold: hold.hold, channel: hold.channel, place, followed: false };
         match self.state {
-            State::Live => self.answer(waiting),
-            State::Collecting { .. } | State::Replaying => {
-                if self.from.is_some() {
-                    self.follow(&mut waiting);
+            State::Paused | State::Lost => return,
+            State::Replaying if self.from.is_some() => self.follow(&mut waiting),
+            State::Collecting { .. } | State::Replaying | State::Live => {}
+        }
+        self.waiting.push(waiting);
+    }
+
+    /// Answers the holds that wait, once the owner is live, as far as the connectors' queues have room: `room` is asked
+    /// for each connector's, in bytes. The rest waits, so that no number of holds makes a queue run over.
+    pub(crate) fn answer_holds(&mut self, mut room: impl FnMut(Holder) -> usize) {
+        if self.state != State::Live || self.waiting.is_empty() {
+            return;
+        }
+        let mut rooms: BTreeMap<Holder, usize> = BTreeMap::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let left = rooms.entry(waiting.from).or_insert_with(|| room(waiting.from));
+            let answer = match waiting.followed {
+                true => Answer::default(),
+                false if *left == 0 => Answer::default(),
+                false => {
+                    let bytes_max = self.terms.answer_bytes_max;
+                    self.room(&waiting.channel).answer(waiting.place, bytes_max)
                 }
+            };
+            let bytes = HELD_BYTES + answer.recent.iter().map(Encoded::len).sum::<usize>();
+            if bytes <= *left {
+                *left -= bytes;
+                self.answer(waiting, answer);
+            } else {
+                // Nor any later one of this connector's, so that they stay in order.
+                *left = 0;
                 self.waiting.push(waiting);
             }
-            State::Paused | State::Lost => {}
         }
     }
 
@@ -326,7 +356,7 @@ impl Owner {
             self.progress = record.offset;
             if self.state == State::Replaying && record.offset >= self.epoch {
                 self.tell_gaps();
-                self.go_live();
+                self.state = State::Live;
             }
         }
         self.tell_gaps();
@@ -407,20 +437,11 @@ impl Owner {
         self.rooms.get_mut(channel).expect("it was just put there")
     }
 
-    fn go_live(&mut self) {
-        self.state = State::Live;
-        for waiting in std::mem::take(&mut self.waiting) {
-            self.answer(waiting);
-        }
-    }
-
-    fn answer(&mut self, waiting: Waiting) {
-        let Waiting { from, hold, channel, place, followed } = waiting;
+    fn answer(&mut self, waiting: Waiting, answer: Answer) {
+        let Waiting { from, hold, channel, .. } = waiting;
         // What was dropped before lies before this answer.
         self.tell_gap(&channel, Some(from));
-        let progress = self.progress;
-        let room = self.room(&channel);
-        let Answer { missed, recent } = if followed { Answer::default() } else { room.answer(place) };
+        let (progress, Answer { missed, recent }) = (self.progress, answer);
         let holding = self.holding(from, &channel, progress);
         holding.position = holding.position.max(progress);
         let metrics = &self.terms.metrics;
@@ -550,9 +571,10 @@ impl Owner {
     }
 
     fn tell_through(&mut self, whom: impl Fn(&Connector, Offset) -> bool) {
+        // What was not said to be held, or not answered, is not complete.
+        let waiting: BTreeSet<Holder> = self.waiting.iter().map(|waiting| waiting.from).collect();
         for (&to, connector) in &mut self.connectors {
-            // What it has not said to hold cannot be complete.
-            if !connector.collecting && whom(connector, self.progress) {
+            if !connector.collecting && !waiting.contains(&to) && whom(connector, self.progress) {
                 (connector.fed, connector.through) = (false, self.progress);
                 self.actions.push(Action::Send(to, Out::Through(self.progress)));
             }

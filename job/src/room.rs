@@ -25,10 +25,6 @@ pub(crate) const RECENT_MESSAGES: usize = 200;
 pub(crate) const RECENT_BYTES: usize = 64 * 1024;
 /// Over the budget a room keeps this many messages.
 const RECENT_MESSAGES_MIN: usize = 8;
-/// Most bytes of messages in one answer to a hold: well under the 4 MiB at which gRPC refuses a frame. What is over it
-/// is told as missed.
-const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
-const _: () = assert!(ANSWER_BYTES_MAX > bus::RECORD_BYTES_MAX + RECENT_BYTES);
 /// How many messages that are no longer kept can be counted exactly: 16 bytes each.
 const INDEX_MAX: usize = 2048;
 
@@ -217,19 +213,19 @@ impl Room {
         self.entries.back().map(|entry| entry.time_ms)
     }
 
-    /// What someone at `place` lacks of what has been read.
-    pub(crate) fn answer(&self, place: Place) -> Answer {
+    /// What someone at `place` lacks of what has been read, `bytes_max` of messages at most.
+    pub(crate) fn answer(&self, place: Place, bytes_max: usize) -> Answer {
         match place {
-            Place::Nothing { recent } => self.recent(recent, None),
-            Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(Missed { count: 0, exact: false })),
+            Place::Nothing { recent } => self.recent(recent, None, bytes_max),
+            Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(Missed { count: 0, exact: false }), bytes_max),
             Place::At { offset, ordinal } => {
                 let first = self.entries.partition_point(|entry| entry.offset <= offset);
-                self.since(first, self.missed(offset, ordinal))
+                self.since(first, self.missed(offset, ordinal), bytes_max)
             }
         }
     }
 
-    fn recent(&self, want: usize, missed: Option<Missed>) -> Answer {
+    fn recent(&self, want: usize, missed: Option<Missed>, bytes_max: usize) -> Answer {
         let mut first = self.entries.len();
         for _ in 0..want {
             let Some(at) = self.entries.range(..first).rposition(|entry| matches!(entry.kept, Kept::Message(_))) else {
@@ -237,7 +233,7 @@ impl Room {
             };
             first = at;
         }
-        self.since(first, missed)
+        self.since(first, missed, bytes_max)
     }
 
     /// What is missed between `position` and the kept entries.
@@ -259,11 +255,11 @@ impl Room {
     }
 
     /// The entries from `first` on, as far back as an answer has room; dropped ones as gaps.
-    fn since(&self, mut first: usize, mut missed: Option<Missed>) -> Answer {
+    fn since(&self, mut first: usize, mut missed: Option<Missed>, bytes_max: usize) -> Answer {
         let mut bytes = 0;
         let fits = self.entries.range(first..).rev().take_while(|entry| {
             bytes += entry.bytes();
-            bytes <= ANSWER_BYTES_MAX
+            bytes <= bytes_max
         });
         let cut = self.entries.len() - first - fits.count();
         if cut > 0 {
@@ -330,21 +326,22 @@ mod tests {
         Place::At { offset, ordinal: None }
     }
 
+    const ANSWER_MAX: usize = 2 << 20;
     const EXACT: fn(u64) -> Option<Missed> = |count| Some(Missed { count, exact: true });
 
     #[test]
     fn who_was_away_gets_what_is_kept_and_the_rest_counted() {
         let budget = Budget::new(100 << 20);
         let room = room(1000, 10, &budget);
-        assert_eq!(offsets(&room.answer(Place::Nothing { recent: 2 })), [(1998, 0), (2000, 0)]);
-        assert_eq!(room.answer(at(2000)), Answer::default());
-        assert_eq!(offsets(&room.answer(at(1997))), [(1998, 0), (2000, 0)]);
+        assert_eq!(offsets(&room.answer(Place::Nothing { recent: 2 }, ANSWER_MAX)), [(1998, 0), (2000, 0)]);
+        assert_eq!(room.answer(at(2000), ANSWER_MAX), Answer::default());
+        assert_eq!(offsets(&room.answer(at(1997), ANSWER_MAX)), [(1998, 0), (2000, 0)]);
         // 200 are kept: those after offset 1600.
-        assert_eq!(room.answer(at(1600)).missed, None);
-        let away = room.answer(at(1000));
+        assert_eq!(room.answer(at(1600), ANSWER_MAX).missed, None);
+        let away = room.answer(at(1000), ANSWER_MAX);
         assert_eq!((away.missed, away.recent.len()), (EXACT(300), 200));
-        assert_eq!(room.answer(at(0)).missed, EXACT(800));
-        let elsewhere = room.answer(Place::Elsewhere);
+        assert_eq!(room.answer(at(0), ANSWER_MAX).missed, EXACT(800));
+        let elsewhere = room.answer(Place::Elsewhere, ANSWER_MAX);
         assert_eq!((elsewhere.missed, elsewhere.recent.len()), (Some(Missed { count: 0, exact: false }), 200));
     }
 
@@ -352,9 +349,9 @@ mod tests {
     fn what_is_older_than_the_index_is_counted_by_ordinals_else_at_least() {
         let budget = Budget::new(100 << 20);
         let room = room(5000, 10, &budget);
-        assert_eq!(room.answer(Place::At { offset: 20, ordinal: Some(10) }).missed, EXACT(4800 - 10));
+        assert_eq!(room.answer(Place::At { offset: 20, ordinal: Some(10) }, ANSWER_MAX).missed, EXACT(4800 - 10));
         let known = INDEX_MAX as u64;
-        assert_eq!(room.answer(at(20)).missed, Some(Missed { count: known, exact: false }));
+        assert_eq!(room.answer(at(20), ANSWER_MAX).missed, Some(Missed { count: known, exact: false }));
     }
 
     #[test]
@@ -373,8 +370,8 @@ mod tests {
     fn an_answer_has_a_largest_size_and_the_rest_is_counted() {
         let budget = Budget::new(100 << 20);
         let room = room(100, 60_000, &budget);
-        let answer = room.answer(at(0));
-        assert!(answer.recent.iter().map(Encoded::len).sum::<usize>() <= ANSWER_BYTES_MAX);
+        let answer = room.answer(at(0), ANSWER_MAX);
+        assert!(answer.recent.iter().map(Encoded::len).sum::<usize>() <= ANSWER_MAX);
         assert_eq!(answer.missed, EXACT(100 - answer.recent.len() as u64));
     }
 
@@ -391,13 +388,13 @@ mod tests {
             }
         }
         // Seconds: 1-3, 4-7, 8-9; two of each pass.
-        assert_eq!(offsets(&room.answer(at(0))), [(1, 0), (2, 0), (4, 1), (5, 0), (8, 2), (9, 0)]);
-        let late = room.answer(at(2));
+        assert_eq!(offsets(&room.answer(at(0), ANSWER_MAX)), [(1, 0), (2, 0), (4, 1), (5, 0), (8, 2), (9, 0)]);
+        let late = room.answer(at(2), ANSWER_MAX);
         assert_eq!((late.missed, offsets(&late)), (EXACT(1), vec![(4, 0), (5, 0), (8, 2), (9, 0)]));
         let (ordinal, over) = room.next(10, 2_500, 2);
         assert!(over);
         room.dropped(10, 2_500);
-        assert_eq!(offsets(&room.answer(at(8))), [(9, 0), (10, 1)]);
-        assert_eq!((ordinal, room.answer(at(9)).missed), (10, EXACT(1)));
+        assert_eq!(offsets(&room.answer(at(8), ANSWER_MAX)), [(9, 0), (10, 1)]);
+        assert_eq!((ordinal, room.answer(at(9), ANSWER_MAX).missed), (10, EXACT(1)));
     }
 }
