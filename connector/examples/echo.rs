@@ -71,7 +71,7 @@ pub(crate) fn serve(listen: &[SocketAddr], cores: usize) -> io::Result<(Vec<Sock
             inputs_max: 1,
             asks: Box::new(|ask: Infallible| match ask {}),
         };
-        started.push(spawn(Kind::default(), setup, Echo::default)?);
+        started.push(spawn(Kind::default(), setup, |_| Echo::default())?);
     }
     Ok((listeners.addresses, started))
 }

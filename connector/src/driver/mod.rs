@@ -131,7 +131,7 @@ pub enum Kind {
 
 /// Takes what a machine asks, without waiting; an ask that it gives back is offered again some milliseconds later, and
 /// the machine is asked nothing more until then.
-pub type Asks<A> = Box<dyn FnMut(A) -> Result<(), A> + Send>;
+pub type Asks<A> = Box<dyn FnMut(A) -> Option<A> + Send>;
 
 /// What a core has besides its machine.
 pub struct Setup<A> {
@@ -152,7 +152,7 @@ pub struct Setup<A> {
 pub fn spawn<M: Machine>(
     kind: Kind,
     setup: Setup<M::Ask>,
-    make: impl FnOnce() -> M + Send + 'static,
+    make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
     match kind {
         Kind::Monoio => monoio::spawn(setup, make),

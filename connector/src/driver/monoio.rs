@@ -59,7 +59,7 @@ fn now() -> Now {
 
 pub(super) fn spawn<M: Machine>(
     setup: Setup<M::Ask>,
-    make: impl FnOnce() -> M + Send + 'static,
+    make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
     LazyLock::force(&BEGINNING);
     let (sender, inputs) = bounded(setup.inputs_max);
@@ -88,7 +88,7 @@ pub(super) fn spawn<M: Machine>(
             let this = Loop {
                 listeners: listeners.collect(),
                 table: Table::new(events),
-                machine: make(),
+                machine: make(now()),
                 inputs,
                 asks: setup.asks,
                 refused: None,
@@ -268,8 +268,8 @@ impl<M: Machine> Loop<M> {
 
     fn ask(&mut self) {
         while let Some(ask) = self.refused.take().or_else(|| self.machine.ask()) {
-            if let Err(ask) = (self.asks)(ask) {
-                self.refused = Some(ask);
+            self.refused = (self.asks)(ask);
+            if self.refused.is_some() {
                 return;
             }
         }

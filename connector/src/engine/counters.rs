@@ -41,6 +41,17 @@ pub struct Counters {
     pub short_writes: u64,
 }
 
+/// How much there is now, at no cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Connections, whatever their state.
+    pub connections: usize,
+    /// Those that are admitted.
+    pub sessions: usize,
+    /// Rooms, lingering ones among them.
+    pub rooms: usize,
+}
+
 /// What the engine holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {

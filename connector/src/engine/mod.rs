@@ -49,7 +49,7 @@ mod timing;
 mod wheel;
 
 pub use config::EngineConfig;
-pub use counters::{Counters, Footprint};
+pub use counters::{Counters, Footprint, Sizes};
 use encode::Encoder;
 use event::{Ask, Input};
 use limits::Addresses;
@@ -146,6 +146,13 @@ impl Engine {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How much there is now; unlike [`Engine::footprint`] it looks at nobody.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let connections = self.slots.len() - self.free.len();
+        Sizes { connections, sessions: self.admitted as usize, rooms: self.rooms.len() }
     }
 
     /// What is held now: all zeros when everyone has gone and the rooms have lingered.

@@ -187,12 +187,12 @@ impl Server {
 
     pub(crate) fn start_on(kind: Kind, addresses: &[SocketAddr]) -> Self {
         let (sender, seen) = bounded(100_000);
-        Self::start_with(kind, addresses, seen, move |ask| sender.try_send(ask).map_err(|error| error.into_inner()))
+        Self::start_with(kind, addresses, seen, move |ask| sender.try_send(ask).err().map(|error| error.into_inner()))
     }
 
     /// Nobody listens to what it sees.
     pub(crate) fn start_quiet(kind: Kind) -> Self {
-        Self::start_with(kind, &["127.0.0.1:0".parse().unwrap()], bounded(0).1, |_| Ok(()))
+        Self::start_with(kind, &["127.0.0.1:0".parse().unwrap()], bounded(0).1, |_| None)
     }
 
     /// Every ask is given back so many times before it is taken.
@@ -202,9 +202,9 @@ impl Server {
         Self::start_with(kind, &["127.0.0.1:0".parse().unwrap()], seen, move |ask| {
             refused += 1;
             if refused % (times + 1) != 0 {
-                return Err(ask);
+                return Some(ask);
             }
-            sender.try_send(ask).map_err(|error| error.into_inner())
+            sender.try_send(ask).err().map(|error| error.into_inner())
         })
     }
 
@@ -212,7 +212,7 @@ impl Server {
         kind: Kind,
         addresses: &[SocketAddr],
         seen: Receiver<Seen>,
-        asks: impl FnMut(Seen) -> Result<(), Seen> + Send + 'static,
+        asks: impl FnMut(Seen) -> Option<Seen> + Send + 'static,
     ) -> Self {
         let mut listeners = Listeners::bind(addresses, 1, &SocketOptions::default()).unwrap();
         let setup = Setup {
@@ -221,7 +221,7 @@ impl Server {
             inputs_max: INPUTS_MAX,
             asks: Box::new(asks),
         };
-        let core = spawn(kind, setup, Probe::default).unwrap();
+        let core = spawn(kind, setup, |_| Probe::default()).unwrap();
         Self { addresses: listeners.addresses, port: core.port(), core, seen }
     }
 

@@ -1,0 +1,294 @@
+//! The `[connector]` section of the configuration. What each key means is said in `config/barrage.toml`, which is the
+//! defaults.
+
+use std::net::SocketAddr;
+
+use proto::config::{Invalid, require};
+use proto::operation::Operations;
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{Kind, SocketOptions};
+use crate::engine::EngineConfig;
+use crate::engine::config::Net;
+
+/// Most cores: a session's ID and the engine have 16 bits for a core's number, and no machine has so many.
+pub const CORES_MAX: usize = 1024;
+
+/// What a connector is and what it allows.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect, with any dialect.
+    pub listen: Vec<SocketAddr>,
+    /// What clients are told to connect to, `host:port`; empty: `listen`.
+    pub advertised: Vec<String>,
+    /// Where jobs connect.
+    pub grpc: SocketAddr,
+    /// What jobs are told to connect to, `host:port`; empty: `grpc`.
+    pub grpc_advertised: String,
+    /// Which loop runs a core.
+    pub driver: Kind,
+    /// Threads that serve clients; 0: one for each processor.
+    pub cores: usize,
+    /// Who may say by a PROXY header for whom it connects: addresses and networks.
+    pub proxy_from: Vec<String>,
+    /// Web origins that may connect.
+    pub origins: Vec<String>,
+    /// The goim operation of each message type.
+    pub operations: Operations,
+    /// How long clients have to go when the connector is told to end, seconds.
+    pub drain_s: u64,
+    /// What one client may do.
+    pub limits: Limits,
+    /// What is kept for slow readers, and how much work goes in one piece.
+    pub buffers: Buffers,
+}
+
+/// What one client may do.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Connections of the whole process; 0: as many as it gets descriptors.
+    pub connections: u32,
+    /// Connections of one address; 0: any number.
+    pub connections_per_address: u32,
+    /// Whether that counts for loopback addresses, too.
+    pub limit_loopback: bool,
+    /// From connecting to the end of authentication, seconds.
+    pub auth_s: u32,
+    /// What native clients are told; twice this in silence closes. Seconds.
+    pub heartbeat_s: u32,
+    /// Requests a second of one session.
+    pub requests_per_s: u32,
+    /// Requests of one session that logic has not answered.
+    pub requests_in_flight: u32,
+    /// Payload of a client's message, bytes.
+    pub payload_bytes: u32,
+    /// Rooms that a session may be in.
+    pub rooms_per_session: u32,
+    /// Rooms that nobody here was in, a minute, by one session.
+    pub new_rooms_per_session: u32,
+    /// The same by one address; 0: any number.
+    pub new_rooms_per_address: u32,
+    /// How long after its lapse a token is good, seconds.
+    pub token_leeway_s: u32,
+}
+
+/// What is kept for slow readers, and how much work goes in one piece.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buffers {
+    /// Of one room in one encoding on one core, bytes.
+    pub ring_bytes: u32,
+    /// Of one session's own output, bytes.
+    pub private_bytes: u32,
+    /// A session that takes nothing for so long is closed, seconds.
+    pub slow_close_s: u32,
+    /// How long a room that everyone has left is kept, seconds.
+    pub room_linger_s: u32,
+    /// Sends before others have their turn.
+    pub round_sends: u32,
+    /// Draining clients come back after a random time up to this, milliseconds.
+    pub drain_delay_ms: u32,
+    /// SO_SNDBUF of a client's socket, bytes.
+    pub send_bytes: u32,
+    /// SO_RCVBUF of a client's socket, bytes.
+    pub receive_bytes: u32,
+    /// TCP_NOTSENT_LOWAT of a client's socket, bytes.
+    pub not_sent_bytes: u32,
+}
+
+impl Config {
+    /// Whether all of it can work.
+    ///
+    /// # Errors
+    /// [`Invalid`]: the first key that cannot.
+    pub fn check(&self) -> Result<(), Invalid> {
+        require(!self.listen.is_empty(), "connector.listen", "[]", "at least one address, as 127.0.0.1:3101")?;
+        for (at, address) in self.listen.iter().enumerate() {
+            let twice = address.port() != 0 && self.listen[..at].contains(address);
+            require(!twice, "connector.listen", address, "each address once")?;
+        }
+        for advertised in &self.advertised {
+            require(is_host_port(advertised), "connector.advertised", advertised, HOST_PORT)?;
+        }
+        let grpc = &self.grpc_advertised;
+        require(grpc.is_empty() || is_host_port(grpc), "connector.grpc_advertised", grpc, HOST_PORT)?;
+        let reachable = !grpc.is_empty() || !self.grpc.ip().is_unspecified();
+        require(reachable, "connector.grpc_advertised", "\"\"", "host:port, as connector.grpc is every address")?;
+        let told = !self.advertised.is_empty() || self.listen.iter().all(|address| !address.ip().is_unspecified());
+        require(told, "connector.advertised", "[]", "host:port, as connector.listen has every address")?;
+        require(self.cores <= CORES_MAX, "connector.cores", self.cores, "0 to 1024")?;
+        for net in &self.proxy_from {
+            require(net.parse::<Net>().is_ok(), "connector.proxy_from", net, "10.0.0.1, 10.0.0.0/8 or fd00::/8")?;
+        }
+        for origin in &self.origins {
+            let right = origin == "*" || (origin.contains("://") && !origin.ends_with('/'));
+            require(right, "connector.origins", origin, "https://host or https://host:port, without a path, or *")?;
+        }
+        require(self.operations.are_right(), "connector.operations", format!("{:?}", self.operations), {
+            "a type is 1-32 of A-Z a-z 0-9 _ . - and no operation stands twice"
+        })?;
+        require((1..=3600).contains(&self.drain_s), "connector.drain_s", self.drain_s, "1 to 3600")?;
+        self.limits.check()?;
+        self.buffers.check()
+    }
+
+    /// What the kernel keeps for one connection.
+    pub(crate) fn socket_options(&self) -> SocketOptions {
+        SocketOptions {
+            send_buffer_bytes: self.buffers.send_bytes,
+            receive_buffer_bytes: self.buffers.receive_bytes,
+            not_sent_bytes: self.buffers.not_sent_bytes,
+        }
+    }
+
+    /// What the engine of one of `cores` cores is told. The kernel shares connections out among the cores by their
+    /// ports, not evenly: each may have half as many again as its part.
+    pub(crate) fn engine(&self, node: &str, cores: usize) -> EngineConfig {
+        let part = |all: u32| match cores {
+            1 => all,
+            cores => (u64::from(all) * 3).div_ceil(2 * cores as u64) as u32,
+        };
+        let Limits { connections, connections_per_address, .. } = self.limits;
+        EngineConfig {
+            node: node.to_owned(),
+            proxies: self.proxy_from.iter().filter_map(|net| net.parse().ok()).collect(),
+            operations: self.operations.clone(),
+            origins: self.origins.clone(),
+            sessions_max: if connections == 0 { u32::MAX } else { part(connections) },
+            connections_per_address: part(connections_per_address),
+            limit_loopback: self.limits.limit_loopback,
+            auth_deadline_ms: u64::from(self.limits.auth_s) * 1000,
+            heartbeat_s: self.limits.heartbeat_s,
+            requests_per_s: self.limits.requests_per_s,
+            requests_in_flight: self.limits.requests_in_flight,
+            payload_bytes_max: self.limits.payload_bytes,
+            rooms_per_session: self.limits.rooms_per_session,
+            new_rooms_per_session: self.limits.new_rooms_per_session,
+            new_rooms_per_address: part(self.limits.new_rooms_per_address),
+            ring_bytes_max: self.buffers.ring_bytes,
+            private_bytes_max: self.buffers.private_bytes,
+            slow_close_s: self.buffers.slow_close_s,
+            token_leeway_s: self.limits.token_leeway_s,
+            room_linger_s: self.buffers.room_linger_s,
+            round_sends: self.buffers.round_sends,
+            drain_delay_max_ms: self.buffers.drain_delay_ms,
+            #[cfg(any(test, feature = "planted"))]
+            fault: None,
+        }
+    }
+}
+
+const HOST_PORT: &str = "host:port";
+
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// Checks that each key lies in its range.
+macro_rules! ranges {
+    ($section:literal: $($value:expr, $key:literal, $low:literal..=$high:literal;)+) => {
+        $(require(
+            ($low..=$high).contains(&$value),
+            concat!("connector.", $section, ".", $key),
+            $value,
+            concat!(stringify!($low), " to ", stringify!($high)),
+        )?;)+
+    };
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), Invalid> {
+        ranges! { "limits":
+            self.auth_s, "auth_s", 1..=300;
+            self.heartbeat_s, "heartbeat_s", 1..=3600;
+            self.requests_per_s, "requests_per_s", 1..=100_000;
+            self.requests_in_flight, "requests_in_flight", 1..=1000;
+            self.payload_bytes, "payload_bytes", 1..=4096;
+            self.rooms_per_session, "rooms_per_session", 1..=10_000;
+            self.new_rooms_per_session, "new_rooms_per_session", 1..=100_000;
+            self.token_leeway_s, "token_leeway_s", 0..=3600;
+        }
+        Ok(())
+    }
+}
+
+impl Buffers {
+    fn check(&self) -> Result<(), Invalid> {
+        ranges! { "buffers":
+            self.ring_bytes, "ring_bytes", 262_144..=1_073_741_824;
+            self.private_bytes, "private_bytes", 262_144..=67_108_864;
+            self.slow_close_s, "slow_close_s", 1..=3600;
+            self.room_linger_s, "room_linger_s", 0..=3600;
+            self.round_sends, "round_sends", 1..=65_536;
+            self.drain_delay_ms, "drain_delay_ms", 0..=600_000;
+            self.send_bytes, "send_bytes", 4096..=4_194_304;
+            self.receive_bytes, "receive_bytes", 4096..=4_194_304;
+            self.not_sent_bytes, "not_sent_bytes", 4096..=4_194_304;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The shipped section.
+    pub(crate) fn shipped() -> Config {
+        #[derive(Deserialize)]
+        struct File {
+            connector: Config,
+        }
+        let file = include_str!("../../config/barrage.toml");
+        toml::from_str::<File>(file).expect("the shipped file is right").connector
+    }
+
+    #[test]
+    fn the_shipped_defaults_are_right() {
+        let config = shipped();
+        config.check().unwrap();
+        assert_eq!(config.listen, ["127.0.0.1:3101".parse().unwrap(), "127.0.0.1:3102".parse().unwrap()]);
+        assert_eq!(config.grpc, "127.0.0.1:3109".parse().unwrap());
+        assert_eq!(config.limits.auth_s, 5);
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        type Change = fn(&mut Config);
+        let broken: [(&str, Change); 8] = [
+            ("connector.listen", |config| config.listen.clear()),
+            ("connector.listen", |config| config.listen.push(config.listen[0])),
+            ("connector.advertised", |config| config.advertised.push("live.example".into())),
+            ("connector.advertised", |config| config.listen[0] = "0.0.0.0:3101".parse().unwrap()),
+            ("connector.grpc_advertised", |config| config.grpc = "[::]:3109".parse().unwrap()),
+            ("connector.proxy_from", |config| config.proxy_from.push("10.0.0.0/33".into())),
+            ("connector.origins", |config| config.origins.push("https://live.example/".into())),
+            ("connector.limits.heartbeat_s", |config| config.limits.heartbeat_s = 0),
+        ];
+        for (key, change) in broken {
+            let mut config = shipped();
+            change(&mut config);
+            assert_eq!(config.check().unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let text = toml::to_string(&shipped()).unwrap();
+        assert!(toml::from_str::<Config>(&text).is_ok());
+        assert!(toml::from_str::<Config>(&format!("lissten = []\n{text}")).is_err());
+    }
+
+    #[test]
+    fn a_cores_part_of_a_limit_leaves_room_for_uneven_shares() {
+        let config = shipped();
+        assert_eq!(config.engine("n", 1).connections_per_address, config.limits.connections_per_address);
+        assert_eq!(
+            config.engine("n", 4).connections_per_address,
+            (config.limits.connections_per_address * 3).div_ceil(8)
+        );
+        assert_eq!(config.engine("n", 4).sessions_max, u32::MAX);
+    }
+}

@@ -1,0 +1,594 @@
+//! The process's one holder of channels: knows who owns each partition, what every core has, and what to ask for again.
+//! A state machine without streams or queues: it is told what came and returns what to do.
+//!
+//! ```text
+//!   core ─hold/release─▶ ┌────────┐ ─Hold/HoldsDone/Release/Ack─▶ owner's stream
+//!                        │ Holder │
+//!   owner's frames ────▶ └────────┘ ─Held, Deliver─▶ the cores that have the channel
+//! ```
+//!
+//! Invariants, each the name of a test:
+//! - `frames_of_a_lower_epoch_are_ignored`: and so is what comes from anyone but a partition's last owner.
+//! - `a_hold_waits_for_an_owner`, and is asked again of every new one, and after a reset.
+//! - `only_the_core_that_asked_is_answered`, and gets live messages from there on; an answer to what was held again is
+//!   for every core that has the channel.
+//! - `a_hole_in_the_sequence_ends_the_stream`: its owner dials again, says what it owns, and everything is held again
+//!   from where it was.
+
+use std::sync::Arc;
+
+use proto::channel::partition;
+use proto::cluster::{Ack, Disown, FromOwner, Hold, HoldsDone, Item, Own, Release, Reset, from_holder, from_owner};
+use rustc_hash::FxHashMap;
+
+use crate::engine::event::Held;
+
+/// Recent messages that a core which has nothing asks for: as many as an owner keeps.
+const RECENT_MESSAGES: u32 = 200;
+/// Most partitions that an owner may claim there are: what one could mean (rule 3), and a bound for what a mistake costs.
+const PARTITIONS_MAX: u32 = 65_536;
+
+/// What a core has of a channel: everything up to this offset of this log.
+type Place = (String, u64);
+
+/// A job's stream, numbered as it came.
+pub(super) type StreamId = u64;
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// On this stream, in order.
+    Send(StreamId, from_holder::Frame),
+    /// On this stream, whenever it suits: a later one of the partition stands for an earlier one.
+    Ack(StreamId, Ack),
+    /// Must reach the core.
+    Held(usize, Held),
+    /// In order with [`Action::Held`] for the core.
+    Deliver(usize, Vec<Arc<Item>>),
+    /// The peer broke the order: end its stream.
+    Break(StreamId, String),
+}
+
+/// See the module's opening.
+#[derive(Debug, Default)]
+pub(super) struct Holder {
+    /// Empty until an owner says how many there are.
+    partitions: Vec<Partition>,
+    /// Asked for before that.
+    early: Vec<(usize, String, Option<Place>)>,
+    last_hold: u64,
+    actions: Vec<Action>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// The highest that was seen.
+    epoch: u64,
+    log: Arc<str>,
+    owner: Option<StreamId>,
+    /// Of the last numbered frame under this epoch, on this stream.
+    seq: u64,
+    /// Every channel that is held has everything up to here.
+    through: u64,
+    channels: FxHashMap<Arc<str>, Channel>,
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    members: Vec<Member>,
+    /// Those that are held have everything up to here, in this log.
+    log: Arc<str>,
+    offset: u64,
+    ordinal: u64,
+    ordinal_epoch: u64,
+    /// The number of the hold by which it is held anew; 0: none is out.
+    anew: u64,
+}
+
+/// A core that has the channel, or asks for it.
+#[derive(Debug)]
+struct Member {
+    core: usize,
+    /// `None`: it is held, and gets what comes.
+    asks: Option<Asks>,
+}
+
+#[derive(Debug)]
+struct Asks {
+    /// 0: there is no owner to ask.
+    hold: u64,
+    resume: Option<Place>,
+}
+
+impl Channel {
+    fn is_held(&self) -> bool {
+        self.members.iter().any(|member| member.asks.is_none())
+    }
+}
+
+impl Holder {
+    /// Takes what is to be done.
+    pub(super) fn actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// A core takes up a channel.
+    pub(super) fn hold(&mut self, core: usize, channel: &str, resume: Option<Place>) {
+        if self.partitions.is_empty() {
+            self.early.push((core, channel.to_owned(), resume));
+            return;
+        }
+        let number = partition(channel, self.partitions.len() as u32);
+        let partition = &mut self.partitions[number as usize];
+        let name: Arc<str> = channel.into();
+        let entry = partition.channels.entry(name.clone()).or_default();
+        entry.members.retain(|member| member.core != core);
+        let mut asks = Asks { hold: 0, resume };
+        if let Some(owner) = partition.owner {
+            self.last_hold += 1;
+            asks.hold = self.last_hold;
+            self.actions.push(ask(owner, number, partition.epoch, &name, &asks));
+        }
+        entry.members.push(Member { core, asks: Some(asks) });
+    }
+
+    /// A core has nobody left in a channel.
+    pub(super) fn release(&mut self, core: usize, channel: &str) {
+        self.early.retain(|(by, early, _)| *by != core || early != channel);
+        if self.partitions.is_empty() {
+            return;
+        }
+        let number = partition(channel, self.partitions.len() as u32);
+        let partition = &mut self.partitions[number as usize];
+        let Some(entry) = partition.channels.get_mut(channel) else { return };
+        entry.members.retain(|member| member.core != core);
+        if entry.members.is_empty() {
+            partition.channels.remove(channel);
+            if let Some(owner) = partition.owner {
+                let release = Release { partition: number, channel: channel.to_owned() };
+                self.actions.push(Action::Send(owner, from_holder::Frame::Release(release)));
+            }
+        }
+    }
+
+    /// A frame came on a stream.
+    pub(super) fn frame(&mut self, from: StreamId, frame: FromOwner) {
+        match frame.frame {
+            Some(from_owner::Frame::Own(own)) => self.own(from, &own),
+            Some(from_owner::Frame::Disown(Disown { partition, epoch })) => {
+                if let Some(partition) = self.owned(from, partition, epoch) {
+                    partition.owner = None;
+                }
+            }
+            Some(from_owner::Frame::Reset(Reset { partition, epoch })) => {
+                if let Some(entry) = self.owned(from, partition, epoch) {
+                    entry.seq = 0;
+                    self.hold_anew(partition);
+                }
+            }
+            Some(from_owner::Frame::Deliver(deliver)) => {
+                if self.numbered(from, deliver.partition, deliver.epoch, deliver.seq) {
+                    self.deliver(deliver.partition, deliver.items, deliver.through);
+                }
+            }
+            Some(from_owner::Frame::Held(held)) => {
+                if self.numbered(from, held.partition, held.epoch, held.seq) {
+                    self.held(held);
+                }
+            }
+            // For sessions, not for channels; or of a newer peer, who may say more than we understand.
+            Some(from_owner::Frame::Push(_) | from_owner::Frame::Command(_)) | None => {}
+        }
+    }
+
+    /// A stream ended: its partitions have no owner until somebody says so.
+    pub(super) fn detached(&mut self, stream: StreamId) {
+        for partition in self.partitions.iter_mut().filter(|partition| partition.owner == Some(stream)) {
+            partition.owner = None;
+        }
+    }
+
+    /// Every channel with the cores that have it.
+    pub(super) fn channels(&self) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = usize>)> {
+        let channels = self.partitions.iter().flat_map(|partition| &partition.channels);
+        channels.map(|(name, channel)| (name, channel.members.iter().map(|member| member.core)))
+    }
+
+    /// Channels, and those of them that have no answer yet.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let channels = self.partitions.iter().flat_map(|partition| partition.channels.values());
+        let (all, asking) = channels.fold((0, 0), |(all, asking), channel| {
+            (
+                all + 1,
+                asking + usize::from(channel.anew > 0 || channel.members.iter().any(|member| member.asks.is_some())),
+            )
+        });
+        (all + self.early.len(), asking + self.early.len())
+    }
+
+    fn own(&mut self, from: StreamId, own: &Own) {
+        if self.partitions.is_empty() && (1..=PARTITIONS_MAX).contains(&own.partitions) {
+            self.partitions.resize_with(own.partitions as usize, Partition::default);
+            for (core, channel, resume) in std::mem::take(&mut self.early) {
+                self.hold(core, &channel, resume);
+            }
+        }
+        if own.partitions as usize != self.partitions.len() || own.partition >= own.partitions {
+            let ours = self.partitions.len();
+            let reason = format!("partition {} of {}, where there are {ours}", own.partition, own.partitions);
+            self.actions.push(Action::Break(from, reason));
+            return;
+        }
+        let partition = &mut self.partitions[own.partition as usize];
+        if own.epoch < partition.epoch {
+            return;
+        }
+        if *partition.log != *own.log {
+            partition.log = own.log.as_str().into();
+            partition.through = 0;
+        }
+        (partition.epoch, partition.owner, partition.seq) = (own.epoch, Some(from), 0);
+        self.hold_anew(own.partition);
+    }
+
+    /// The partition, if `from` is its last owner and speaks of its epoch.
+    fn owned(&mut self, from: StreamId, partition: u32, epoch: u64) -> Option<&mut Partition> {
+        let partition = self.partitions.get_mut(partition as usize)?;
+        (partition.owner == Some(from) && partition.epoch == epoch).then_some(partition)
+    }
+
+    /// Whether a numbered frame is to be taken; it is acknowledged then.
+    fn numbered(&mut self, from: StreamId, number: u32, epoch: u64, seq: u64) -> bool {
+        let Some(partition) = self.owned(from, number, epoch) else { return false };
+        let want = partition.seq + 1;
+        if seq != want {
+            partition.owner = None;
+            let reason = format!("partition {number}, epoch {epoch}: number {seq}, where {want} follows");
+            self.actions.push(Action::Break(from, reason));
+            return false;
+        }
+        partition.seq = seq;
+        self.actions.push(Action::Ack(from, Ack { partition: number, epoch, seq }));
+        true
+    }
+
+    /// Asks the owner for every channel again: what is held from where it is, then what was asked for and not answered.
+    fn hold_anew(&mut self, number: u32) {
+        let partition = &mut self.partitions[number as usize];
+        let (epoch, Some(owner)) = (partition.epoch, partition.owner) else { return };
+        for (name, channel) in &mut partition.channels {
+            channel.anew = 0;
+            if channel.is_held() {
+                self.last_hold += 1;
+                channel.anew = self.last_hold;
+                let same_log = channel.log == partition.log;
+                let hold = Hold {
+                    partition: number,
+                    epoch,
+                    hold: channel.anew,
+                    channel: name.to_string(),
+                    log: channel.log.to_string(),
+                    offset: if same_log { channel.offset.max(partition.through) } else { channel.offset },
+                    recent: 0,
+                    ordinal: channel.ordinal,
+                    ordinal_epoch: channel.ordinal_epoch,
+                };
+                self.actions.push(Action::Send(owner, from_holder::Frame::Hold(hold)));
+            }
+            for asks in channel.members.iter_mut().filter_map(|member| member.asks.as_mut()) {
+                self.last_hold += 1;
+                asks.hold = self.last_hold;
+                self.actions.push(ask(owner, number, epoch, name, asks));
+            }
+        }
+        let done = HoldsDone { partition: number, epoch };
+        self.actions.push(Action::Send(owner, from_holder::Frame::HoldsDone(done)));
+    }
+
+    fn deliver(&mut self, number: u32, items: Vec<Item>, through: u64) {
+        let partition = &mut self.partitions[number as usize];
+        let mut batches: Vec<(usize, Vec<Arc<Item>>)> = Vec::new();
+        for item in items {
+            let Some(channel) = partition.channels.get_mut(item.channel.as_str()) else { continue };
+            let known = item.offset <= channel.offset && channel.log == partition.log;
+            if known || !channel.is_held() {
+                continue;
+            }
+            channel.log = partition.log.clone();
+            channel.offset = item.offset;
+            (channel.ordinal, channel.ordinal_epoch) = (item.ordinal, partition.epoch);
+            let item = Arc::new(item);
+            for member in channel.members.iter().filter(|member| member.asks.is_none()) {
+                match batches.iter_mut().find(|(core, _)| *core == member.core) {
+                    Some((_, batch)) => batch.push(item.clone()),
+                    None => batches.push((member.core, vec![item.clone()])),
+                }
+            }
+        }
+        partition.through = partition.through.max(through);
+        self.actions.extend(batches.into_iter().map(|(core, batch)| Action::Deliver(core, batch)));
+    }
+
+    fn held(&mut self, held: proto::cluster::Held) {
+        let partition = &mut self.partitions[held.partition as usize];
+        let Some(channel) = partition.channels.get_mut(held.channel.as_str()) else { return };
+        let log: Arc<str> = held.log.as_str().into();
+        let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
+        let answer = Held {
+            channel: held.channel,
+            log: log.clone(),
+            offset: held.offset,
+            missed: held.missed.map(|missed| (missed.count, missed.exact)),
+            recent,
+        };
+        let mut cores = Vec::new();
+        if channel.anew > 0 && held.hold == channel.anew {
+            channel.anew = 0;
+            cores.extend(channel.members.iter().filter(|member| member.asks.is_none()).map(|member| member.core));
+        } else {
+            for member in &mut channel.members {
+                if member.asks.as_ref().is_some_and(|asks| asks.hold == held.hold) {
+                    member.asks = None;
+                    cores.push(member.core);
+                }
+            }
+        }
+        if cores.is_empty() {
+            // Released, or asked again, meanwhile.
+            return;
+        }
+        if channel.log != log || channel.offset <= held.offset {
+            (channel.log, channel.offset) = (log, held.offset);
+            if let Some(last) = answer.recent.last() {
+                (channel.ordinal, channel.ordinal_epoch) = (last.ordinal, held.epoch);
+            }
+        }
+        self.actions.extend(cores.into_iter().map(|core| Action::Held(core, answer.clone())));
+    }
+}
+
+fn ask(owner: StreamId, partition: u32, epoch: u64, channel: &str, asks: &Asks) -> Action {
+    let (log, offset, recent) = match &asks.resume {
+        Some((log, offset)) => (log.clone(), *offset, 0),
+        None => (String::new(), 0, RECENT_MESSAGES),
+    };
+    let hold = Hold {
+        partition,
+        epoch,
+        hold: asks.hold,
+        channel: channel.to_owned(),
+        log,
+        offset,
+        recent,
+        ordinal: 0,
+        ordinal_epoch: 0,
+    };
+    Action::Send(owner, from_holder::Frame::Hold(hold))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::cluster::{Deliver, Missed};
+
+    use super::*;
+
+    /// Four partitions: that of `room:1`.
+    const P: u32 = 3;
+
+    fn frame(frame: from_owner::Frame) -> FromOwner {
+        FromOwner { frame: Some(frame) }
+    }
+
+    fn own(epoch: u64) -> FromOwner {
+        frame(from_owner::Frame::Own(Own { partition: P, epoch, log: "log".into(), partitions: 4 }))
+    }
+
+    fn item(offset: u64) -> Item {
+        Item { channel: "room:1".into(), offset, ordinal: offset / 10, message: "m".into(), ..Item::default() }
+    }
+
+    fn deliver(epoch: u64, seq: u64, offsets: &[u64], through: u64) -> FromOwner {
+        let items = offsets.iter().copied().map(item).collect();
+        frame(from_owner::Frame::Deliver(Deliver { partition: P, epoch, seq, items, through }))
+    }
+
+    fn held(epoch: u64, seq: u64, hold: u64, offset: u64, recent: &[u64]) -> FromOwner {
+        frame(from_owner::Frame::Held(proto::cluster::Held {
+            partition: P,
+            epoch,
+            seq,
+            hold,
+            channel: "room:1".into(),
+            log: "log".into(),
+            offset,
+            missed: Some(Missed { count: 1, exact: true }),
+            recent: recent.iter().copied().map(item).collect(),
+        }))
+    }
+
+    /// What is done, without acknowledgements.
+    fn done(holder: &mut Holder) -> Vec<String> {
+        let offsets = |items: &[Arc<Item>]| items.iter().map(|item| item.offset).collect::<Vec<_>>();
+        let say = |action| {
+            Some(match action {
+                Action::Send(to, from_holder::Frame::Hold(hold)) => {
+                    let Hold { hold, channel, log, offset, recent, ordinal, ordinal_epoch, .. } = hold;
+                    format!(
+                        "{to}: hold {hold} {channel} {log}/{offset} recent {recent} ordinal {ordinal}/{ordinal_epoch}"
+                    )
+                }
+                Action::Send(to, from_holder::Frame::HoldsDone(done)) => format!("{to}: done {}", done.epoch),
+                Action::Send(to, from_holder::Frame::Release(release)) => format!("{to}: release {}", release.channel),
+                Action::Send(to, other) => format!("{to}: {other:?}"),
+                Action::Ack(..) => return None,
+                Action::Held(core, held) => format!("core {core}: held {} {:?}", held.offset, offsets(&held.recent)),
+                Action::Deliver(core, items) => format!("core {core}: {:?}", offsets(&items)),
+                Action::Break(stream, _) => format!("{stream}: broken"),
+            })
+        };
+        holder.actions().into_iter().filter_map(say).collect()
+    }
+
+    /// Core 0 has the channel up to offset 100, from stream 1 under epoch 50.
+    fn holding() -> Holder {
+        let mut holder = Holder::default();
+        holder.frame(1, own(50));
+        holder.hold(0, "room:1", None);
+        holder.frame(1, held(50, 1, 1, 100, &[90, 100]));
+        holder.actions();
+        holder
+    }
+
+    #[test]
+    fn the_partition_of_the_tests_is_right() {
+        assert_eq!(partition("room:1", 4), P);
+    }
+
+    #[test]
+    fn a_hold_waits_for_an_owner() {
+        let mut holder = Holder::default();
+        holder.hold(0, "room:1", None);
+        holder.hold(1, "room:1", Some(("log".into(), 70)));
+        holder.hold(2, "room:1", None);
+        holder.release(2, "room:1");
+        assert_eq!(holder.sizes(), (2, 2));
+        assert!(done(&mut holder).is_empty());
+        holder.frame(1, own(50));
+        let (new, old) = ("recent 200 ordinal 0/0", "recent 0 ordinal 0/0");
+        let first =
+            [format!("1: hold 1 room:1 /0 {new}"), format!("1: hold 2 room:1 log/70 {old}"), "1: done 50".into()];
+        assert_eq!(done(&mut holder), first);
+        // It was not answered before its owner went: the next one is asked.
+        holder.detached(1);
+        holder.frame(2, own(60));
+        let second =
+            [format!("2: hold 3 room:1 /0 {new}"), format!("2: hold 4 room:1 log/70 {old}"), "2: done 60".into()];
+        assert_eq!(done(&mut holder), second);
+        holder.frame(2, held(60, 1, 1, 100, &[]));
+        assert!(done(&mut holder).is_empty(), "an answer to what the last owner was asked");
+        holder.frame(2, held(60, 2, 4, 100, &[90]));
+        assert_eq!(done(&mut holder), ["core 1: held 100 [90]"]);
+        assert_eq!(holder.sizes(), (1, 1));
+    }
+
+    #[test]
+    fn only_the_core_that_asked_is_answered() {
+        let mut holder = holding();
+        holder.hold(1, "room:1", None);
+        assert_eq!(done(&mut holder).len(), 1);
+        holder.frame(1, deliver(50, 2, &[110], 0));
+        assert_eq!(done(&mut holder), ["core 0: [110]"]);
+        holder.frame(1, held(50, 3, 2, 110, &[100, 110]));
+        holder.frame(1, deliver(50, 4, &[120, 130], 130));
+        assert_eq!(done(&mut holder), ["core 1: held 110 [100, 110]", "core 0: [120, 130]", "core 1: [120, 130]"]);
+        // What comes twice goes out once.
+        holder.frame(1, deliver(50, 5, &[130, 140], 0));
+        assert_eq!(done(&mut holder), ["core 0: [140]", "core 1: [140]"]);
+        holder.release(0, "room:1");
+        assert!(done(&mut holder).is_empty());
+        holder.release(1, "room:1");
+        assert_eq!(done(&mut holder), ["1: release room:1"]);
+        holder.frame(1, deliver(50, 6, &[150], 0));
+        assert!(done(&mut holder).is_empty());
+    }
+
+    #[test]
+    fn a_new_owner_is_told_what_is_held_and_answers_every_core() {
+        let mut holder = holding();
+        holder.hold(1, "room:1", None);
+        holder.frame(1, held(50, 2, 2, 100, &[]));
+        holder.frame(1, deliver(50, 3, &[110], 0));
+        // Quiet since, but complete.
+        holder.frame(1, deliver(50, 4, &[], 115));
+        holder.hold(2, "room:1", None);
+        done(&mut holder);
+
+        holder.frame(2, own(60));
+        assert_eq!(
+            done(&mut holder),
+            [
+                "2: hold 4 room:1 log/115 recent 0 ordinal 11/50",
+                "2: hold 5 room:1 /0 recent 200 ordinal 0/0",
+                "2: done 60"
+            ]
+        );
+        // What the old one had not delivered comes before the answer; what asked waits for its own.
+        holder.frame(2, deliver(60, 1, &[120], 0));
+        holder.frame(2, held(60, 2, 4, 120, &[]));
+        holder.frame(2, held(60, 3, 5, 120, &[110, 120]));
+        holder.frame(2, deliver(60, 4, &[130], 0));
+        assert_eq!(
+            done(&mut holder),
+            [
+                "core 0: [120]",
+                "core 1: [120]",
+                "core 0: held 120 []",
+                "core 1: held 120 []",
+                "core 2: held 120 [110, 120]",
+                "core 0: [130]",
+                "core 1: [130]",
+                "core 2: [130]"
+            ]
+        );
+    }
+
+    #[test]
+    fn frames_of_a_lower_epoch_are_ignored() {
+        let mut holder = holding();
+        holder.frame(2, own(60));
+        holder.frame(2, held(60, 1, 2, 100, &[]));
+        done(&mut holder);
+        // A paused owner wakes up and goes on.
+        holder.frame(1, deliver(50, 2, &[110], 0));
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        holder.frame(1, frame(from_owner::Frame::Disown(Disown { partition: P, epoch: 50 })));
+        holder.frame(1, own(50));
+        holder.detached(1);
+        assert!(done(&mut holder).is_empty());
+        holder.frame(2, deliver(60, 2, &[110], 0));
+        assert_eq!(done(&mut holder), ["core 0: [110]"]);
+    }
+
+    #[test]
+    fn after_a_reset_everything_is_held_anew() {
+        let mut holder = holding();
+        holder.frame(1, deliver(50, 2, &[110], 0));
+        done(&mut holder);
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        assert_eq!(done(&mut holder), ["1: hold 2 room:1 log/110 recent 0 ordinal 11/50", "1: done 50"]);
+        holder.frame(1, held(50, 1, 2, 200, &[190, 200]));
+        assert_eq!(done(&mut holder), ["core 0: held 200 [190, 200]"]);
+    }
+
+    #[test]
+    fn a_hole_in_the_sequence_ends_the_stream() {
+        let mut holder = holding();
+        holder.frame(1, deliver(50, 3, &[120], 0));
+        assert_eq!(done(&mut holder), ["1: broken"]);
+        holder.frame(1, deliver(50, 4, &[130], 0));
+        assert!(done(&mut holder).is_empty());
+        // It dials again, under the same epoch: nothing is lost.
+        holder.frame(2, own(50));
+        assert_eq!(done(&mut holder), ["2: hold 2 room:1 log/100 recent 0 ordinal 10/50", "2: done 50"]);
+        holder.frame(2, held(50, 1, 2, 130, &[110, 120, 130]));
+        assert_eq!(done(&mut holder), ["core 0: held 130 [110, 120, 130]"]);
+    }
+
+    #[test]
+    fn what_was_delivered_is_acknowledged() {
+        let mut holder = holding();
+        holder.frame(1, deliver(50, 2, &[110], 0));
+        let acked = holder.actions().into_iter().any(|action| matches!(action, Action::Ack(1, ack) if ack.seq == 2));
+        assert!(acked);
+    }
+
+    #[test]
+    fn an_owner_that_counts_other_partitions_is_refused() {
+        let mut holder = holding();
+        let other = Own { partition: P, epoch: 70, log: "log".into(), partitions: 8 };
+        holder.frame(2, frame(from_owner::Frame::Own(other)));
+        assert_eq!(done(&mut holder), ["2: broken"]);
+        holder.frame(1, deliver(50, 2, &[110], 0));
+        assert_eq!(done(&mut holder), ["core 0: [110]"]);
+    }
+}

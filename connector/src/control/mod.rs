@@ -1,0 +1,367 @@
+//! The control thread: the bridge between the cores and the cluster, on one thread with a runtime of its own.
+//!
+//! ```text
+//!   cores ─asks─▶ gate ─requests─▶ logics     (ordered, batched; one stream a logic)
+//!     ▲           holder ─holds──▶ jobs       (one stream a job, dialled by it)
+//!     │           registry ──────▶ Routes     (lease, sessions, numbers)
+//!     └─inputs─ ports ◀── replies, deliveries, pushes, online numbers
+//! ```
+//!
+//! [`gate`], [`holder`], [`ports`] and [`registry`] are state machines without I/O; [`logics`], [`delivery`] and
+//! [`leases`] move bytes for them. One lock guards all state; it is never held over a wait, and as everything runs on
+//! this thread, it is never contended.
+//!
+//! Nothing here ever waits for a core: what a core's queue has no room for is dropped and counted, or kept (`ports`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::cluster::{FromOwner, GateReply, GateRequest, command_out, from_owner, gate_request};
+use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Key, Port};
+use crate::engine::event::{Ask, Input, Push, unreachable};
+
+mod delivery;
+mod gate;
+mod holder;
+mod leases;
+mod logics;
+mod metrics;
+mod outbox;
+mod ports;
+mod registry;
+mod thread;
+
+pub(crate) use ports::INPUTS_MAX;
+pub(crate) use thread::{Handle, Plan, spawn};
+
+use self::gate::{Asker, Gate, LogicId};
+use self::holder::{Action, Holder, StreamId};
+use self::outbox::Outbox;
+use self::ports::Ports;
+use self::registry::Registry;
+
+/// Asks of the cores that wait for the control thread: about one turn of each core. Over it the cores keep their own.
+pub(crate) const ASKS_MAX: usize = 4096;
+/// Asks that are handled before others have their turn.
+const ASKS_A_TURN: usize = 256;
+/// How often what a core had no room for is offered again.
+const RETRY_EVERY: Duration = Duration::from_millis(5);
+
+/// Everything that the control thread's tasks share.
+struct Control {
+    state: Mutex<State>,
+    metrics: metrics::Control,
+    incarnation: String,
+    /// There is something to write to Routes.
+    write: Notify,
+    /// The lease has changed.
+    renew_now: Notify,
+    /// A core is behind.
+    behind: Notify,
+    draining: AtomicBool,
+    /// The last renewal went well.
+    leased: AtomicBool,
+}
+
+struct State {
+    gate: Gate,
+    holder: Holder,
+    ports: Ports<Port<Input>>,
+    registry: Registry,
+    logics: FxHashMap<LogicId, (mpsc::Sender<GateRequest>, CancellationToken)>,
+    owners: FxHashMap<StreamId, (Arc<Outbox>, CancellationToken)>,
+    last_stream: u64,
+}
+
+impl Control {
+    fn new(ports: Vec<Port<Input>>, incarnation: String, metrics: metrics::Control) -> Self {
+        Self {
+            state: Mutex::new(State {
+                gate: Gate::default(),
+                holder: Holder::default(),
+                ports: Ports::new(ports, metrics.clone()),
+                registry: Registry::default(),
+                logics: FxHashMap::default(),
+                owners: FxHashMap::default(),
+                last_stream: 0,
+            }),
+            metrics,
+            incarnation,
+            write: Notify::new(),
+            renew_now: Notify::new(),
+            behind: Notify::new(),
+            draining: AtomicBool::new(false),
+            leased: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what the cores ask, until they have all ended.
+    async fn serve_cores(&self, mut asks: mpsc::Receiver<(usize, Ask)>) {
+        let mut batch = Vec::new();
+        while asks.recv_many(&mut batch, ASKS_A_TURN).await > 0 {
+            for (core, ask) in batch.drain(..) {
+                self.asked(core, ask);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn asked(&self, core: usize, ask: Ask) {
+        match ask {
+            Ask::Gate { id, session, ask } => self.ask_logic(Asker::Core(core, id), Some((core, session)), ask),
+            Ask::Hold { channel, resume } => {
+                let mut state = self.lock();
+                state.holder.hold(core, &channel, resume);
+                self.act(&mut state);
+            }
+            Ask::Release { channel } => {
+                let mut state = self.lock();
+                state.holder.release(core, &channel);
+                self.act(&mut state);
+            }
+            Ask::Routes(changes) => {
+                self.lock().registry.change(changes);
+                self.write.notify_one();
+            }
+            Ask::Counts(counts) => {
+                self.lock().registry.count(core, counts);
+                self.write.notify_one();
+            }
+            Ask::Sessions { sessions, came, went } => self.lock().registry.sessions(core, sessions, &came, &went),
+        }
+    }
+
+    /// Asks a logic, or answers at once that there is none.
+    fn ask_logic(&self, by: Asker, session: Option<(usize, Key)>, ask: gate_request::Ask) {
+        let mut state = self.lock();
+        let sent = state.gate.ask(by, session).is_some_and(|(logic, id)| {
+            let request = GateRequest { id, ask: Some(ask) };
+            let sent = state.logics.get(&logic).is_some_and(|(sender, _)| sender.try_send(request).is_ok());
+            if !sent {
+                // It ends just now.
+                state.gate.answered(logic, id);
+            }
+            sent
+        });
+        if sent {
+            self.metrics.gate_requests.inc();
+        } else {
+            self.answer_unreachable(&mut state, by);
+        }
+        self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
+        self.note_behind(&state);
+    }
+
+    fn answer_unreachable(&self, state: &mut State, by: Asker) {
+        self.metrics.gate_unreachable.inc();
+        if let Asker::Core(core, id) = by {
+            state.ports.must(core, Input::Reply { id, answer: unreachable() });
+        }
+    }
+
+    /// A logic's stream stands. The token ends it.
+    fn logic_up(&self, sender: mpsc::Sender<GateRequest>) -> (LogicId, CancellationToken) {
+        let mut state = self.lock();
+        state.last_stream += 1;
+        let (id, ended) = (state.last_stream, CancellationToken::new());
+        state.logics.insert(id, (sender, ended.clone()));
+        state.gate.up(id);
+        self.metrics.logics.set(state.gate.logics() as i64);
+        (id, ended)
+    }
+
+    /// A logic's stream ended.
+    fn logic_down(&self, id: LogicId) {
+        let mut state = self.lock();
+        state.logics.remove(&id);
+        for by in state.gate.down(id) {
+            self.answer_unreachable(&mut state, by);
+        }
+        self.metrics.logics.set(state.gate.logics() as i64);
+        self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
+        self.note_behind(&state);
+    }
+
+    /// Logic answered.
+    fn replies(&self, logic: LogicId, replies: Vec<GateReply>) {
+        let mut state = self.lock();
+        for reply in replies {
+            let answer = reply.answer.unwrap_or_else(unreachable);
+            if let Some(Asker::Core(core, id)) = state.gate.answered(logic, reply.id) {
+                state.ports.must(core, Input::Reply { id, answer });
+            }
+        }
+        self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
+        self.note_behind(&state);
+    }
+
+    /// A job's stream stands. The token is cancelled when it is to end.
+    fn attach(&self) -> (StreamId, Arc<Outbox>, CancellationToken) {
+        let mut state = self.lock();
+        state.last_stream += 1;
+        let (id, outbox, broken) = (state.last_stream, Arc::new(Outbox::default()), CancellationToken::new());
+        state.owners.insert(id, (outbox.clone(), broken.clone()));
+        self.metrics.owners.set(state.owners.len() as i64);
+        (id, outbox, broken)
+    }
+
+    /// A job's stream ended.
+    fn detach(&self, id: StreamId) {
+        let mut state = self.lock();
+        state.owners.remove(&id);
+        state.holder.detached(id);
+        self.metrics.owners.set(state.owners.len() as i64);
+    }
+
+    /// A job sent a frame.
+    fn frame(&self, from: StreamId, frame: FromOwner) {
+        let mut state = self.lock();
+        match frame.frame {
+            Some(from_owner::Frame::Push(push)) => self.push(&mut state, push),
+            Some(from_owner::Frame::Command(command)) => {
+                let Some(act) = command.act else { return };
+                self.command(&mut state, &command.sessions, act);
+            }
+            frame => {
+                if let Some(from_owner::Frame::Deliver(deliver)) = &frame {
+                    self.metrics.delivered.inc_by(deliver.items.len() as u64);
+                }
+                state.holder.frame(from, FromOwner { frame });
+                self.act(&mut state);
+            }
+        }
+        self.note_behind(&state);
+    }
+
+    fn push(&self, state: &mut State, push: proto::cluster::PushOut) {
+        let all = Arc::new(Push { message: push.message, raw: push.raw, operation: push.operation });
+        if !push.all {
+            for (core, keys) in self.by_core(&push.sessions) {
+                state.ports.may(core, Input::Push(keys, all.clone()));
+            }
+            return;
+        }
+        let sessions = state.registry.session_count().max(1);
+        for core in 0..state.ports.len() {
+            // Its share of the pace; at least one, or it would never end.
+            let share = u64::from(push.sessions_per_s) * state.registry.sessions_of(core) / sessions;
+            let per_s = if push.sessions_per_s == 0 { 0 } else { share.max(1) as u32 };
+            state.ports.may(core, Input::PushAll(all.clone(), per_s));
+        }
+    }
+
+    fn command(&self, state: &mut State, sessions: &[String], act: command_out::Act) {
+        let act = Arc::new(act);
+        for (core, keys) in self.by_core(sessions) {
+            state.ports.must(core, Input::Command(keys, act.clone()));
+        }
+    }
+
+    /// The keys of those sessions that are of this start, by core.
+    fn by_core(&self, sessions: &[String]) -> FxHashMap<usize, Vec<Key>> {
+        let mut by_core: FxHashMap<usize, Vec<Key>> = FxHashMap::default();
+        for (core, key) in sessions.iter().filter_map(|session| session_key(session, &self.incarnation)) {
+            by_core.entry(core).or_default().push(key);
+        }
+        by_core
+    }
+
+    /// Does what the holder wants done.
+    fn act(&self, state: &mut State) {
+        for action in state.holder.actions() {
+            match action {
+                Action::Send(stream, frame) => {
+                    if let Some((outbox, _)) = state.owners.get(&stream) {
+                        outbox.send(frame);
+                    }
+                }
+                Action::Ack(stream, ack) => {
+                    if let Some((outbox, _)) = state.owners.get(&stream) {
+                        outbox.ack(ack);
+                    }
+                }
+                Action::Held(core, held) => state.ports.held(core, held),
+                Action::Deliver(core, items) => state.ports.deliver(core, items),
+                Action::Break(stream, reason) => {
+                    tracing::warn!(reason, "a job's stream is ended");
+                    if let Some((outbox, broken)) = state.owners.get(&stream) {
+                        outbox.end(Some(tonic::Status::failed_precondition(reason)));
+                        broken.cancel();
+                    }
+                }
+            }
+        }
+        self.note_behind(state);
+    }
+
+    fn note_behind(&self, state: &State) {
+        if state.ports.is_behind() {
+            self.behind.notify_one();
+        }
+    }
+
+    /// Offers again what cores had no room for. Never ends.
+    async fn retry(&self) {
+        loop {
+            self.behind.notified().await;
+            while self.lock().ports.retry() {
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+        }
+    }
+
+    /// Keeps the gauges that are not worth keeping at every change. Never ends.
+    async fn measure(&self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            let (channels, asking) = self.lock().holder.sizes();
+            self.metrics.channels.set(channels as i64);
+            self.metrics.holds.set(asking as i64);
+        }
+    }
+
+    /// Whether new clients can be served, or why not.
+    fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Relaxed) {
+            Err("draining".into())
+        } else if !self.leased.load(Ordering::Relaxed) {
+            Err("the lease is not renewed: routes cannot be reached".into())
+        } else if self.lock().gate.logics() == 0 {
+            Err("no logic can be reached".into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Core and key of a session ID of this start: `<incarnation>.<core>.<slot>.<generation>`, numbers in hex.
+fn session_key(session: &str, incarnation: &str) -> Option<(usize, Key)> {
+    let mut numbers = session.strip_prefix(incarnation)?.strip_prefix('.')?.split('.');
+    let mut number = || u32::from_str_radix(numbers.next()?, 16).ok();
+    let (core, slot, generation) = (number()?, number()?, number()?);
+    numbers.next().is_none().then_some((core as usize, Key { slot, generation }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_found_by_its_id() {
+        let key = Some((10, Key { slot: 0x1f, generation: 3 }));
+        assert_eq!(session_key("abc.a.1f.3", "abc"), key);
+        for other in ["abd.a.1f.3", "abc.a.1f", "abc.a.1f.3.4", "abc.a.xyz.3", "abca.1f.3", ""] {
+            assert_eq!(session_key(other, "abc"), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What goes out on a job's stream, in order, and taken only as fast as the stream does. Its length is bounded by what
+//! the cores hold: one hold a channel and core, one acknowledgement a partition.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures::Stream;
+use futures::task::AtomicWaker;
+use proto::cluster::{Ack, FromHolder, from_holder};
+use rustc_hash::FxHashMap;
+use tonic::Status;
+
+/// See the module's opening.
+#[derive(Default)]
+pub(super) struct Outbox {
+    inner: Mutex<Inner>,
+    reader: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Inner {
+    frames: VecDeque<from_holder::Frame>,
+    /// Of each partition the last one, and the order in which they are due.
+    acks: FxHashMap<u32, Ack>,
+    due: VecDeque<u32>,
+    end: Option<Option<Status>>,
+}
+
+impl Outbox {
+    /// After everything that was sent before.
+    pub(super) fn send(&self, frame: from_holder::Frame) {
+        self.lock().frames.push_back(frame);
+        self.reader.wake();
+    }
+
+    /// Some time; a later one of the partition stands for this.
+    pub(super) fn ack(&self, ack: Ack) {
+        let mut inner = self.lock();
+        if inner.acks.insert(ack.partition, ack).is_none() {
+            inner.due.push_back(ack.partition);
+        }
+        drop(inner);
+        self.reader.wake();
+    }
+
+    /// Ends the stream, at once; with an error if there is one to tell.
+    pub(super) fn end(&self, status: Option<Status>) {
+        self.lock().end.get_or_insert(status);
+        self.reader.wake();
+    }
+
+    /// The stream.
+    pub(super) fn stream(self: Arc<Self>) -> impl Stream<Item = Result<FromHolder, Status>> + Send {
+        let mut ended = false;
+        futures::stream::poll_fn(move |context| {
+            if ended {
+                return Poll::Ready(None);
+            }
+            self.reader.register(context.waker());
+            let mut inner = self.lock();
+            if let Some(end) = &mut inner.end {
+                ended = true;
+                return Poll::Ready(end.take().map(Err));
+            }
+            match inner.next() {
+                Some(frame) => Poll::Ready(Some(Ok(FromHolder { frame: Some(frame) }))),
+                None => Poll::Pending,
+            }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn next(&mut self) -> Option<from_holder::Frame> {
+        if let Some(frame) = self.frames.pop_front() {
+            return Some(frame);
+        }
+        let partition = self.due.pop_front()?;
+        self.acks.remove(&partition).map(from_holder::Frame::Ack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt as _, StreamExt as _};
+    use proto::cluster::HoldsDone;
+
+    use super::*;
+
+    #[test]
+    fn frames_keep_their_order_and_only_the_last_acknowledgement_goes_out() {
+        let outbox = Arc::new(Outbox::default());
+        let mut stream = std::pin::pin!(outbox.clone().stream());
+        assert!(stream.next().now_or_never().is_none());
+        for seq in 1..=3 {
+            outbox.ack(Ack { partition: 7, epoch: 1, seq });
+            outbox.send(from_holder::Frame::HoldsDone(HoldsDone { partition: seq as u32, epoch: 1 }));
+        }
+        let mut said = Vec::new();
+        while let Some(Some(Ok(FromHolder { frame: Some(frame) }))) = stream.next().now_or_never() {
+            said.push(match frame {
+                from_holder::Frame::HoldsDone(done) => format!("done {}", done.partition),
+                from_holder::Frame::Ack(ack) => format!("ack {}", ack.seq),
+                other => format!("{other:?}"),
+            });
+        }
+        assert_eq!(said, ["done 1", "done 2", "done 3", "ack 3"]);
+        outbox.end(Some(Status::aborted("so")));
+        outbox.end(None);
+        assert!(matches!(stream.next().now_or_never(), Some(Some(Err(_)))));
+        assert!(matches!(stream.next().now_or_never(), Some(None)));
+    }
+}

@@ -1,0 +1,257 @@
+//! The queues to the cores, and what becomes of what they have no room for (rule 30): live messages are dropped for that
+//! core and counted, answers and commands wait here, and no other core is held up.
+//!
+//! Invariants, each the name of a test:
+//! - `what_is_dropped_is_told_before_what_follows`: in the same channel.
+//! - `answers_are_not_lost_and_keep_their_order`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use proto::cluster::Item;
+use rustc_hash::FxHashMap;
+
+use super::metrics::Control as Metrics;
+use crate::driver::Port;
+use crate::engine::event::{Held, Input};
+
+/// Inputs that wait for a core: one is a batch of messages or an answer.
+pub(crate) const INPUTS_MAX: usize = 1024;
+/// Of these, what only answers and commands may use.
+const RESERVED: usize = INPUTS_MAX / 4;
+/// Answers and commands that wait here for a core whose queue is full. As many as a core can have asked for; over it the
+/// core has stopped, and what is for it is dropped and counted.
+const WAITING_MAX: usize = 64 * 1024;
+
+/// Where a core takes its inputs from.
+pub(super) trait Queue {
+    /// Never waits; gives back what there is no room for.
+    fn tell(&self, input: Input) -> Option<Input>;
+    /// For how many there is room.
+    fn room(&self) -> usize;
+}
+
+impl Queue for Port<Input> {
+    fn tell(&self, input: Input) -> Option<Input> {
+        self.tell(input).err()
+    }
+
+    fn room(&self) -> usize {
+        self.room()
+    }
+}
+
+/// The queues of all cores.
+pub(super) struct Ports<Q> {
+    cores: Vec<Core<Q>>,
+    metrics: Metrics,
+}
+
+struct Core<Q> {
+    queue: Q,
+    waiting: VecDeque<Input>,
+    /// Messages of each channel that were dropped and not told.
+    missed: FxHashMap<String, u64>,
+}
+
+impl<Q: Queue> Ports<Q> {
+    pub(super) fn new(queues: Vec<Q>, metrics: Metrics) -> Self {
+        let core = |queue| Core { queue, waiting: VecDeque::new(), missed: FxHashMap::default() };
+        Self { cores: queues.into_iter().map(core).collect(), metrics }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Live messages.
+    pub(super) fn deliver(&mut self, core: usize, items: Vec<Arc<Item>>) {
+        let Some(core) = self.cores.get_mut(core) else { return };
+        for item in &items {
+            if !core.tell_missed(&item.channel) {
+                break;
+            }
+        }
+        let dropped = if core.has_room() {
+            match core.queue.tell(Input::Deliver(items)) {
+                Some(Input::Deliver(items)) => items,
+                _ => return,
+            }
+        } else {
+            items
+        };
+        self.metrics.queue_drops.inc_by(dropped.len() as u64);
+        for item in dropped {
+            // What is only a gap is its own count.
+            let count = item.missed + u64::from(!item.message.is_empty());
+            *core.missed.entry(item.channel.clone()).or_default() += count;
+        }
+    }
+
+    /// A channel is held; must not be lost.
+    pub(super) fn held(&mut self, core: usize, held: Held) {
+        let missed = self.cores.get_mut(core).and_then(|core| core.missed.remove(&held.channel));
+        if let Some(count) = missed {
+            self.must(core, Input::Missed { channel: held.channel.clone(), count });
+        }
+        self.must(core, Input::Held(held));
+    }
+
+    /// What must not be lost: waits where there is no room.
+    pub(super) fn must(&mut self, core: usize, input: Input) {
+        let Some(core) = self.cores.get_mut(core) else { return };
+        if core.waiting.len() >= WAITING_MAX {
+            self.metrics.queue_drops.inc();
+        } else if !core.waiting.is_empty() {
+            core.waiting.push_back(input);
+        } else if let Some(input) = core.queue.tell(input) {
+            core.waiting.push_back(input);
+        }
+    }
+
+    /// What may be lost: pushes (at most once), numbers that come again.
+    pub(super) fn may(&mut self, core: usize, input: Input) {
+        let Some(core) = self.cores.get_mut(core) else { return };
+        if !core.has_room() || core.queue.tell(input).is_some() {
+            self.metrics.queue_drops.inc();
+        }
+    }
+
+    /// Offers again what waits, and says what was missed. Whether something still waits.
+    pub(super) fn retry(&mut self) -> bool {
+        // Every core is to have its try.
+        self.cores.iter_mut().map(Core::retry).filter(|left| *left).count() > 0
+    }
+
+    /// Whether something waits for room.
+    pub(super) fn is_behind(&self) -> bool {
+        self.cores.iter().any(|core| !core.waiting.is_empty() || !core.missed.is_empty())
+    }
+}
+
+impl<Q: Queue> Core<Q> {
+    /// For what is not urgent, and behind nothing that is.
+    fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.queue.room() > RESERVED
+    }
+
+    /// Says what was missed of the channel; `false`: there is no room to say it.
+    fn tell_missed(&mut self, channel: &str) -> bool {
+        if self.missed.is_empty() {
+            return true;
+        }
+        let Some(&count) = self.missed.get(channel) else { return true };
+        let told = self.has_room() && self.queue.tell(Input::Missed { channel: channel.to_owned(), count }).is_none();
+        if told {
+            self.missed.remove(channel);
+        }
+        told
+    }
+
+    fn retry(&mut self) -> bool {
+        while let Some(input) = self.waiting.pop_front() {
+            if let Some(input) = self.queue.tell(input) {
+                self.waiting.push_front(input);
+                return true;
+            }
+        }
+        let channels: Vec<_> = self.missed.keys().cloned().collect();
+        !channels.iter().all(|channel| self.tell_missed(channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Fake(Rc<RefCell<Vec<Input>>>);
+
+    impl Queue for Fake {
+        fn tell(&self, input: Input) -> Option<Input> {
+            if self.room() == 0 {
+                return Some(input);
+            }
+            self.0.borrow_mut().push(input);
+            None
+        }
+
+        fn room(&self) -> usize {
+            INPUTS_MAX - self.0.borrow().len()
+        }
+    }
+
+    fn item(channel: &str, missed: u64) -> Arc<Item> {
+        Arc::new(Item { channel: channel.into(), message: "m".into(), missed, ..Item::default() })
+    }
+
+    fn drain(queue: &Fake) -> Vec<String> {
+        let tell = |input: &Input| match input {
+            Input::Deliver(items) => format!("deliver {}", items[0].channel),
+            Input::Missed { channel, count } => format!("missed {channel} {count}"),
+            Input::Held(held) => format!("held {}", held.channel),
+            Input::Drain { within_ms } => format!("drain {within_ms}"),
+            other => format!("{other:?}"),
+        };
+        std::mem::take(&mut *queue.0.borrow_mut()).iter().map(tell).collect()
+    }
+
+    fn held(channel: &str) -> Held {
+        Held { channel: channel.into(), log: "log".into(), offset: 9, missed: None, recent: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_dropped_is_told_before_what_follows() {
+        let (slow, quick) = (Fake::default(), Fake::default());
+        let mut ports = Ports::new(vec![slow.clone(), quick.clone()], Metrics::default());
+        for _ in 0..INPUTS_MAX {
+            ports.deliver(0, vec![item("room:1", 0)]);
+            ports.deliver(1, vec![item("room:1", 0)]);
+            quick.0.borrow_mut().clear();
+        }
+        assert_eq!(slow.room(), RESERVED, "the rest is for answers");
+        ports.deliver(0, vec![item("room:2", 4)]);
+        assert_eq!(ports.metrics.queue_drops.get(), RESERVED as u64 + 1);
+
+        drain(&slow);
+        ports.deliver(0, vec![item("room:1", 0)]);
+        let first = format!("missed room:1 {RESERVED}");
+        assert_eq!(drain(&slow), [first.as_str(), "deliver room:1"]);
+        ports.held(0, held("room:2"));
+        assert_eq!(drain(&slow), ["missed room:2 5", "held room:2"]);
+        assert!(!ports.retry());
+    }
+
+    #[test]
+    fn a_gap_is_told_when_there_is_room_whatever_follows() {
+        let queue = Fake::default();
+        let mut ports = Ports::new(vec![queue.clone()], Metrics::default());
+        while queue.room() > RESERVED {
+            ports.deliver(0, vec![item("room:1", 0)]);
+        }
+        ports.deliver(0, vec![item("room:1", 0)]);
+        assert!(ports.is_behind() && ports.retry());
+        drain(&queue);
+        assert!(!ports.retry() && !ports.is_behind());
+        assert_eq!(drain(&queue), ["missed room:1 1"]);
+    }
+
+    #[test]
+    fn answers_are_not_lost_and_keep_their_order() {
+        let queue = Fake::default();
+        let mut ports = Ports::new(vec![queue.clone()], Metrics::default());
+        for within_ms in 0..INPUTS_MAX as u64 {
+            ports.must(0, Input::Drain { within_ms });
+        }
+        ports.held(0, held("room:1"));
+        ports.must(0, Input::Drain { within_ms: 7777 });
+        drain(&queue);
+        // Nothing overtakes what waits.
+        ports.deliver(0, vec![item("room:1", 0)]);
+        assert!(!ports.retry());
+        assert_eq!(drain(&queue), ["held room:1", "drain 7777", "missed room:1 1"]);
+    }
+}

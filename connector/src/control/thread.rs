@@ -1,0 +1,152 @@
+//! The control thread's life: starts its tasks, runs until it is told to stop, drains the cores, leaves.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proto::config::Cluster;
+use routes::{Lease, Role, Routes};
+use rpc::secret::Show;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Control, delivery, leases, logics, metrics};
+use crate::driver::Core;
+use crate::engine::event::{Ask, Input};
+
+/// How often it is looked whether the cores have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What the cores have beyond the time to drain, for their last connections to linger.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long each step of leaving may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the control thread is given.
+pub(crate) struct Plan {
+    pub(crate) cores: Vec<Core<Input>>,
+    pub(crate) asks: mpsc::Receiver<(usize, Ask)>,
+    pub(crate) grpc: std::net::TcpListener,
+    /// What jobs dial.
+    pub(crate) grpc_address: String,
+    /// What clients are told.
+    pub(crate) clients: Vec<String>,
+    pub(crate) cluster: Cluster,
+    /// Shows the cluster's secret to logics.
+    pub(crate) show: Show,
+    pub(crate) routes: Arc<dyn Routes>,
+    pub(crate) drain: Duration,
+    /// The graceful end.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The running control thread.
+#[derive(Clone)]
+pub(crate) struct Handle(Arc<Control>);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+impl Handle {
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.0.ready()
+    }
+}
+
+/// Starts it; the receiver resolves when everything has ended.
+pub(crate) fn spawn(
+    plan: Plan,
+    registry: &mut prometheus_client::registry::Registry,
+) -> io::Result<(Handle, oneshot::Receiver<()>)> {
+    let metrics = metrics::Control::default();
+    metrics.register(registry);
+    plan.grpc.set_nonblocking(true)?;
+    let ports = plan.cores.iter().map(Core::port).collect();
+    let control = Arc::new(Control::new(ports, plan.cluster.incarnation.clone(), metrics));
+    let (ended, end) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = Handle(control.clone());
+    std::thread::Builder::new().name("control".into()).spawn(move || {
+        runtime.block_on(run(control, plan));
+        // Nobody may be waiting.
+        let _ = ended.send(());
+    })?;
+    Ok((handle, end))
+}
+
+async fn run(control: Arc<Control>, plan: Plan) {
+    let Plan { cores, asks, grpc, grpc_address, clients, cluster, show, routes, drain, stop } = plan;
+    let Cluster { node, incarnation, secret } = cluster;
+    let lease = Lease {
+        node: node.clone(),
+        incarnation: incarnation.clone(),
+        role: Role::Connector,
+        grpc: grpc_address,
+        clients,
+        sessions: 0,
+        addresses: 0,
+        open: true,
+    };
+    // Outlives `stop` for as long as the cores drain.
+    let end = CancellationToken::new();
+    let serving = {
+        let control = control.clone();
+        tokio::spawn(async move { control.serve_cores(asks).await })
+    };
+    let endless = control.clone();
+    tokio::spawn(async move { tokio::join!(endless.retry(), endless.measure()) });
+    let renewing = tokio::spawn(leases::renew(control.clone(), routes.clone(), lease, end.clone()));
+    let writing = leases::write(control.clone(), routes.clone(), node.clone(), incarnation.clone(), end.clone());
+    let writing = tokio::spawn(writing);
+    tokio::spawn(leases::online(control.clone(), routes.clone(), end.clone()));
+    let following = tokio::spawn(logics::follow(control.clone(), routes.clone(), show, end.clone()));
+    let delivering = {
+        let (control, end) = (control.clone(), end.clone());
+        tokio::spawn(async move {
+            match tokio::net::TcpListener::from_std(grpc) {
+                Ok(listener) => {
+                    if let Err(error) = delivery::serve(control, secret, listener, end).await {
+                        tracing::error!(%error, "jobs are not served any more");
+                    }
+                }
+                Err(error) => tracing::error!(%error, "jobs are not served"),
+            }
+        })
+    };
+
+    stop.cancelled().await;
+    tracing::info!(within_s = drain.as_secs(), "draining");
+    control.draining.store(true, Ordering::Relaxed);
+    control.renew_now.notify_one();
+    {
+        let mut state = control.lock();
+        for core in 0..cores.len() {
+            state.ports.must(core, Input::Drain { within_ms: drain.as_millis() as u64 });
+        }
+        control.note_behind(&state);
+    }
+    let deadline = Instant::now() + drain + LINGER;
+    while !cores.iter().all(Core::is_finished) && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    if cores.iter().all(Core::is_finished) {
+        // What they asked last, the end of their sessions' routes.
+        drop(timeout(LEAVE_TIMEOUT, serving).await);
+        cores.into_iter().for_each(Core::join);
+    } else {
+        tracing::warn!("a core has not drained in time: its connections are cut");
+    }
+    end.cancel();
+    for task in [writing, renewing, following] {
+        drop(timeout(LEAVE_TIMEOUT, task).await);
+    }
+    match timeout(LEAVE_TIMEOUT, routes.resign(&node, &incarnation)).await {
+        Ok(Ok(())) => {}
+        _ => tracing::warn!("the lease is not given back: it lapses by itself"),
+    }
+    drop(timeout(LEAVE_TIMEOUT, delivering).await);
+}

@@ -1,0 +1,141 @@
+//! A core: its engine, and what it counts made known to the operator's metrics.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use proto::error::TABLE;
+
+use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
+use crate::engine::event::{Ask, Input};
+use crate::engine::{Counters, Engine, Sizes};
+
+/// How often a core says what it counted.
+const SAY_EVERY_MS: u64 = 1000;
+
+/// What a core last said.
+#[derive(Debug, Default)]
+pub(crate) struct Said(Mutex<(Counters, Sizes)>);
+
+/// The machine of one core.
+pub(crate) struct Core {
+    engine: Engine,
+    said: Arc<Said>,
+    say_ms: u64,
+}
+
+impl Core {
+    pub(crate) fn new(engine: Engine, said: Arc<Said>) -> Self {
+        Self { engine, said, say_ms: 0 }
+    }
+}
+
+impl Machine for Core {
+    type Input = Input;
+    type Ask = Ask;
+
+    fn opened(&mut self, now: Now, listener: usize, peer: SocketAddr) -> Option<Key> {
+        self.engine.opened(now, listener, peer)
+    }
+
+    fn bytes(&mut self, now: Now, key: Key, bytes: &mut [u8]) -> Reading {
+        self.engine.bytes(now, key, bytes)
+    }
+
+    fn writable(&mut self, now: Now, key: Key) {
+        self.engine.writable(now, key);
+    }
+
+    fn closed(&mut self, now: Now, key: Key) {
+        self.engine.closed(now, key);
+    }
+
+    fn input(&mut self, now: Now, input: Input) {
+        self.engine.input(now, input);
+    }
+
+    fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
+        let next = self.engine.round(now, outlet);
+        if now.mono_ms >= self.say_ms {
+            self.say_ms = now.mono_ms + SAY_EVERY_MS;
+            *self.said.0.lock().unwrap_or_else(PoisonError::into_inner) =
+                (self.engine.counters().clone(), self.engine.sizes());
+        }
+        next
+    }
+
+    fn ask(&mut self) -> Option<Ask> {
+        self.engine.ask()
+    }
+
+    fn done(&self) -> bool {
+        self.engine.done()
+    }
+}
+
+/// The sums over all cores, made when they are asked for.
+#[derive(Debug)]
+pub(crate) struct Sums(pub(crate) Vec<Arc<Said>>);
+
+/// What is summed, by name, with its unit and meaning.
+type Count = (&'static str, &'static str, fn(&Counters) -> u64);
+
+const COUNTS: &[Count] = &[
+    ("accepted", "Connections accepted", |c| c.accepted),
+    ("refused", "Connections refused: too many of one address or in all, or draining", |c| c.refused),
+    ("admitted", "Sessions that logic admitted", |c| c.admitted),
+    ("left", "Connections that their peer closed, or that broke", |c| c.left),
+    ("requests", "Requests of clients, heartbeats among them", |c| c.requests),
+    ("room_messages", "Room messages that came to a core, each core counted", |c| c.delivered),
+    ("deliveries", "Room messages sent whole, each session counted", |c| c.deliveries),
+    ("skipped", "Room messages that slow readers were skipped over, each session counted", |c| c.skipped),
+    ("missed", "Room messages that a core has not got, each room counted", |c| c.missed),
+    ("pushed", "Pushes put into sessions' output", |c| c.pushed),
+    ("push_drops", "Pushes dropped: the session takes no more, or did not accept them", |c| c.push_drops),
+    ("writes", "Sends to sockets", |c| c.writes),
+    ("short_writes", "Sends that the kernel had no room for", |c| c.short_writes),
+    ("sent_bytes", "Bytes sent to clients", |c| c.bytes_out),
+    ("received_bytes", "Bytes received from clients", |c| c.bytes_in),
+];
+
+type Size = (&'static str, &'static str, fn(&Sizes) -> usize);
+
+const SIZES: &[Size] = &[
+    ("connections", "Connections now", |s| s.connections),
+    ("sessions", "Admitted sessions now", |s| s.sessions),
+    ("rooms", "Rooms now, each core counted, those that everyone has just left among them", |s| s.rooms),
+];
+
+type ByCode = (&'static str, &'static str, fn(&Counters) -> &[u64]);
+
+const BY_CODE: &[ByCode] = &[
+    ("connector_closed", "Sessions closed from here, by the error's name", |c| &c.closed),
+    ("connector_errors", "Requests refused, by the error's name", |c| &c.errors),
+];
+
+impl Collector for Sums {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let said: Vec<_> =
+            self.0.iter().map(|said| said.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+        for (name, help, count) in COUNTS {
+            let sum = ConstCounter::new(said.iter().map(|(counters, _)| count(counters)).sum::<u64>());
+            sum.encode(encoder.encode_descriptor(&format!("connector_{name}"), help, None, sum.metric_type())?)?;
+        }
+        for (name, help, size) in SIZES {
+            let sum = ConstGauge::new(said.iter().map(|(_, sizes)| size(sizes) as i64).sum::<i64>());
+            sum.encode(encoder.encode_descriptor(&format!("connector_{name}"), help, None, sum.metric_type())?)?;
+        }
+        for (name, help, counts) in BY_CODE {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (at, row) in TABLE.iter().enumerate() {
+                let sum = ConstCounter::new(said.iter().map(|(counters, _)| counts(counters)[at]).sum::<u64>());
+                sum.encode(family.encode_family(&[("code", row.name)])?)?;
+            }
+        }
+        Ok(())
+    }
+}
