@@ -248,7 +248,7 @@ impl TokenConfig {
             )?;
             let inline = !key.key.reveal().is_empty();
             require(
-                inline != !key.file.as_os_str().is_empty(),
+                inline == key.file.as_os_str().is_empty(),
                 "logic.token.keys.key",
                 &key.kid,
                 "either key or file, for each kid",

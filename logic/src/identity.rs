@@ -83,8 +83,8 @@ impl Identities {
     }
 
     fn claimant(&self, ask: &Authenticate, claimed: &str) -> Result<Admitted, Error> {
-        if !is_id(claimed) {
-            return Err(error(ErrorCode::BadRequest, "mid or uid is 1-64 of A-Z a-z 0-9 _ . -"));
+        if !is_id(claimed) || claimed.starts_with(token::GUEST_PREFIX) {
+            return Err(error(ErrorCode::BadRequest, "mid or uid is 1-64 of A-Z a-z 0-9 _ . - and no guest's"));
         }
         Ok(Admitted {
             uid: claimed.to_owned(),

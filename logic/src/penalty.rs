@@ -193,10 +193,11 @@ impl Penalties {
     }
 
     async fn read(&self, bus: &dyn Bus, read_up_to: &mut Offset) -> Result<std::convert::Infallible, bus::Error> {
-        let (_, next) = bus.bounds(Topic::Control, 0).await?;
+        let (first, next) = bus.bounds(Topic::Control, 0).await?;
+        // What retention took away is not waited for.
+        *read_up_to = first.saturating_sub(1).max(*read_up_to);
         let mut reader = bus.read(Topic::Control, 0, Start::At(*read_up_to + 1)).await?;
         loop {
-            // What retention took away needs no reading, so the last offset may lie before anything that comes.
             if *read_up_to + 1 >= next && self.ready().is_err() {
                 tracing::info!(users = self.users(), "penalties read");
                 self.now(Reading::Following);
@@ -249,6 +250,68 @@ mod tests {
     #[test]
     fn nobody_is_let_in_before_all_was_read() {
         assert_eq!(code(&Penalties::new(), "room:1", Act::Watch, 0), ErrorCode::Unavailable);
+    }
+
+    /// A log whose records have all been taken by retention, or none of which was ever written.
+    struct Empty(Offset);
+
+    #[async_trait::async_trait]
+    impl Bus for Empty {
+        fn partitions(&self, _: Topic) -> u32 {
+            1
+        }
+
+        fn log(&self, _: Topic) -> String {
+            "log".to_owned()
+        }
+
+        fn publish(
+            &self,
+            _: Topic,
+            _: u32,
+            _: bytes::Bytes,
+        ) -> futures::future::BoxFuture<'static, Result<Offset, bus::Error>> {
+            Box::pin(std::future::ready(Err(bus::Error::Unavailable("nothing is written here".to_owned()))))
+        }
+
+        async fn consume(&self, _: Topic, _: &str) -> Result<Box<dyn bus::Consumer>, bus::Error> {
+            Err(bus::Error::Refused("nobody consumes here".to_owned()))
+        }
+
+        async fn read(&self, _: Topic, _: u32, _: Start) -> Result<Box<dyn bus::Reader>, bus::Error> {
+            struct Silent;
+            #[async_trait::async_trait]
+            impl bus::Reader for Silent {
+                async fn next(&mut self) -> Result<Vec<bus::Record>, bus::Error> {
+                    std::future::pending().await
+                }
+            }
+            Ok(Box::new(Silent))
+        }
+
+        async fn bounds(&self, _: Topic, _: u32) -> Result<(Offset, Offset), bus::Error> {
+            Ok((self.0, self.0))
+        }
+
+        fn ready(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_without_records_is_read_at_once() {
+        for next in [1, 50] {
+            let (penalties, stop) = (Arc::new(Penalties::new()), CancellationToken::new());
+            let following = tokio::spawn(penalties.clone().follow(Arc::new(Empty(next)), stop.clone()));
+            let ready = async {
+                while penalties.ready().is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), ready).await.expect("nothing to wait for");
+            stop.cancel();
+            following.await.unwrap();
+        }
     }
 
     #[test]

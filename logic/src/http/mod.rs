@@ -154,7 +154,10 @@ impl FromRequestParts<Arc<Services>> for Caller {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, services: &Arc<Services>) -> Result<Self, Refused> {
-        let loopback = peer(parts).is_some_and(|address| address.ip().to_canonical().is_loopback());
+        // A proxy on this machine is on loopback, too, but whom it speaks for is not.
+        let forwarded =
+            ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| parts.headers.contains_key(*name));
+        let loopback = peer(parts).is_some_and(|address| address.ip().to_canonical().is_loopback()) && !forwarded;
         Ok(Self(services.api.callers.identify(shown_key(&parts.headers), loopback)?))
     }
 }
