@@ -16,6 +16,7 @@
 
 pub mod config;
 mod embedded;
+mod kafka;
 
 pub use config::Config;
 
@@ -72,7 +73,7 @@ pub async fn open(config: &Config, stop: CancellationToken) -> Result<Arc<dyn Bu
             bus.stop_with(stop);
             Ok(Arc::new(bus))
         }
-        config::Kind::Kafka => Err(Error::Unavailable("not built yet".into())),
+        config::Kind::Kafka => Ok(Arc::new(kafka::Kafka::open(config, stop).await?)),
     }
 }
 
@@ -197,7 +198,8 @@ pub trait Bus: Send + Sync + 'static {
 /// One member of a group.
 #[async_trait]
 pub trait Consumer: Send {
-    /// Waits for the next event. Safe to cancel.
+    /// Waits for the next event. Safe to cancel. Must be called again and again, also while nothing can be taken
+    /// ([`Consumer::pause`]): a member that is not asked holds up its group, and Kafka puts it out after 30 s.
     ///
     /// # Errors
     /// [`Error::Unavailable`] for a passing fault (call again), [`Error::Refused`] for good.

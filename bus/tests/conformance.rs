@@ -5,6 +5,11 @@ mod support;
 use bus::{Bus, Config, Consumer, Error, Event, RECORD_BYTES_MAX, Reader, Start, Topic};
 use bytes::Bytes;
 use futures::FutureExt;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use std::sync::Arc;
 use support::{DEADLINE, Seen, publish, soon, text};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +21,10 @@ const PARTITIONS: u32 = 4;
 struct Place {
     config: Config,
     /// Deletes the log, as an operator might.
-    recreate: Box<dyn Fn(&Config) + Send + Sync>,
+    recreate: fn(&Config),
+    /// Brings back the checkpoint (10 in partition 1 of rooms, group `job`) that was left in log `.1`, where it went
+    /// with the log: Kafka deletes a topic's offsets with the topic, and tools restore them without it.
+    restore: fn(&Config, &str),
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -26,16 +34,46 @@ impl Place {
     }
 }
 
-fn embedded() -> Place {
+fn embedded() -> Option<Place> {
     let directory = tempfile::tempdir().expect("a directory");
     let mut config = support::config(&directory.path().join("bus"));
     config.partitions = PARTITIONS;
-    let recreate = |config: &Config| {
+    let recreate: fn(&Config) = |config| {
         for log in ["live", "control", "dead-letters"] {
             std::fs::remove_dir_all(config.embedded.directory.join(log)).expect("removed");
         }
     };
-    Place { config, recreate: Box::new(recreate), _directory: Some(directory) }
+    Some(Place { config, recreate, restore: |_, _| {}, _directory: Some(directory) })
+}
+
+fn kafka() -> Option<Place> {
+    let mut config = support::kafka::shared()?.config();
+    config.partitions = PARTITIONS;
+    Some(Place { config, recreate: delete_topics, restore: restore_checkpoint, _directory: None })
+}
+
+fn client(config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", config.kafka.brokers.join(","));
+    client
+}
+
+fn delete_topics(config: &Config) {
+    let admin: AdminClient<DefaultClientContext> = client(config).create().expect("an admin client");
+    let names = Topic::ALL.map(|topic| format!("{}{}", config.kafka.topic_prefix, topic.name()));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let deleted = futures::executor::block_on(admin.delete_topics(&names, &AdminOptions::new())).expect("deleted");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
+fn restore_checkpoint(config: &Config, log: &str) {
+    let topic = format!("{}rooms", config.kafka.topic_prefix);
+    let consumer: BaseConsumer = client(config).set("group.id", format!("{topic}.job")).create().expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    let mut element = list.add_partition(&topic, 1);
+    element.set_offset(rdkafka::Offset::Offset(10)).expect("an offset");
+    element.set_metadata(log);
+    consumer.commit(&list, CommitMode::Sync).expect("committed");
 }
 
 /// Reads `count` records.
@@ -119,6 +157,7 @@ async fn a_recreated_log_has_another_id_and_old_checkpoints_are_refused_until_ac
     let bus = place.open().await;
     assert_ne!(bus.log(Topic::Rooms), log);
     publish(&*bus, Topic::Rooms, 1, "new", 3).await;
+    (place.restore)(&place.config, &log);
     let refused = soon(bus.consume(Topic::Rooms, "job")).await.err().expect("refused");
     assert!(matches!(&refused, Error::Refused(why) if why.contains("accept_new_log")), "{refused}");
     // Another group left nothing there.
@@ -167,18 +206,15 @@ async fn members_share_the_partitions_and_take_over_without_loss(place: Place) {
     // A second one takes half; each partition's records go to its owner.
     let mut second = join(&*bus, "job").await;
     let mut of_second = Seen::default();
-    tokio::join!(
-        of_first.until(&mut *first, |_| Start::At(1), |seen| seen.owned.len() == all / 2),
-        of_second.until(&mut *second, |_| Start::At(1), |seen| seen.owned.len() == all / 2),
-    );
+    let half = |one: &Seen, other: &Seen| one.owned.len() == all / 2 && other.owned.len() == all / 2;
+    let at_first = |_| Start::At(1);
+    Seen::until_both([&mut of_first, &mut of_second], [&mut first, &mut second], at_first, half).await;
     assert!(of_first.owned.iter().all(|partition| !of_second.owned.contains(partition)));
     for partition in 0..PARTITIONS {
         publish(&*bus, Topic::Rooms, partition, "a", 10).await;
     }
-    tokio::join!(
-        of_first.until(&mut *first, |_| Start::At(1), |seen| seen.count() == 20),
-        of_second.until(&mut *second, |_| Start::At(1), |seen| seen.count() == 20),
-    );
+    let twenty = |one: &Seen, other: &Seen| one.count() == 20 && other.count() == 20;
+    Seen::until_both([&mut of_first, &mut of_second], [&mut first, &mut second], at_first, twenty).await;
     for &partition in &of_second.owned {
         second.commit(partition, 6);
     }
@@ -197,10 +233,7 @@ async fn members_share_the_partitions_and_take_over_without_loss(place: Place) {
     // One that is dropped without a word is replaced, too.
     let mut third = join(&*bus, "job").await;
     let mut of_third = Seen::default();
-    tokio::join!(
-        of_first.until(&mut *first, |_| Start::End, |seen| seen.owned.len() == all / 2),
-        of_third.until(&mut *third, |_| Start::End, |seen| seen.owned.len() == all / 2),
-    );
+    Seen::until_both([&mut of_first, &mut of_third], [&mut first, &mut third], |_| Start::End, half).await;
     drop(third);
     of_first.until(&mut *first, |_| Start::End, |seen| seen.owned.len() == all).await;
     soon(first.leave()).await;
@@ -378,7 +411,15 @@ macro_rules! promises {
         mod on_the_embedded_bus {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(super::embedded()).await;
+                super::$name(super::embedded().expect("there always")).await;
+            })+
+        }
+        mod on_kafka {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(place) = super::kafka() {
+                    super::$name(place).await;
+                }
             })+
         }
     };

@@ -1,6 +1,8 @@
 //! What the tests of both implementations share: a configuration, values, and reading until a condition holds.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part")]
 
+pub mod kafka;
+
 use bus::{Bus, Config, Consumer, Event, Record, Start, Topic};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -65,20 +67,45 @@ impl Seen {
         while !enough(self) {
             let event = tokio::time::timeout_at(until, consumer.next()).await;
             let event = event.unwrap_or_else(|_| panic!("within the deadline; owned: {:?}", self.owned));
-            match event.expect("an event") {
-                Event::Assigned(partition) => {
-                    assert!(!self.owned.contains(&partition), "{partition} is assigned twice");
-                    self.owned.push(partition);
-                    consumer.start(partition, from(partition));
+            self.note(event.expect("an event"), consumer, &from);
+        }
+    }
+
+    /// Takes events of two members until `enough`: both are asked all the time, since one that is not holds up the
+    /// group.
+    pub async fn until_both(
+        both: [&mut Self; 2],
+        consumers: [&mut Box<dyn Consumer>; 2],
+        from: impl Fn(u32) -> Start,
+        enough: impl Fn(&Self, &Self) -> bool,
+    ) {
+        let ([seen, other], [consumer, second]) = (both, consumers);
+        let until = tokio::time::Instant::now() + DEADLINE;
+        while !enough(seen, other) {
+            tokio::select! {
+                event = consumer.next() => seen.note(event.expect("an event"), &mut **consumer, &from),
+                event = second.next() => other.note(event.expect("an event"), &mut **second, &from),
+                () = tokio::time::sleep_until(until) => {
+                    panic!("within the deadline; owned: {:?} and {:?}", seen.owned, other.owned);
                 }
-                Event::Revoked(partition) => {
-                    assert!(self.owned.contains(&partition), "{partition} is revoked and was not assigned");
-                    self.owned.retain(|&owned| owned != partition);
-                }
-                Event::Records(partition, records) => {
-                    assert!(self.owned.contains(&partition), "records of {partition}, which is not assigned");
-                    self.records.entry(partition).or_default().extend(records);
-                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event, consumer: &mut dyn Consumer, from: impl Fn(u32) -> Start) {
+        match event {
+            Event::Assigned(partition) => {
+                assert!(!self.owned.contains(&partition), "{partition} is assigned twice");
+                self.owned.push(partition);
+                consumer.start(partition, from(partition));
+            }
+            Event::Revoked(partition) => {
+                assert!(self.owned.contains(&partition), "{partition} is revoked and was not assigned");
+                self.owned.retain(|&owned| owned != partition);
+            }
+            Event::Records(partition, records) => {
+                assert!(self.owned.contains(&partition), "records of {partition}, which is not assigned");
+                self.records.entry(partition).or_default().extend(records);
             }
         }
     }

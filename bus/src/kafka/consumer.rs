@@ -1,0 +1,593 @@
+//! Who reads: members of groups, and readers of their own, each a client of librdkafka's.
+//!
+//! Flow: [`Member::next`] polls ─▶ librdkafka calls [`Context::rebalance`] on the same thread, which only takes or
+//! gives up the partitions (paused) and notes it ─▶ `next` tells. [`Consumer::start`] is noted; `next` asks the
+//! brokers where that is, on a blocking thread, and assigns the partition again from there.
+//!
+//! Invariants:
+//! - no record is told of a partition that is not assigned and started, and none from before the last start;
+//! - nothing is committed for a partition that was given up: neither by us, nor, as its generation is over, by Kafka.
+
+use super::{Cluster, blocking, client, group_name, tell, topic, unavailable};
+use crate::{Consumer, Error, Event, Offset, Reader, Record, Start, Topic};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::Offset as Place;
+use rdkafka::{ClientConfig, TopicPartitionList};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How long commits are gathered: what a crash makes a group read again.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// Most records that are taken off librdkafka's queue at a time: as many as the embedded bus gives.
+const TAKE_MAX: usize = 512;
+/// How long a member may go without [`Consumer::next`] before the group goes on without it, milliseconds.
+const POLL_MS_MAX: u32 = 30_000;
+
+/// Takes and gives up partitions as the group says.
+struct Context {
+    changes: Mutex<VecDeque<Event>>,
+    changed: Notify,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        tell(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka consumer");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: Code, list: &mut TopicPartitionList) {
+        let partitions = list.elements().iter().map(|element| element.partition() as u32).collect::<Vec<_>>();
+        let assigned = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let result = if assigned {
+            // From the end, and paused: nothing is fetched before `start` says from where.
+            list.set_all_offsets(Place::End)
+                .and_then(|()| consumer.incremental_assign(list))
+                .and_then(|()| consumer.pause(list))
+        } else {
+            consumer.incremental_unassign(list)
+        };
+        if let Err(error) = result {
+            tracing::error!(%error, assigned, "kafka rebalance");
+        }
+        // Bounded by the partitions: the group changes only while it is polled, and then these are taken.
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.extend(partitions.into_iter().map(if assigned { Event::Assigned } else { Event::Revoked }));
+        drop(changes);
+        self.changed.notify_one();
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "kafka commit");
+        }
+    }
+}
+
+fn context() -> Context {
+    Context { changes: Mutex::default(), changed: Notify::new() }
+}
+
+/// What members and readers are told.
+fn reading(cluster: &Cluster, group: String) -> ClientConfig {
+    let mut config = client(&cluster.config.kafka);
+    let session_ms = cluster.config.kafka.session_timeout_ms;
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", session_ms.to_string())
+        .set("heartbeat.interval.ms", (session_ms / 3).min(2000).to_string())
+        .set("max.poll.interval.ms", POLL_MS_MAX.max(session_ms).to_string())
+        .set("fetch.error.backoff.ms", "100")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("queued.max.messages.kbytes", "16384");
+    config
+}
+
+/// A list of one topic's partitions.
+fn list(topic: &str, partitions: impl IntoIterator<Item = u32>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition(topic, partition as i32);
+    }
+    list
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    Record {
+        offset: message.offset() as Offset + 1,
+        time_ms: message.timestamp().to_millis().unwrap_or(0),
+        value: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+    }
+}
+
+/// Where `starts` are, as Kafka's offsets. Blocking.
+fn resolve(cluster: &Cluster, topic: Topic, starts: &[(u32, Start)]) -> Result<Vec<i64>, Error> {
+    let name = cluster.name(topic);
+    let partitions: Vec<u32> = starts.iter().map(|start| start.0).collect();
+    let edges = cluster.asker.edges(&name, &partitions)?;
+    let mut offsets = Vec::with_capacity(starts.len());
+    for (&(partition, start), &(first, next)) in starts.iter().zip(&edges) {
+        offsets.push(match start {
+            Start::At(offset) => (offset as i64 - 1).max(first),
+            Start::Since(time_ms) => cluster.asker.since(&name, &[partition], time_ms)?[0].unwrap_or(next),
+            Start::End => next,
+        });
+    }
+    Ok(offsets)
+}
+
+/// What an error of librdkafka's is to a reader.
+fn fault(error: &KafkaError) -> Error {
+    match error {
+        KafkaError::MessageConsumptionFatal(code) => Error::Refused(format!("kafka: {code}: this reader is dead")),
+        error => unavailable(error),
+    }
+}
+
+/// Whether librdkafka stopped fetching since a position is not in the log.
+fn is_out_of_range(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))
+}
+
+/// One member of a group.
+pub(super) struct Member {
+    cluster: Arc<Cluster>,
+    topic: Topic,
+    name: String,
+    group: String,
+    /// `None` only while it is being dropped.
+    client: Option<Arc<StreamConsumer<Context>>>,
+    owned: BTreeMap<u32, Owned>,
+    /// Read, and not yet told.
+    read: VecDeque<(u32, Vec<Record>)>,
+    finding: Option<JoinHandle<Result<Vec<Found>, Error>>>,
+    /// To be sent.
+    commits: BTreeMap<u32, Offset>,
+    commit_at: Option<Instant>,
+    refused: watch::Receiver<Option<String>>,
+}
+
+/// An assigned partition.
+#[derive(Default)]
+struct Owned {
+    /// Where it is to be started, until that is found.
+    from: Option<Start>,
+    /// Counts starts, so that an answer about an earlier one is known.
+    starts: u64,
+    /// Kafka's next offset; `None` before it is started.
+    next: Option<i64>,
+    paused: bool,
+    /// What this member committed last.
+    committed: Option<Offset>,
+}
+
+/// Where a start is.
+struct Found {
+    partition: u32,
+    starts: u64,
+    offset: i64,
+}
+
+impl Member {
+    pub(super) async fn join(cluster: &Arc<Cluster>, topic: Topic, group: &str) -> Result<Self, Error> {
+        if !proto::channel::is_id(group) {
+            return Err(Error::Refused(format!("{group:?} is no group's name: want 1-64 of A-Z a-z 0-9 _ . -")));
+        }
+        let asked = (cluster.clone(), group.to_owned());
+        blocking(move || check(&asked.0, topic, &asked.1)).await?;
+        let name = cluster.name(topic);
+        let client: StreamConsumer<Context> = reading(cluster, group_name(&cluster.config.kafka, topic, group))
+            .create_with_context(context())
+            .map_err(unavailable)?;
+        client.subscribe(&[&name]).map_err(unavailable)?;
+        Ok(Self {
+            cluster: cluster.clone(),
+            topic,
+            name,
+            group: group.to_owned(),
+            client: Some(Arc::new(client)),
+            owned: BTreeMap::new(),
+            read: VecDeque::new(),
+            finding: None,
+            commits: BTreeMap::new(),
+            commit_at: None,
+            refused: cluster.refused.subscribe(),
+        })
+    }
+
+    fn client(&self) -> &Arc<StreamConsumer<Context>> {
+        self.client.as_ref().expect("there until it is dropped")
+    }
+
+    /// The next partition that came or went.
+    fn change(&mut self) -> Option<Event> {
+        let change = {
+            let client = self.client();
+            client.context().changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?
+        };
+        match change {
+            Event::Assigned(partition) => {
+                self.owned.insert(partition, Owned::default());
+            }
+            Event::Revoked(partition) => {
+                self.owned.remove(&partition);
+                self.commits.remove(&partition);
+                self.read.retain(|read| read.0 != partition);
+            }
+            Event::Records(..) => {}
+        }
+        Some(change)
+    }
+
+    /// Records that were read of a partition that is not paused.
+    fn tell(&mut self) -> Option<Event> {
+        let place = self.read.iter().position(|(partition, _)| self.owned.get(partition).is_some_and(|o| !o.paused))?;
+        self.read.remove(place).map(|(partition, records)| Event::Records(partition, records))
+    }
+
+    /// Notes a message, and what else is there already.
+    fn take(&mut self, first: &BorrowedMessage<'_>) {
+        self.note(first);
+        let client = self.client().clone();
+        for _ in 1..TAKE_MAX {
+            match client.recv().now_or_never() {
+                Some(Ok(message)) => self.note(&message),
+                // An error shows itself again: what is wrong stays wrong, but for one out of range.
+                Some(Err(error)) if is_out_of_range(&error) => {
+                    self.search_again();
+                    return;
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "kafka consumer");
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn note(&mut self, message: &BorrowedMessage<'_>) {
+        let partition = message.partition() as u32;
+        let Some(owned) = self.owned.get_mut(&partition) else { return };
+        // Another one is from before the last start.
+        if owned.next.is_none_or(|next| message.offset() < next) {
+            return;
+        }
+        owned.next = Some(message.offset() + 1);
+        let record = record(message);
+        match self.read.iter_mut().find(|read| read.0 == partition) {
+            Some((_, records)) => records.push(record),
+            None => self.read.push_back((partition, vec![record])),
+        }
+    }
+
+    /// Starts every partition again where it is: one of them is out of the log's range, and it is not said which.
+    fn search_again(&mut self) {
+        for owned in self.owned.values_mut() {
+            if let (Some(next), None) = (owned.next, owned.from) {
+                owned.from = Some(Start::At(next as Offset + 1));
+                owned.starts += 1;
+            }
+        }
+    }
+
+    /// Asks where the partitions are that are to be started.
+    fn find(&mut self) {
+        let starts: Vec<(u32, u64, Start)> =
+            self.owned.iter().filter_map(|(&partition, owned)| Some((partition, owned.starts, owned.from?))).collect();
+        if starts.is_empty() {
+            return;
+        }
+        let (cluster, topic) = (self.cluster.clone(), self.topic);
+        self.finding = Some(tokio::task::spawn_blocking(move || {
+            let questions: Vec<_> = starts.iter().map(|&(partition, _, start)| (partition, start)).collect();
+            let offsets = resolve(&cluster, topic, &questions)?;
+            let found = starts.into_iter().zip(offsets);
+            Ok(found.map(|((partition, starts, _), offset)| Found { partition, starts, offset }).collect())
+        }));
+    }
+
+    /// Fetches from where it was found.
+    fn found(&mut self, found: Vec<Found>) -> Result<(), Error> {
+        let client = self.client().clone();
+        let mut from = TopicPartitionList::new();
+        let (mut going, mut paused) = (Vec::new(), Vec::new());
+        for Found { partition, starts, offset } in found {
+            // Lost, or started again, meanwhile.
+            let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.starts == starts) else { continue };
+            owned.from = None;
+            owned.next = Some(offset);
+            from.add_partition_offset(&self.name, partition as i32, Place::Offset(offset)).map_err(unavailable)?;
+            if owned.paused { &mut paused } else { &mut going }.push(partition);
+            self.read.retain(|read| read.0 != partition);
+        }
+        if from.count() == 0 {
+            return Ok(());
+        }
+        // Not seek, which fails in the states before the first fetch and after one out of range. What was fetched
+        // before is of an older version and is not told.
+        client.incremental_unassign(&from).and_then(|()| client.incremental_assign(&from)).map_err(unavailable)?;
+        client.resume(&list(&self.name, going)).map_err(unavailable)?;
+        client.pause(&list(&self.name, paused)).map_err(unavailable)
+    }
+
+    fn commit_list(&mut self) -> Option<TopicPartitionList> {
+        self.commit_at = None;
+        if self.commits.is_empty() {
+            return None;
+        }
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in std::mem::take(&mut self.commits) {
+            let mut element = list.add_partition(&self.name, partition as i32);
+            // Ours of what is done is Kafka's of what is next.
+            if element.set_offset(Place::Offset(offset as i64)).is_ok() {
+                element.set_metadata(self.cluster.log(self.topic));
+            }
+        }
+        Some(list)
+    }
+}
+
+/// Refuses checkpoints that do not fit the log. Blocking.
+fn check(cluster: &Cluster, topic: Topic, group: &str) -> Result<(), Error> {
+    let left = topic::checkpoints(&cluster.config, topic, group)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let partitions: Vec<u32> = left.iter().map(|left| left.0).collect();
+    let edges = cluster.asker.edges(&cluster.name(topic), &partitions)?;
+    let mut wrong = Vec::new();
+    for ((partition, log, offset), (first, next)) in left.iter().zip(edges) {
+        let now = (cluster.log(topic), first as Offset + 1, next as Offset + 1);
+        if let Err(error) = crate::fits(topic, group, *partition, (log, *offset), now) {
+            if !cluster.config.accept_new_log {
+                return Err(error);
+            }
+            tracing::warn!(%error, "accepted: the checkpoint is forgotten");
+            wrong.push(*partition);
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { topic::forget(&cluster.config, topic, group, cluster.log(topic), &wrong) }
+}
+
+#[async_trait]
+impl Consumer for Member {
+    async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(why) = self.refused.borrow_and_update().clone() {
+                return Err(Error::Refused(why));
+            }
+            if let Some(event) = self.change().or_else(|| self.tell()) {
+                return Ok(event);
+            }
+            if self.commit_at.is_some_and(|at| at <= Instant::now())
+                && let Some(list) = self.commit_list()
+            {
+                self.client().commit(&list, CommitMode::Async).map_err(unavailable)?;
+            }
+            if self.finding.is_none() {
+                self.find();
+            }
+            let client = self.client().clone();
+            let commit_at = self.commit_at;
+            tokio::select! {
+                () = client.context().changed.notified() => {}
+                found = async { self.finding.as_mut().expect("polled only if there").await }, if self.finding.is_some() => {
+                    self.finding = None;
+                    let found = found.map_err(unavailable)??;
+                    self.found(found)?;
+                }
+                message = client.recv() => match message {
+                    Ok(message) => self.take(&message),
+                    Err(error) if is_out_of_range(&error) => self.search_again(),
+                    Err(error) => return Err(fault(&error)),
+                },
+                () = async { tokio::time::sleep_until(commit_at.expect("polled only if there")).await },
+                    if commit_at.is_some() => {}
+                _ = self.refused.changed() => {}
+            }
+        }
+    }
+
+    fn start(&mut self, partition: u32, from: Start) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.from = Some(from);
+            owned.starts += 1;
+            // Nothing more from before.
+            owned.next = None;
+            self.read.retain(|read| read.0 != partition);
+        }
+    }
+
+    fn pause(&mut self, partition: u32, paused: bool) {
+        let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.paused != paused) else { return };
+        owned.paused = paused;
+        if owned.next.is_none() {
+            return;
+        }
+        let list = list(&self.name, [partition]);
+        let result = if paused { self.client().pause(&list) } else { self.client().resume(&list) };
+        if let Err(error) = result {
+            tracing::error!(%error, partition, paused, "kafka pause");
+        }
+    }
+
+    fn commit(&mut self, partition: u32, offset: Offset) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.committed = Some(offset);
+            self.commits.insert(partition, offset);
+            self.commit_at.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
+        }
+    }
+
+    async fn committed(&mut self, partition: u32) -> Result<Offset, Error> {
+        if let Some(offset) = self.owned.get(&partition).and_then(|owned| owned.committed) {
+            return Ok(offset);
+        }
+        let (client, list) = (self.client().clone(), list(&self.name, [partition]));
+        let log = self.cluster.log(self.topic).to_owned();
+        blocking(move || {
+            let committed = topic::committed(&*client, list)?;
+            let elements = committed.elements();
+            let Some(element) = elements.first() else { return Ok(0) };
+            element.error().map_err(unavailable)?;
+            match element.offset() {
+                Place::Offset(offset) if element.metadata() == log => Ok(offset as Offset),
+                _ => Ok(0),
+            }
+        })
+        .await
+    }
+
+    async fn leave(mut self: Box<Self>) {
+        // What went since the last `next` is not committed any more.
+        while self.change().is_some() {}
+        let commits = self.commit_list();
+        let Some(client) = self.client.take() else { return };
+        let group = self.group.clone();
+        let left = blocking(move || {
+            if let Some(list) = commits {
+                client.commit(&list, CommitMode::Sync).map_err(unavailable)?;
+            }
+            // The last one to drop it leaves the group.
+            drop(client);
+            Ok(())
+        });
+        if let Err(error) = left.await {
+            tracing::warn!(%error, group, "the last commit of a member that leaves");
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            drop_elsewhere(client);
+        }
+    }
+}
+
+/// Dropping a client waits for the brokers: not on a thread that others need.
+fn drop_elsewhere<T: Send + 'static>(client: T) {
+    std::thread::spawn(move || drop(client));
+}
+
+/// A reader outside of any group.
+pub(super) struct Lone {
+    cluster: Arc<Cluster>,
+    topic: Topic,
+    partition: u32,
+    client: Option<Arc<StreamConsumer<Context>>>,
+    next: i64,
+    /// The position was out of range: to be found again.
+    lost: bool,
+    refused: watch::Receiver<Option<String>>,
+}
+
+impl Lone {
+    pub(super) async fn new(cluster: &Arc<Cluster>, topic: Topic, partition: u32, start: Start) -> Result<Self, Error> {
+        cluster.partition(topic, partition)?;
+        // librdkafka wants a name for a group that is never joined.
+        let client: StreamConsumer<Context> = reading(cluster, group_name(&cluster.config.kafka, topic, "reader"))
+            .create_with_context(context())
+            .map_err(unavailable)?;
+        let mut lone = Self {
+            cluster: cluster.clone(),
+            topic,
+            partition,
+            client: Some(Arc::new(client)),
+            next: 0,
+            lost: true,
+            refused: cluster.refused.subscribe(),
+        };
+        lone.seek(start).await?;
+        Ok(lone)
+    }
+
+    fn client(&self) -> &Arc<StreamConsumer<Context>> {
+        self.client.as_ref().expect("there until it is dropped")
+    }
+
+    async fn seek(&mut self, start: Start) -> Result<(), Error> {
+        let (cluster, topic, partition) = (self.cluster.clone(), self.topic, self.partition);
+        let offset = blocking(move || Ok(resolve(&cluster, topic, &[(partition, start)])?[0])).await?;
+        let mut list = TopicPartitionList::new();
+        let name = self.cluster.name(topic);
+        list.add_partition_offset(&name, partition as i32, Place::Offset(offset)).map_err(unavailable)?;
+        self.client().assign(&list).map_err(unavailable)?;
+        self.next = offset;
+        self.lost = false;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Reader for Lone {
+    async fn next(&mut self) -> Result<Vec<Record>, Error> {
+        loop {
+            if let Some(why) = self.refused.borrow_and_update().clone() {
+                return Err(Error::Refused(why));
+            }
+            if self.lost {
+                self.seek(Start::At(self.next as Offset + 1)).await?;
+            }
+            let client = self.client().clone();
+            let mut message = tokio::select! {
+                message = client.recv() => message,
+                _ = self.refused.changed() => continue,
+            };
+            let mut records = Vec::new();
+            loop {
+                match message {
+                    Ok(message) if message.offset() >= self.next => {
+                        self.next = message.offset() + 1;
+                        records.push(record(&message));
+                    }
+                    Ok(_) => {}
+                    Err(error) if is_out_of_range(&error) => self.lost = true,
+                    Err(error) if records.is_empty() => return Err(fault(&error)),
+                    Err(error) => tracing::warn!(%error, "kafka reader"),
+                }
+                if records.len() >= TAKE_MAX || self.lost {
+                    break;
+                }
+                match client.recv().now_or_never() {
+                    Some(more) => message = more,
+                    None => break,
+                }
+            }
+            if !records.is_empty() {
+                return Ok(records);
+            }
+        }
+    }
+}
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            drop_elsewhere(client);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The topics: made or checked at the start, asked for their edges, watched while the process runs.
+//!
+//! # A topic's log ID
+//!
+//! It must be another one when the topic is made anew, and any client must be able to read it. Kafka has such an ID
+//! (KIP-516), but rdkafka 0.39 does not show it, and a metadata request of our own would have to do again all of the
+//! brokers' SASL and TLS. So the ID is a random number in a setting of the topic, given in the request that creates it
+//! and gone when it is deleted: `delete.retention.ms`, which means something for compacted topics only, and ours are
+//! refused if they are compacted. A topic without such a number was made by hand: it is refused, and the message says
+//! how to give it one.
+
+use super::{ASK, Cluster, Telling, blocking, client, group_name, name, partitions, unavailable};
+use crate::{Config, Error, RECORD_BYTES_MAX, Topic, config};
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::Offset as Place;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// The setting that holds the log ID.
+const ID_SETTING: &str = "delete.retention.ms";
+/// Log IDs lie in this range; nobody means 35 years by `delete.retention.ms`.
+const ID_RANGE: std::ops::Range<i64> = 1 << 40..1 << 62;
+/// Largest message that a broker must take: a record and the rest of its batch.
+pub(super) const MESSAGE_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
+/// How often the brokers are asked whether all is well.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// A watched group's lag may be as old as this part of the retention.
+const LAG_OF_RETENTION: f64 = 0.75;
+
+/// Makes the topics that are missing, checks all, and returns their log IDs.
+pub(super) async fn prepare(config: &Config) -> Result<[String; Topic::ALL.len()], Error> {
+    let kafka = &config.kafka;
+    let admin: AdminClient<DefaultClientContext> = client(kafka).create().map_err(unavailable)?;
+    let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+    for topic in Topic::ALL {
+        create(&admin, &options, config, topic).await?;
+    }
+    let asker = Asker::new(kafka)?;
+    let for_copies = config.clone();
+    blocking(move || Topic::ALL.into_iter().try_for_each(|topic| check_partitions(&asker, &for_copies, topic))).await?;
+    let mut logs = <[String; Topic::ALL.len()]>::default();
+    for topic in Topic::ALL {
+        let settings = describe(&admin, &options, &name(kafka, topic)).await?;
+        logs[topic as usize] = check_settings(config, topic, &settings)?;
+    }
+    Ok(logs)
+}
+
+/// Seconds that `topic` is kept.
+fn retention_s(config: &Config, topic: Topic) -> u64 {
+    match topic {
+        Topic::Rooms | Topic::Pushes => config.retention_s,
+        Topic::Control => config.control_retention_s,
+        Topic::DeadLetters => config.dead_letter_retention_s,
+    }
+}
+
+async fn create(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    config: &Config,
+    topic: Topic,
+) -> Result<(), Error> {
+    let kafka = &config.kafka;
+    let name = name(kafka, topic);
+    let id = rand::random_range(ID_RANGE).to_string();
+    let retention_ms = (retention_s(config, topic) * 1000).to_string();
+    // Deletes whole segments: a twelfth of the retention is at most kept too long.
+    let segment_ms = (retention_s(config, topic) * 1000 / 12).to_string();
+    let min_in_sync = kafka.min_in_sync.to_string();
+    let bytes = MESSAGE_BYTES_MAX.to_string();
+    let replication = TopicReplication::Fixed(kafka.replication as i32);
+    let new = NewTopic::new(&name, partitions(config, topic) as i32, replication)
+        .set("cleanup.policy", "delete")
+        .set("retention.ms", &retention_ms)
+        .set("segment.ms", &segment_ms)
+        .set("min.insync.replicas", &min_in_sync)
+        .set("unclean.leader.election.enable", "false")
+        .set("message.timestamp.type", "LogAppendTime")
+        .set("max.message.bytes", &bytes)
+        .set(ID_SETTING, &id);
+    let made = admin.create_topics([&new], options).await.map_err(unavailable)?;
+    match made.into_iter().next() {
+        Some(Ok(_)) => {
+            tracing::info!(topic = name, "made the topic");
+            Ok(())
+        }
+        // Not allowed to: then it must be there already.
+        Some(Err((
+            _,
+            RDKafkaErrorCode::TopicAlreadyExists
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ))) => Ok(()),
+        Some(Err((_, RDKafkaErrorCode::InvalidReplicationFactor))) => Err(Error::Refused(format!(
+            "topic {name} cannot have {} copies: there are not as many brokers (bus.kafka.replication)",
+            kafka.replication
+        ))),
+        Some(Err((_, code))) => Err(Error::Unavailable(format!("topic {name} cannot be made: {code}"))),
+        None => Err(Error::Unavailable(format!("topic {name} cannot be made: no answer"))),
+    }
+}
+
+/// Waits until every partition has a leader; refuses another number of partitions, and too few copies.
+fn check_partitions(asker: &Asker, config: &Config, topic: Topic) -> Result<(), Error> {
+    let kafka = &config.kafka;
+    let name = name(kafka, topic);
+    let until = Instant::now() + ASK;
+    loop {
+        let metadata = asker.consumer.fetch_metadata(Some(&name), ASK).map_err(unavailable)?;
+        let there = metadata.topics().first().filter(|there| there.error().is_none());
+        let partitions = there.map(|there| there.partitions()).unwrap_or_default();
+        if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
+            if Instant::now() > until {
+                return Err(Error::Unavailable(format!("topic {name} has no leaders")));
+            }
+            // Being made. There is nothing to wait on but the brokers.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        let want = super::partitions(config, topic) as usize;
+        if partitions.len() != want {
+            return Err(Error::Refused(format!(
+                "topic {name} has {} partitions, and the configuration says {want}: bus.partitions is fixed in the \
+                 life of a log",
+                partitions.len()
+            )));
+        }
+        let copies = partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+        if !kafka.development && copies < kafka.replication as usize {
+            return Err(Error::Refused(format!(
+                "topic {name} has {copies} copies: want {} (bus.kafka.replication), or bus.kafka.development",
+                kafka.replication
+            )));
+        }
+        return Ok(());
+    }
+}
+
+async fn describe(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    name: &str,
+) -> Result<ConfigResource, Error> {
+    let described = admin.describe_configs([&ResourceSpecifier::Topic(name)], options).await.map_err(unavailable)?;
+    match described.into_iter().next() {
+        Some(Ok(settings)) => Ok(settings),
+        Some(Err(code)) => Err(Error::Unavailable(format!("topic {name} cannot be described: {code}"))),
+        None => Err(Error::Unavailable(format!("topic {name} cannot be described: no answer"))),
+    }
+}
+
+/// Refuses a topic that could lose what was acknowledged; returns its log ID.
+fn check_settings(config: &Config, topic: Topic, settings: &ConfigResource) -> Result<String, Error> {
+    let name = name(&config.kafka, topic);
+    let text = |key: &str| settings.get(key).and_then(|entry| entry.value.as_deref()).unwrap_or("");
+    let number = |key: &str| text(key).parse::<i64>().unwrap_or(0);
+    let retention_ms = retention_s(config, topic) as i64 * 1000;
+    let require = |right: bool, key: &str, want: &str| {
+        if right {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("topic {name} has {key}={}: want {want}", text(key))))
+    };
+    require(text("cleanup.policy") == "delete", "cleanup.policy", "delete")?;
+    require(
+        number("retention.ms") < 0 || number("retention.ms") >= retention_ms,
+        "retention.ms",
+        &format!("at least {retention_ms}, as configured"),
+    )?;
+    require(text("message.timestamp.type") == "LogAppendTime", "message.timestamp.type", "LogAppendTime")?;
+    require(
+        number("max.message.bytes") >= MESSAGE_BYTES_MAX as i64,
+        "max.message.bytes",
+        &format!("at least {MESSAGE_BYTES_MAX}"),
+    )?;
+    if !config.kafka.development {
+        let min_in_sync = config.kafka.min_in_sync;
+        require(
+            number("min.insync.replicas") >= i64::from(min_in_sync),
+            "min.insync.replicas",
+            &format!("at least {min_in_sync} (bus.kafka.min_in_sync), or bus.kafka.development"),
+        )?;
+        require(
+            text("unclean.leader.election.enable") == "false",
+            "unclean.leader.election.enable",
+            "false, or bus.kafka.development",
+        )?;
+    }
+    log_id(settings).ok_or_else(|| {
+        Error::Refused(format!(
+            "topic {name} was not made by Barrage and has no log ID. Delete it, and it is made at the next start; or, \
+             once for each time that it is made, set its {ID_SETTING} to a random number of 16 digits, which is the \
+             log ID and has no other use in a topic that is not compacted"
+        ))
+    })
+}
+
+fn log_id(settings: &ConfigResource) -> Option<String> {
+    let entry = settings.get(ID_SETTING).filter(|entry| entry.source == ConfigSource::DynamicTopic)?;
+    let id = entry.value.as_deref()?.parse::<i64>().ok().filter(|id| ID_RANGE.contains(id))?;
+    Some(format!("k{id:x}"))
+}
+
+/// Asks where partitions begin and end. Blocking; offsets are Kafka's.
+pub(super) struct Asker {
+    consumer: BaseConsumer<Telling>,
+}
+
+impl Asker {
+    pub(super) fn new(config: &config::Kafka) -> Result<Self, Error> {
+        // Without a group: its queue is served by every question.
+        let consumer = client(config).create_with_context(Telling).map_err(unavailable)?;
+        Ok(Self { consumer })
+    }
+
+    /// First kept offset and next offset of each of `partitions`.
+    pub(super) fn edges(&self, topic: &str, partitions: &[u32]) -> Result<Vec<(i64, i64)>, Error> {
+        let first = self.at(topic, partitions, |_| Place::Beginning)?;
+        let next = self.at(topic, partitions, |_| Place::End)?;
+        Ok(first.into_iter().zip(next).map(|(first, next)| (first.unwrap_or(0), next.unwrap_or(0))).collect())
+    }
+
+    /// Offset of the first record at or after `time_ms` in each of `partitions`; `None` where there is none.
+    pub(super) fn since(&self, topic: &str, partitions: &[u32], time_ms: i64) -> Result<Vec<Option<i64>>, Error> {
+        self.at(topic, partitions, |_| Place::Offset(time_ms.max(0)))
+    }
+
+    /// Asks for offsets by time, which `Place::Beginning` and `Place::End` are to Kafka, too (ListOffsets).
+    fn at(&self, topic: &str, partitions: &[u32], time: impl Fn(u32) -> Place) -> Result<Vec<Option<i64>>, Error> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            list.add_partition_offset(topic, partition as i32, time(partition)).map_err(unavailable)?;
+        }
+        let found = self.consumer.offsets_for_times(list, ASK).map_err(unavailable)?;
+        let mut offsets = Vec::with_capacity(partitions.len());
+        for &partition in partitions {
+            let element = found
+                .find_partition(topic, partition as i32)
+                .ok_or_else(|| unavailable(format!("no answer for partition {partition}")))?;
+            element.error().map_err(unavailable)?;
+            offsets.push(match element.offset() {
+                Place::Offset(offset) => Some(offset),
+                _ => None,
+            });
+        }
+        Ok(offsets)
+    }
+
+    fn reachable(&self) -> Result<(), Error> {
+        self.consumer.client().fetch_metadata(None, ASK).map(drop).map_err(unavailable)
+    }
+}
+
+/// What a group left in Kafka: of each partition its log ID and the last offset that is done (ours, so that it is
+/// Kafka's next one), where there is anything.
+pub(super) fn checkpoints(
+    config: &Config,
+    topic: Topic,
+    group: &str,
+) -> Result<Vec<(u32, String, crate::Offset)>, Error> {
+    let name = name(&config.kafka, topic);
+    let consumer = outsider(config, topic, group)?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions(config, topic) {
+        list.add_partition(&name, partition as i32);
+    }
+    let committed = committed(&consumer, list)?;
+    let mut found = Vec::new();
+    for element in committed.elements() {
+        element.error().map_err(unavailable)?;
+        if let Place::Offset(offset) = element.offset() {
+            found.push((element.partition() as u32, element.metadata().to_owned(), offset as crate::Offset));
+        }
+    }
+    Ok(found)
+}
+
+/// What is committed of the partitions in `list`; asks again while the group has no coordinator, as it is after the first
+/// group of a new cluster was named, and after a broker died. Blocking.
+pub(super) fn committed<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    list: TopicPartitionList,
+) -> Result<TopicPartitionList, Error> {
+    let until = Instant::now() + ASK;
+    loop {
+        match consumer.committed_offsets(list.clone(), ASK) {
+            Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress,
+            )) if Instant::now() < until => std::thread::sleep(Duration::from_millis(100)),
+            committed => return committed.map_err(unavailable),
+        }
+    }
+}
+
+/// Replaces the checkpoints of a group that has no members.
+pub(super) fn forget(config: &Config, topic: Topic, group: &str, log: &str, partitions: &[u32]) -> Result<(), Error> {
+    let mut list = TopicPartitionList::new();
+    for &partition in partitions {
+        let name = name(&config.kafka, topic);
+        let mut element = list.add_partition(&name, partition as i32);
+        element.set_offset(Place::Offset(0)).map_err(unavailable)?;
+        element.set_metadata(log);
+    }
+    outsider(config, topic, group)?.commit(&list, CommitMode::Sync).map_err(unavailable)
+}
+
+/// A client that knows a group's name and is no member.
+fn outsider(config: &Config, topic: Topic, group: &str) -> Result<BaseConsumer<Telling>, Error> {
+    client(&config.kafka)
+        .set("group.id", group_name(&config.kafka, topic, group))
+        .set("enable.auto.commit", "false")
+        .create_with_context(Telling)
+        .map_err(unavailable)
+}
+
+/// Asks again and again whether the brokers answer, the topics are still the same, and the watched groups keep up.
+pub(super) async fn watch(cluster: Arc<Cluster>) {
+    let config = &cluster.config;
+    let admin: Result<AdminClient<DefaultClientContext>, _> = client(&config.kafka).create();
+    let Ok(admin) = admin else { return };
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let asked = cluster.clone();
+        let mut fault = blocking(move || asked.asker.reachable()).await.err().map(|error| error.to_string());
+        if fault.is_none() {
+            for topic in Topic::ALL {
+                match describe(&admin, &options, &cluster.name(topic)).await {
+                    Ok(settings) if log_id(&settings).as_deref() == Some(cluster.log(topic)) => {}
+                    Ok(_) => {
+                        let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
+                        tracing::error!(why);
+                        cluster.refused.send_replace(Some(why));
+                        return;
+                    }
+                    Err(error) => fault = Some(error.to_string()),
+                }
+            }
+        }
+        if fault.is_none() {
+            let asked = cluster.clone();
+            fault = match blocking(move || lag(&asked)).await {
+                Ok(lag) => lag,
+                Err(error) => Some(error.to_string()),
+            };
+        }
+        let mut known = cluster.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != fault {
+            match &fault {
+                Some(fault) => tracing::warn!(fault, "the bus is not ready"),
+                None => tracing::info!("the bus is ready"),
+            }
+            *known = fault;
+        }
+    }
+}
+
+/// Which watched group has not read what the retention takes soon. Blocking.
+fn lag(cluster: &Cluster) -> Result<Option<String>, Error> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+    for topic in [Topic::Rooms, Topic::Pushes] {
+        let name = cluster.name(topic);
+        let old = now - (retention_s(&cluster.config, topic) as f64 * 1000.0 * LAG_OF_RETENTION) as i64;
+        for group in &cluster.config.watched_groups {
+            let left = checkpoints(&cluster.config, topic, group)?;
+            let mine: Vec<_> = left.into_iter().filter(|left| left.1 == cluster.log(topic)).collect();
+            let partitions: Vec<u32> = mine.iter().map(|left| left.0).collect();
+            if partitions.is_empty() {
+                continue;
+            }
+            let young = cluster.asker.since(&name, &partitions, old)?;
+            let edges = cluster.asker.edges(&name, &partitions)?;
+            for (((partition, _, done), young), (_, next)) in mine.iter().zip(young).zip(edges) {
+                if (*done as i64) < young.unwrap_or(next) {
+                    return Ok(Some(format!(
+                        "group {group} has records in partition {partition} of {name} to read that are older than \
+                         {LAG_OF_RETENTION} of bus.retention_s"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
