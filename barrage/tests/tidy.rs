@@ -43,8 +43,16 @@ fn no_room_is_called_by_a_name_that_fits_everything() {
 
 #[test]
 fn the_engine_knows_no_socket_clock_or_runtime() {
-    let banned =
-        ["std::net::Tcp", "std::net::Udp", "std::os::fd", "Instant::now", "SystemTime::now", "tokio", "monoio", "thread::"];
+    let banned = [
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::os::fd",
+        "Instant::now",
+        "SystemTime::now",
+        "tokio",
+        "monoio",
+        "thread::",
+    ];
     for path in tracked(&[".rs"]).into_iter().filter(|path| path.starts_with("connector/src/engine")) {
         for (number, line) in read(&path).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
@@ -108,6 +116,24 @@ fn the_map_names_only_what_is_there() {
 }
 
 #[test]
+fn the_readme_lists_every_error() {
+    let readme = read(Path::new("README.md"));
+    for row in proto::error::TABLE {
+        let fault = format!("{:?}", row.fault).to_lowercase();
+        let line = format!(
+            "| `{}` | {} | {} | {} | {fault} | {} | {} |",
+            row.name,
+            row.code as i32,
+            row.close_code,
+            row.http_status,
+            if row.retry { "yes" } else { "no" },
+            row.meaning
+        );
+        assert!(readme.lines().any(|have| have == line), "README.md lacks the line\n{line}");
+    }
+}
+
+#[test]
 fn nothing_tracked_names_this_machine() {
     let home = std::env::var("HOME").unwrap_or_default();
     for path in tracked(&[".rs", ".ts", ".mjs", ".sh", ".toml", ".md", ".proto", ".yaml", ".json", "Makefile", "run"]) {
@@ -130,7 +156,8 @@ fn make_help_lists_every_target() {
     let mut targets = 0;
     for line in read(Path::new("Makefile")).lines() {
         let Some((target, _)) = line.split_once(':') else { continue };
-        if !target.is_empty() && target.bytes().all(|b| b.is_ascii_lowercase() || b == b'.') && !target.starts_with('.') {
+        if !target.is_empty() && target.bytes().all(|b| b.is_ascii_lowercase() || b == b'.') && !target.starts_with('.')
+        {
             targets += 1;
             assert!(help.lines().any(|line| line.split_whitespace().next() == Some(target)), "`{target}` has no line");
         }

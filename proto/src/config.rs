@@ -26,7 +26,7 @@ pub fn require(
 }
 
 /// Who a service is among the others.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Cluster {
     /// The node's name, unique in the cluster.
     pub node: String,

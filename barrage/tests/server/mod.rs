@@ -1,5 +1,5 @@
 //! Starts the real binary for black-box tests: random ports, its own data directory, ended when dropped.
-#![allow(dead_code, clippy::allow_attributes, reason = "every test binary uses its own part of this")]
+#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "every test binary uses its own part of this")]
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -80,7 +80,10 @@ impl Server {
     pub fn addresses(&self, name: &str) -> Vec<SocketAddr> {
         let (_, value) =
             self.printed.iter().find(|(printed, _)| printed == name).unwrap_or_else(|| panic!("it printed no {name}"));
-        value.split_whitespace().filter_map(|word| word.trim_start_matches("http://").trim_end_matches('/').parse().ok()).collect()
+        value
+            .split_whitespace()
+            .filter_map(|word| word.trim_start_matches("http://").trim_end_matches('/').parse().ok())
+            .collect()
     }
 
     /// Where clients connect.

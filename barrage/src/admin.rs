@@ -1,0 +1,95 @@
+//! The operator's port: Prometheus metrics, health, readiness, build information. On loopback unless configured.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use futures::future::BoxFuture;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+/// Asks one service whether it can do its work, with the reason where it cannot.
+pub(crate) type Ready = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+struct State {
+    registry: Registry,
+    services: Vec<(&'static str, Ready)>,
+}
+
+/// Serves until `stop`; gives the address that it got.
+///
+/// # Errors
+/// The address cannot be had.
+pub(crate) async fn start(
+    listen: &str,
+    registry: Registry,
+    services: Vec<(&'static str, Ready)>,
+    stop: CancellationToken,
+) -> anyhow::Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("admin.listen = {listen}"))?;
+    let address = listener.local_addr()?;
+    let state = Arc::new(State { registry, services });
+    let app = Router::new()
+        .route(
+            "/metrics",
+            get({
+                let state = Arc::clone(&state);
+                async move || metrics(&state)
+            }),
+        )
+        .route("/health", get(async || "ok\n"))
+        .route("/ready", get(async move || readiness(&state).await))
+        .route("/version", get(async || Json(version())));
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
+            tracing::error!(%error, "the admin port failed");
+        }
+    });
+    Ok(address)
+}
+
+fn metrics(state: &State) -> impl IntoResponse + use<> {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
+        Ok(()) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            text,
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            error.to_string(),
+        ),
+    }
+}
+
+async fn readiness(state: &State) -> impl IntoResponse + use<> {
+    let mut status = StatusCode::OK;
+    let mut services = serde_json::Map::new();
+    for (name, ready) in &state.services {
+        let word = match ready().await {
+            Ok(()) => "ready".to_owned(),
+            Err(reason) => {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+                reason
+            }
+        };
+        services.insert((*name).to_owned(), word.into());
+    }
+    (status, Json(services))
+}
+
+/// What `--version` and `/version` tell.
+pub(crate) fn version() -> serde_json::Value {
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": env!("BARRAGE_COMMIT"),
+        "target": env!("BARRAGE_TARGET"),
+        "record_version": proto::RECORD_VERSION,
+    })
+}
