@@ -32,6 +32,7 @@ macro_rules! suite {
                 an_input_wakes_an_idle_core
                 a_close_delivers_the_last_bytes_to_a_peer_that_still_sends
                 a_paused_peer_is_not_read_from
+                a_slot_may_be_given_away_before_its_connection_is_closed
                 slots_are_used_again_and_events_never_mixed_up
                 a_full_queue_gives_the_input_back
                 asks_that_are_given_back_come_again
@@ -288,6 +289,30 @@ fn a_paused_peer_is_not_read_from(kind: Kind) {
     assert!(got == bytes);
     writer.join().unwrap();
     drop(stream);
+    server.stop();
+}
+
+fn a_slot_may_be_given_away_before_its_connection_is_closed(kind: Kind) {
+    let server = Server::start(kind);
+    let mut old = server.connect();
+    let key = server.opened();
+    // The last words of one and the connecting of the next are seen in one turn.
+    let (entered, stalled) = bounded(0);
+    let (go, held) = bounded::<()>(0);
+    server.tell(Tell::Stall(entered, held));
+    stalled.recv_timeout(PATIENCE).unwrap();
+    old.write_all(probe::LAST_WORDS).unwrap();
+    let mut new = server.connect();
+    drop(go);
+    let next = server.opened();
+    assert_eq!(next.slot, key.slot);
+    assert_ne!(next.generation, key.generation);
+    assert_eq!(read_all(&mut old), b"");
+    new.write_all(b"mine").unwrap();
+    let mut answer = [0; 4];
+    new.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"mine");
+    drop((old, new));
     server.stop();
 }
 

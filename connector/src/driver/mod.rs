@@ -113,7 +113,8 @@ pub trait Outlet {
     /// Reads again from a connection that was paused.
     fn read(&mut self, key: Key);
 
-    /// Closes: what was sent goes out, nothing more is read, the key is dead.
+    /// Closes: what was sent goes out, nothing more is read, the key is dead. A machine may have given the key's slot
+    /// away before it closes it here.
     fn close(&mut self, key: Key);
 
     /// Accepts no more connections; the backlog is drained (rule 33).

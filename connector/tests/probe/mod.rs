@@ -15,6 +15,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The core's queue.
 pub(crate) const INPUTS_MAX: usize = 16;
 
+/// Makes the machine forget a connection at once, and close it in its next round.
+pub(crate) const LAST_WORDS: &[u8] = b"last words";
+
 /// To the machine.
 #[derive(Debug)]
 pub(crate) enum Tell {
@@ -54,6 +57,7 @@ pub(crate) struct Probe {
     connections: Slab<Connection>,
     generation: u32,
     due: Vec<Key>,
+    dead: Vec<Key>,
     seen: VecDeque<Seen>,
     draining: bool,
 }
@@ -84,6 +88,12 @@ impl Machine for Probe {
     }
 
     fn bytes(&mut self, _: Now, key: Key, bytes: &mut [u8]) -> Reading {
+        if bytes == LAST_WORDS {
+            self.get(key);
+            self.connections.remove(key.slot as usize);
+            self.dead.push(key);
+            return Reading::On;
+        }
         let connection = self.get(key);
         connection.output.extend(&*bytes);
         let reading = if connection.paused { Reading::Paused } else { Reading::On };
@@ -152,6 +162,9 @@ impl Machine for Probe {
                 }
                 Sent::Gone => assert_eq!(outlet.send(key, b"more"), Sent::Gone),
             }
+        }
+        for key in self.dead.drain(..) {
+            outlet.close(key);
         }
         if self.draining {
             outlet.stop_accepting();

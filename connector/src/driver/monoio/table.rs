@@ -95,6 +95,8 @@ struct Connection {
 pub(super) struct Table {
     pub(super) events: Arc<Events>,
     slots: Vec<Option<Connection>>,
+    /// Those whose slot the machine gave away before it closed them: all that can still happen to them is that.
+    displaced: FxHashMap<Key, Connection>,
     lingering: FxHashMap<Key, Connection>,
     /// When each that lingers has to go, oldest first; those that went before are still in it.
     deadlines: VecDeque<(u64, Key)>,
@@ -112,6 +114,7 @@ impl Table {
         Self {
             events,
             slots: Vec::new(),
+            displaced: FxHashMap::default(),
             lingering: FxHashMap::default(),
             deadlines: VecDeque::new(),
             now_ms: 0,
@@ -134,8 +137,7 @@ impl Table {
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        assert!(self.slots[slot].is_none(), "the machine gave the slot of a live connection away");
-        self.slots[slot] = Some(Connection {
+        let before = self.slots[slot].replace(Connection {
             stream,
             generation: key.generation,
             reader: self.events.waker(Event::Read(key)),
@@ -145,6 +147,9 @@ impl Table {
             ended: false,
             gone: false,
         });
+        if let Some(before) = before {
+            self.displaced.insert(Key { slot: key.slot, generation: before.generation }, before);
+        }
         true
     }
 
@@ -268,10 +273,11 @@ impl Outlet for Table {
     }
 
     fn close(&mut self, key: Key) {
-        if self.get(key).is_none() {
-            return;
-        }
-        let Some(mut connection) = self.slots[key.slot as usize].take() else { return };
+        let closed = match self.get(key) {
+            Some(_) => self.slots[key.slot as usize].take(),
+            None => self.displaced.remove(&key),
+        };
+        let Some(mut connection) = closed else { return };
         let shut = Pin::new(&mut connection.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         if connection.gone || connection.ended || !matches!(shut, Poll::Ready(Ok(()))) {
             return;
