@@ -8,6 +8,7 @@ use proto::channel::{Channel, is_id};
 use proto::client::{Error, ErrorCode, Lane, Sender};
 use proto::cluster::{Admitted, Authenticate, Dialect, Displace, Join, Publish};
 use proto::error::error;
+use proto::operation::{SEND, TEXT};
 use proto::record::{Command, Kick, Names, command};
 
 use crate::config::{Config, Guests};
@@ -63,10 +64,14 @@ impl Clients {
         let content = match ask.dialect() {
             Dialect::Goim => {
                 let operations = &self.config.operations;
-                Content::of_goim(operations, ask.operation, ask.payload, CLIENT_PAYLOAD_BYTES_MAX)?
+                let operation = if ask.operation == SEND { operations.of_type(TEXT) } else { ask.operation };
+                Content::of_goim(operations, operation, ask.payload, CLIENT_PAYLOAD_BYTES_MAX)?
             }
             _ => Content::new(ask.r#type, ask.payload, CLIENT_PAYLOAD_BYTES_MAX)?,
         };
+        if !self.config.operations.is_a_clients(&content.kind) {
+            return Err(error(ErrorCode::BadRequest, "an operation of the protocol's own: only the platform sends it"));
+        }
         self.rate(&ask.uid)?;
         let draft = Draft {
             content,

@@ -36,8 +36,8 @@ use crate::publish::Accepting;
 /// 400,000 messages a second.
 const WAITING_MAX: usize = 4_096;
 
-/// Most answers in one message.
-const REPLIES_MAX: usize = 256;
+/// Most answers in one message: an admission with all its patterns is 17 KiB, and a connector takes messages of 4 MiB.
+const REPLIES_MAX: usize = 128;
 
 /// Messages with answers that a connector has not taken; further ones wait.
 const UNSENT_MAX: usize = 16;

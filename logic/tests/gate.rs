@@ -105,9 +105,19 @@ async fn goims_bodies_are_published_as_what_they_are() {
     let logic = world.logic(|_| {}).await;
     let mut gate = logic.gate().await;
     let chat = r#"{"cmd":"DANMU_MSG","info":[[0,1,25],"hi",[7,"Ada"]]}"#;
-    for (operation, body) in [(1000, "hello"), (1000, chat), (1007, "x")] {
-        let ask = Publish { dialect: Dialect::Goim.into(), operation, r#type: String::new(), ..publish("7", body) };
-        assert_eq!(code(&gate.ask(Ask::Publish(ask)).await), ErrorCode::None);
+    let goim = |operation: i32, body: &str| Publish {
+        dialect: Dialect::Goim.into(),
+        operation,
+        r#type: String::new(),
+        ..publish("7", body)
+    };
+    for (operation, body) in [(4, "hello"), (1000, chat), (1007, "x")] {
+        assert_eq!(code(&gate.ask(Ask::Publish(goim(operation, body))).await), ErrorCode::None);
+    }
+    // Operation 9 would be unpacked by every goim viewer, 8 taken for the server's own.
+    for forged in [goim(9, "x"), goim(8, "x"), goim(-1, "x"), Publish { r#type: "goim.9".into(), ..publish("7", "x") }]
+    {
+        assert_eq!(code(&gate.ask(Ask::Publish(forged)).await), ErrorCode::BadRequest);
     }
     let posts = posts(world.records(Topic::Rooms).await);
     let seen: Vec<_> = posts.iter().map(|(_, post)| (post.r#type.as_str(), &post.payload[..], &post.raw[..])).collect();
@@ -171,12 +181,12 @@ fn token_for(sub: &str, change: impl FnOnce(&mut Claims)) -> String {
     struct File {
         logic: logic::Config,
     }
-    let mut config = toml::from_str::<File>(include_str!("../../config/barrage.toml")).unwrap().logic;
+    let mut config = toml::from_str::<File>(include_str!("../../config/barrage.toml")).expect("as written here").logic;
     keyed(&mut config);
-    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("as written here").as_secs();
     let mut claims = Claims::new(sub, now_s + 60);
     change(&mut claims);
-    mint(&config.token, &claims).unwrap()
+    mint(&config.token, &claims).expect("as written here")
 }
 
 fn native(token: &str) -> Authenticate {

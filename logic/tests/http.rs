@@ -396,8 +396,9 @@ async fn api_keys_do_what_their_scopes_say() {
 }
 
 async fn client(logic: &Logic) -> ApiClient<tonic::transport::Channel> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", logic.running.grpc)).unwrap();
-    ApiClient::new(soon(endpoint.connect()).await.unwrap())
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", logic.running.grpc)).expect("gRPC listens");
+    ApiClient::new(soon(endpoint.connect()).await.expect("gRPC listens"))
 }
 
 #[tokio::test]
@@ -514,7 +515,8 @@ fn shipped_with(key: KeyConfig) -> Config {
     struct File {
         logic: Config,
     }
-    let mut config = toml::from_str::<File>(include_str!("../../config/barrage.toml")).unwrap().logic;
+    let mut config =
+        toml::from_str::<File>(include_str!("../../config/barrage.toml")).expect("the shipped file is read").logic;
     config.token.keys.push(key);
     config
 }

@@ -14,6 +14,13 @@ pub const TEXT: &str = "text";
 /// goim's own example operation, and the one that any type without an operation of its own goes under.
 pub const TEXT_OPERATION: i32 = 1000;
 
+/// The operation under which a goim client sends (`OP_SEND`): its body is a chat message, whose operation is text's.
+pub const SEND: i32 = 4;
+
+/// The last of the protocol's own operations (compat.md's table): what goes to a goim session under one of these is
+/// taken for the server's word. Only the platform may push under them, no client.
+pub const PROTOCOL_LAST: i32 = 17;
+
 /// The operation of each type: `{ text = 1000 }` in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(transparent)]
@@ -54,6 +61,12 @@ impl Operations {
             .unwrap_or(TEXT_OPERATION)
     }
 
+    /// Whether a client may publish this type: not one that goim's clients would take for the server's word.
+    #[must_use]
+    pub fn is_a_clients(&self, name: &str) -> bool {
+        self.of_type(name) > PROTOCOL_LAST
+    }
+
     /// Whether each type may be one, and no operation has two.
     #[must_use]
     pub fn are_right(&self) -> bool {
@@ -85,6 +98,17 @@ mod tests {
             let name = operations.type_of(operation);
             assert!(is_type(&name), "{name}");
             assert_eq!(operations.of_type(&name), operation);
+        }
+    }
+
+    #[test]
+    fn no_client_speaks_for_the_server() {
+        let operations = Operations::default();
+        for name in ["goim.9", "goim.17", "goim.0", "goim.-5", "goim.+9"] {
+            assert!(!operations.is_a_clients(name), "{name}");
+        }
+        for name in ["text", "like", "goim.18", "goim.1000", "goim.x"] {
+            assert!(operations.is_a_clients(name), "{name}");
         }
     }
 
