@@ -45,6 +45,8 @@ mod room;
 mod rooms;
 mod round;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod timing;
 mod wheel;
 
@@ -262,6 +264,7 @@ impl Machine for Engine {
         // It stays blocked until its turn: a walk must not get ahead of a half-sent frame.
         if self.session(key).is_some() {
             let slot = &mut self.slots[key.slot as usize];
+            slot.woken = true;
             if !std::mem::replace(&mut slot.queued, true) {
                 self.ready.push_back(key);
             }

@@ -185,10 +185,10 @@ impl Ring {
         }
     }
 
-    /// The log begins anew: offsets of what is kept compare with none that come.
-    pub(super) fn rebase(&mut self) {
-        self.offset_before_tail = 0;
-        self.frames.iter_mut().for_each(|frame| frame.offset = 0);
+    /// The log begins anew after `offset`: those of what is kept compare with none that come.
+    pub(super) fn rebase(&mut self, offset: u64) {
+        self.offset_before_tail = offset;
+        self.frames.iter_mut().for_each(|frame| frame.offset = offset);
     }
 
     /// Gives back what an idle ring need not hold: spare room of the index, and a block that is empty.

@@ -107,8 +107,8 @@ pub(super) enum Join {
         request: u32,
         /// Recent messages first.
         history: u32,
-        /// Go on from here: log ID, offset.
-        resume: Option<(String, u64)>,
+        /// Go on from here: log ID, offset on each lane.
+        resume: Option<(String, [u64; 2])>,
     },
     /// goim's or Bilibili's authentication, or goim's change of room.
     Packet {
@@ -132,6 +132,8 @@ pub(super) struct Room {
     pub(super) log: Arc<str>,
     /// Everything up to here is in the log or is told as a hole.
     pub(super) offset: u64,
+    /// How far holes reach, as far as that is known: above `offset` where what is missing was last.
+    pub(super) reached: u64,
     /// Recent entries, oldest first; all numbered, the first one `first`.
     entries: VecDeque<Entry>,
     first: u64,
@@ -205,6 +207,7 @@ impl Room {
             state: State::Asked,
             log: "".into(),
             offset: 0,
+            reached: 0,
             entries: VecDeque::new(),
             first: 0,
             bytes: 0,
@@ -235,7 +238,7 @@ impl Room {
             Entry::Item(item) if item.offset <= self.offset => return false,
             Entry::Item(item) => self.offset = item.offset,
             // How far a hole reaches is a guess where its messages are unknown: nothing is dropped by it.
-            Entry::Hole { .. } => {}
+            Entry::Hole { offset, .. } => self.reached = self.reached.max(*offset),
         }
         self.bytes += entry.bytes();
         self.messages += usize::from(matches!(entry, Entry::Item(_)));
@@ -247,13 +250,13 @@ impl Room {
     /// Begins anew: another log, whose offsets compare with none of before.
     pub(super) fn restart(&mut self, log: Arc<str>, offset: u64) {
         self.log = log;
-        (self.offset, self.floor) = (offset, offset);
+        (self.offset, self.reached, self.floor) = (offset, offset, offset);
         self.first = self.end();
         self.entries.clear();
         (self.bytes, self.messages) = (0, 0);
         for feed in &mut self.feeds {
             feed.encoded = self.first;
-            feed.lanes.iter_mut().for_each(|lane| lane.ring.rebase());
+            feed.lanes.iter_mut().for_each(|lane| lane.ring.rebase(offset));
         }
     }
 

@@ -11,6 +11,7 @@ use proto::{
 use super::{
     Engine, Timer,
     config::Fault,
+    encode::Encoding,
     event::{Ask, Held},
     room::{Entry, Feed, HIGH, Join, Member, NORMAL, Room, State, Waiter},
     session::{Ending, Place},
@@ -79,18 +80,19 @@ impl Engine {
             Join::Packet { .. } => (0, None),
         };
         let (after, gap) = match resume {
-            _ if present => (room.offset, false),
+            _ if present => ([room.offset; 2], false),
             // In another log nothing of what is here was seen.
-            Some((log, _)) if *log != *room.log => (room.floor, true),
-            Some((_, offset)) if offset < room.floor => (room.floor, true),
-            Some((_, offset)) => (offset.min(room.offset), false),
-            None => (room.before_last(history).max(room.floor), false),
+            Some((log, _)) if *log != *room.log => ([room.floor; 2], true),
+            Some((_, after)) if after[NORMAL] < room.floor => ([room.floor.max(after[HIGH]), room.floor], true),
+            // What is high and lower than the last normal one went out before that.
+            Some((_, after)) => ([after[HIGH].max(after[NORMAL]), after[NORMAL]], false),
+            None => ([room.before_last(history).max(room.floor); 2], false),
         };
         if !present {
             self.add_member(key, index, encoding, after);
         }
         let room = &self.rooms[index];
-        let position = client::Position { log: room.log.to_string(), normal: after, high: after };
+        let position = client::Position { log: room.log.to_string(), normal: after[NORMAL], high: after[HIGH] };
         let online = self.online_in(index);
         if let Some(session) = self.session(key) {
             session.joining.retain(|joining| *joining != *name);
@@ -111,7 +113,7 @@ impl Engine {
         self.ready(key);
     }
 
-    fn add_member(&mut self, key: Key, index: usize, encoding: super::encode::Encoding, after: u64) {
+    fn add_member(&mut self, key: Key, index: usize, encoding: Encoding, after: [u64; 2]) {
         let room = &mut self.rooms[index];
         let feed = match room.feed(encoding) {
             Some(feed) => feed,
@@ -128,10 +130,10 @@ impl Engine {
         let mut member = Member { slot: key.slot, missed: [0; 2], inexact: [false; 2], cursors: [0; 2] };
         for lane in [HIGH, NORMAL] {
             let ring = &room.feeds[feed].lanes[lane].ring;
-            member.cursors[lane] = ring.seek(after);
+            member.cursors[lane] = ring.seek(after[lane]);
             let begins = ring.offset_at(ring.tail());
-            if begins > after && encoding.is_native() {
-                let (count, exact) = room.count(lane, after, begins);
+            if begins > after[lane] && encoding.is_native() {
+                let (count, exact) = room.count(lane, after[lane], begins);
                 (member.missed[lane], member.inexact[lane]) = (count.min(u64::from(u32::MAX)) as u32, !exact);
             }
         }
@@ -288,15 +290,9 @@ impl Engine {
             room.state = State::Held;
             room.restart(held.log, before);
         } else if room.log != held.log {
-            // What waits belongs to the old log's offsets.
-            (0..self.rooms[index].feeds.len()).for_each(|feed| self.encode(index, feed));
-            let room = &mut self.rooms[index];
-            room.restart(held.log, before);
-            let count = held.missed.map_or(0, |(count, _)| count);
-            room.push(Entry::Hole { offset: before, count, exact: false });
-            self.counters.missed += count;
+            self.restart(index, held.log, before, held.missed.map_or(0, |(count, _)| count));
         } else if let Some((count, exact)) = held.missed {
-            let offset = before.max(room.offset + count);
+            let offset = before.max(room.offset.max(room.reached) + count);
             room.push(Entry::Hole { offset, count, exact });
             self.counters.missed += count;
         }
@@ -317,7 +313,7 @@ impl Engine {
         let Some(&index) = self.names.get(channel) else { return };
         let room = &mut self.rooms[index];
         if room.state == State::Held && count > 0 {
-            let offset = room.offset + count;
+            let offset = room.offset.max(room.reached) + count;
             room.push(Entry::Hole { offset, count, exact: true });
             self.counters.missed += count;
             self.news(index);

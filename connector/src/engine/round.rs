@@ -14,7 +14,7 @@ use super::{
     Counters, Engine,
     config::Fault,
     encode::{Encoder, Encoding},
-    room::{FeedLane, HIGH, Member, NORMAL, Room},
+    room::{Feed, FeedLane, HIGH, Member, NORMAL, Room},
     session::Session,
 };
 use crate::driver::{Key, Next, Outlet, Sent};
@@ -42,6 +42,15 @@ struct Turn {
 }
 
 impl Schedule {
+    /// Has a feed's lane walked, if it is not to be anyway.
+    fn add(&mut self, room: usize, feed: &mut Feed, lane: usize) {
+        let walked = &mut feed.lanes[lane];
+        if !std::mem::replace(&mut walked.queued, true) {
+            walked.left = 0;
+            self.lanes[lane].push_back(Turn { room, encoding: feed.encoding, credit: 0 });
+        }
+    }
+
     /// Walks in it.
     pub(super) fn len(&self) -> usize {
         self.lanes.iter().map(VecDeque::len).sum()
@@ -173,13 +182,33 @@ impl Engine {
             let feed = &mut room.feeds[at];
             for (lane, due) in due.into_iter().enumerate() {
                 let behind = due || (from == end && feed.lanes[lane].ring.head() != feed.lanes[lane].goal);
-                if behind && !std::mem::replace(&mut feed.lanes[lane].queued, true) {
-                    feed.lanes[lane].left = 0;
-                    let turn = Turn { room: index, encoding: feed.encoding, credit: 0 };
-                    self.schedule.lanes[lane].push_back(turn);
+                if behind {
+                    self.schedule.add(index, feed, lane);
                 }
             }
         }
+    }
+
+    /// A room's log begins anew: who had not read all of the old one will not (no position could say where he is), and
+    /// is told so on both lanes before anything of the new one.
+    pub(super) fn restart(&mut self, index: usize, log: std::sync::Arc<str>, before: u64, missed: u64) {
+        for feed in 0..self.rooms[index].feeds.len() {
+            self.encode(index, feed);
+            for lane in [HIGH, NORMAL] {
+                let head = self.rooms[index].feeds[feed].lanes[lane].ring.head();
+                self.skip_slow(index, feed, lane, head);
+            }
+        }
+        let room = &mut self.rooms[index];
+        room.restart(log, before);
+        for feed in room.feeds.iter_mut().filter(|feed| feed.encoding.is_native()) {
+            for member in &mut feed.members {
+                member.inexact = [true; 2];
+                member.missed[NORMAL] = member.missed[NORMAL].saturating_add(missed.min(u64::from(u32::MAX)) as u32);
+            }
+            [HIGH, NORMAL].into_iter().for_each(|lane| self.schedule.add(index, feed, lane));
+        }
+        self.counters.missed += missed;
     }
 
     /// Encodes for a feed what it has not encoded, and keeps its rings within their bound.
@@ -290,6 +319,10 @@ impl Engine {
             return 1;
         };
         slot.queued = false;
+        if slot.blocked && !slot.woken {
+            // A walk has filled the kernel's buffer since it was queued.
+            return 1;
+        }
         let stuck = std::mem::replace(&mut slot.blocked, false);
         let Some(session) = slot.session.as_deref_mut() else { return 1 };
         let mut line = Line { outlet, counters, key, sends: 0, took: 0 };
@@ -311,7 +344,7 @@ impl Engine {
         let now_ms = self.now.mono_ms;
         let slow_ms = u64::from(self.config.slow_close_s) * 1000;
         let slot = &mut self.slots[key.slot as usize];
-        slot.blocked = true;
+        (slot.blocked, slot.woken) = (true, false);
         if let Some(session) = slot.session.as_deref_mut() {
             if progress {
                 session.progress_ms = now_ms;

@@ -24,6 +24,8 @@ pub(super) struct Slot {
     pub(super) generation: u32,
     /// The kernel's buffer is full: nothing is sent before [`crate::driver::Machine::writable`] and its turn.
     pub(super) blocked: bool,
+    /// It was `writable` since: what is half sent goes on in its turn.
+    pub(super) woken: bool,
     /// Stands in the queue of sessions that have something of their own to do.
     pub(super) queued: bool,
     /// Who.

@@ -11,7 +11,8 @@ use crate::driver::Key;
 impl Engine {
     /// A packet of an authenticated session.
     pub(super) fn bilibili(&mut self, key: Key, packet: Packet<'_>) {
-        if self.draw(key) == Verdict::Within && packet.operation == operation::HEARTBEAT {
+        // Who asks too often is answered until it is abuse: there is no way to say no.
+        if self.draw(key) != Verdict::Abuse && packet.operation == operation::HEARTBEAT {
             let mut reply = Vec::new();
             bilibili::heartbeat_reply(packet.sequence, self.online_here(key), &mut reply);
             self.turn(key, Some(&reply));

@@ -147,8 +147,7 @@ impl Engine {
         let join = Join::Subscribe {
             request,
             history: subscribe.history.min(RECENT_MESSAGES as u32),
-            // What is high and was not sent yet lies above the normal lane's position: see `room`.
-            resume: subscribe.resume.map(|position| (position.log, position.normal)),
+            resume: subscribe.resume.map(|position| (position.log, [position.high, position.normal])),
         };
         if self.is_in(key, &subscribe.channel) {
             self.enter(key, &subscribe.channel, join);

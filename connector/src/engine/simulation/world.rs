@@ -1,0 +1,797 @@
+//! The world around an engine: a network that takes what it likes, logic and channels' owners that answer when they
+//! like, a clock that is moved; and what was published, to compare with.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use prost::Message as _;
+use proto::{
+    client::{self, ErrorCode, client_frame},
+    cluster::{self, command_out::Act, gate_reply::Answer, gate_request},
+    error::error,
+    packet, record,
+};
+
+use super::{
+    Random,
+    client::{Asked, Client, Speaks, text},
+};
+use crate::{
+    driver::{Key, Machine, Now, Outlet, Reading, Sent},
+    engine::{
+        Engine, EngineConfig,
+        config::Fault,
+        encode::BATCH_BYTES_MAX,
+        event::{Ask, Held, Input, Push},
+    },
+};
+
+/// What a run saw; and the sum of many.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) received: u64,
+    pub(super) gaps: u64,
+    pub(super) skipped: u64,
+    pub(super) resumed: u64,
+    pub(super) pushes: u64,
+    pub(super) short_writes: u64,
+    pub(super) closed: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.gaps += other.gaps;
+        self.skipped += other.skipped;
+        self.resumed += other.resumed;
+        self.pushes += other.pushes;
+        self.short_writes += other.short_writes;
+        self.closed += other.closed;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, gaps, skipped, resumed, pushes, short_writes, closed } = self;
+        write!(
+            f,
+            "{received} messages received, {gaps} told as missed, {skipped} skipped, {resumed} resumptions, \
+             {pushes} pushes, {short_writes} short writes, {closed} sessions closed"
+        )
+    }
+}
+
+/// One message as its owner knows it.
+#[derive(Debug, Clone)]
+struct Published {
+    log: String,
+    offset: u64,
+    /// 0: high, 1: normal.
+    lane: usize,
+    item: Arc<cluster::Item>,
+}
+
+/// A room at its owner.
+#[derive(Debug, Default)]
+struct Owned {
+    name: String,
+    log: u64,
+    offset: u64,
+    all: Vec<Published>,
+    /// The core has it: deliveries are on their way to it.
+    held: bool,
+    /// Messages that were dropped on the way, to be told before the next one.
+    dropped: u64,
+    /// Messages that the owner did not deliver, to be told with the next one.
+    capped: u64,
+}
+
+/// A connection in the network.
+#[derive(Debug)]
+struct Wire {
+    client: usize,
+    /// On its way to the engine.
+    up: Vec<u8>,
+    /// On its way to the client.
+    down: VecDeque<u8>,
+    /// Bytes of `down` that there may be.
+    room: usize,
+    /// The engine was told that there is none left.
+    full: bool,
+    paused: bool,
+    /// Reads seldom.
+    slow: bool,
+    open: bool,
+}
+
+#[derive(Default)]
+struct Net {
+    wires: BTreeMap<Key, Wire>,
+    random: u64,
+    accepting: bool,
+    breaking: Vec<Key>,
+}
+
+impl Outlet for Net {
+    fn send(&mut self, key: Key, bytes: &[u8]) -> Sent {
+        assert!(!bytes.is_empty(), "an empty send");
+        let Some(wire) = self.wires.get_mut(&key).filter(|wire| wire.open) else { return Sent::Gone };
+        assert!(!wire.full, "a send to a full socket, before it was writable");
+        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        if self.random >> 33 & 0x3ff == 0 {
+            self.breaking.push(key);
+            return Sent::Gone;
+        }
+        let took = bytes.len().min(wire.room.saturating_sub(wire.down.len()));
+        wire.down.extend(&bytes[..took]);
+        wire.full = took < bytes.len();
+        Sent::Took(took)
+    }
+
+    fn read(&mut self, key: Key) {
+        if let Some(wire) = self.wires.get_mut(&key) {
+            wire.paused = false;
+        }
+    }
+
+    fn close(&mut self, key: Key) {
+        let wire = self.wires.get_mut(&key).expect("a connection that is there is closed, once");
+        assert!(wire.open, "closed twice");
+        wire.open = false;
+    }
+
+    fn stop_accepting(&mut self) {
+        self.accepting = false;
+    }
+}
+
+/// See the module's opening.
+pub(super) struct World {
+    random: Random,
+    now: Now,
+    engine: Engine,
+    config: Arc<EngineConfig>,
+    net: Net,
+    clients: Vec<Client>,
+    rooms: Vec<Owned>,
+    /// To the core, in order.
+    queue: VecDeque<Input>,
+    /// Asked of logic, and not answered.
+    asked: Vec<(u64, Key, gate_request::Ask)>,
+    /// Nothing is lost on the way to the core.
+    lossless: bool,
+    /// Everyone reads.
+    fast: bool,
+    publishing: bool,
+    routes: BTreeMap<String, i64>,
+    published: u64,
+}
+
+impl World {
+    /// One run.
+    ///
+    /// # Panics
+    /// Where an invariant does not hold.
+    pub(super) fn run(seed: u64, fault: Option<Fault>) -> Tally {
+        let mut random = Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let config = Arc::new(EngineConfig {
+            ring_bytes_max: [2048, 8192, 65536][random.below(3) as usize],
+            private_bytes_max: [2048, 65536][random.below(2) as usize],
+            round_sends: [4, 64, 256][random.below(3) as usize],
+            requests_in_flight: 1 + random.below(6) as u32,
+            rooms_per_session: 1 + random.below(3) as u32,
+            requests_per_s: [5, 1000][random.below(2) as usize],
+            fault,
+            ..EngineConfig::small()
+        });
+        let now = Now { mono_ms: 1_000_000 + random.below(100_000), unix_ms: 1_700_000_000_000 };
+        let mut world = Self {
+            engine: Engine::new(config.clone(), 3, "abcdefghijklm".into(), now),
+            net: Net { random: random.next(), accepting: true, ..Net::default() },
+            clients: Vec::new(),
+            rooms: (0..1 + random.below(3))
+                .map(|id| Owned { name: format!("room:{id}"), log: 1, offset: random.below(50), ..Owned::default() })
+                .collect(),
+            queue: VecDeque::new(),
+            asked: Vec::new(),
+            lossless: random.one_in(2),
+            fast: random.one_in(3),
+            publishing: true,
+            routes: BTreeMap::new(),
+            published: 0,
+            random,
+            now,
+            config,
+        };
+        let steps = 200 + world.random.below(600);
+        for _ in 0..steps {
+            world.step();
+            world.limits();
+        }
+        world.settle();
+        world.compare();
+        let tally = world.tally();
+        if world.random.one_in(4) {
+            world.drain();
+        }
+        world.empty();
+        tally
+    }
+
+    fn tally(&self) -> Tally {
+        let counters = self.engine.counters();
+        let watches = || self.clients.iter().flat_map(|client| client.watches.values());
+        Tally {
+            received: self.clients.iter().map(|client| client.received).sum(),
+            gaps: watches().map(|watch| watch.gaps).sum(),
+            skipped: counters.skipped,
+            resumed: self.clients.iter().map(|client| client.resumed).sum(),
+            pushes: self.clients.iter().map(|client| client.pushes).sum(),
+            short_writes: counters.short_writes,
+            closed: counters.closed.iter().sum(),
+        }
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..30 => self.publish(),
+            30..36 => self.open(),
+            36..50 => self.speak(),
+            50..62 => self.flow(),
+            62..74 => self.pass(1 + self.random.clone().below(6) as usize),
+            74..80 => self.answer(),
+            80..92 => self.round(),
+            92..94 => self.push(),
+            94 => self.leave(),
+            95 => self.command(),
+            96 => self.owner_news(),
+            97 if !self.lossless => self.lose(),
+            _ => {
+                let ms = [1, 20, 200, 1500][self.random.below(4) as usize];
+                self.wait(ms);
+            }
+        }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.unix_ms += ms as i64;
+    }
+
+    fn open(&mut self) {
+        if self.clients.len() > 24 || !self.net.accepting {
+            return self.round();
+        }
+        // One that was away comes back, or another one comes.
+        let present: Vec<_> = self.net.wires.values().filter(|wire| wire.open).map(|wire| wire.client).collect();
+        let away: Vec<_> = (0..self.clients.len()).filter(|client| !present.contains(client)).collect();
+        let client = if !away.is_empty() && self.random.one_in(2) {
+            away[self.random.below(away.len() as u64) as usize]
+        } else {
+            let (speaks, room) = (Speaks::random(&mut self.random), self.random.below(self.rooms.len() as u64));
+            self.clients.push(Client::new(speaks, room));
+            self.clients.len() - 1
+        };
+        self.connect(client);
+    }
+
+    fn connect(&mut self, client: usize) {
+        let peer = SocketAddr::from(([10, 0, 0, (client % 3) as u8], 1000));
+        let Some(key) = self.engine.opened(self.now, 0, peer) else { return };
+        let slow = !self.fast && self.random.one_in(3);
+        let room = if slow { 64 + self.random.below(2000) } else { 65536 } as usize;
+        // What was still on its way over the last one does not arrive.
+        self.net.wires.retain(|_, wire| wire.client != client);
+        let up = self.clients[client].hello();
+        let wire = Wire { client, up, down: VecDeque::new(), room, full: false, paused: false, slow, open: true };
+        assert!(self.net.wires.insert(key, wire).is_none_or(|wire| !wire.open), "a key is given twice");
+    }
+
+    /// A client asks for something.
+    fn speak(&mut self) {
+        let Some(key) = self.any_wire() else { return };
+        let wire = self.net.wires.get_mut(&key).expect("it was found");
+        let client = &mut self.clients[wire.client];
+        if !client.admitted || client.ended.is_some() {
+            return;
+        }
+        if self.random.one_in(12)
+            && let Some(ping) = client.web_ping()
+        {
+            wire.up.extend(ping);
+            return;
+        }
+        let room = format!("room:{}", self.random.below(self.rooms.len() as u64));
+        let bytes = if client.speaks.is_native() {
+            let (body, asked) = match self.random.below(8) {
+                0..5 => {
+                    let known = client.watches.get(&room).filter(|watch| !watch.live);
+                    let resume = known.map(|watch| watch.position.clone());
+                    let history = self.random.below(12) as u32;
+                    let subscribe = client::Subscribe { channel: room.clone(), resume: resume.clone(), history };
+                    (client_frame::Body::Subscribe(subscribe), Asked::Subscribe(room, resume))
+                }
+                5 => {
+                    let unsubscribe = client::Unsubscribe { channel: room.clone() };
+                    (client_frame::Body::Unsubscribe(unsubscribe), Asked::Unsubscribe(room))
+                }
+                6 => (client_frame::Body::Ping(client::Ping {}), Asked::Other),
+                _ => {
+                    let publish = client::Publish { channel: room, r#type: "text".into(), ..Default::default() };
+                    (client_frame::Body::Publish(publish), Asked::Other)
+                }
+            };
+            client.request(body, asked)
+        } else if matches!(client.speaks, Speaks::GoimWeb | Speaks::GoimTcp) {
+            match self.random.below(3) {
+                0 => client.packet(packet::operation::HEARTBEAT, b""),
+                1 => client.packet(packet::operation::SEND, b"hello"),
+                _ => client.packet(packet::operation::SUBSCRIBE, b"1000,1001"),
+            }
+        } else {
+            client.packet(packet::operation::HEARTBEAT, b"[object Object]")
+        };
+        wire.up.extend(bytes);
+    }
+
+    fn any_wire(&mut self) -> Option<Key> {
+        let keys: Vec<_> = self.net.wires.iter().filter(|(_, wire)| wire.open).map(|(key, _)| *key).collect();
+        (!keys.is_empty()).then(|| keys[self.random.below(keys.len() as u64) as usize])
+    }
+
+    /// Bytes flow, both ways, in pieces of any size.
+    fn flow(&mut self) {
+        let keys: Vec<_> = self.net.wires.keys().copied().collect();
+        for key in keys {
+            let part = match self.random.below(4) {
+                0 => 1 + self.random.below(40) as usize,
+                1 => 0,
+                _ => usize::MAX,
+            };
+            self.flow_up(key, part);
+            let wire = &self.net.wires[&key];
+            if wire.slow && !self.random.one_in(6) {
+                continue;
+            }
+            let part = if wire.slow { self.random.below(1500) as usize } else { part };
+            self.flow_down(key, part);
+        }
+    }
+
+    fn flow_up(&mut self, key: Key, most: usize) {
+        let wire = self.net.wires.get_mut(&key).expect("it was found");
+        if !wire.open || wire.paused || wire.up.is_empty() {
+            return;
+        }
+        let part = most.min(wire.up.len());
+        let mut bytes: Vec<u8> = wire.up.drain(..part).collect();
+        if bytes.is_empty() {
+            return;
+        }
+        let reading = self.engine.bytes(self.now, key, &mut bytes);
+        self.net.wires.get_mut(&key).expect("it was found").paused = reading == Reading::Paused;
+    }
+
+    fn flow_down(&mut self, key: Key, most: usize) {
+        let wire = self.net.wires.get_mut(&key).expect("it was found");
+        let part = most.min(wire.down.len());
+        let bytes: Vec<u8> = wire.down.drain(..part).collect();
+        if !bytes.is_empty() {
+            self.clients[wire.client].take(&bytes);
+        }
+        if wire.open && wire.full && part > 0 {
+            wire.full = false;
+            self.engine.writable(self.now, key);
+        }
+        if !wire.open && wire.down.is_empty() {
+            self.net.wires.remove(&key);
+        }
+    }
+
+    /// What waits for the core comes to it.
+    fn pass(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(input) = self.queue.pop_front() else { break };
+            self.engine.input(self.now, input);
+        }
+    }
+
+    fn publish(&mut self) {
+        let room = self.random.below(self.rooms.len() as u64) as usize;
+        for _ in 0..1 + self.random.below(4) {
+            self.publish_to(room);
+        }
+    }
+
+    fn publish_to(&mut self, room: usize) {
+        self.published += 1;
+        let number = self.published;
+        let lane = usize::from(!self.random.one_in(5));
+        let padding = [0, 30, 700][self.random.below(3) as usize];
+        let owned = &mut self.rooms[room];
+        owned.offset += 1 + self.random.below(3);
+        let wire_lane = if lane == 0 { client::Lane::High } else { client::Lane::Normal };
+        let message = client::Message {
+            channel: owned.name.clone(),
+            id: number.to_string(),
+            offset: owned.offset,
+            r#type: "text".into(),
+            payload: Some(client::message::Payload::Text(text(room as u64, number, lane, padding))),
+            lane: wire_lane.into(),
+            ..Default::default()
+        };
+        let capped = !self.lossless && self.random.one_in(30);
+        let item = Arc::new(cluster::Item {
+            channel: owned.name.clone(),
+            offset: owned.offset,
+            ordinal: 0,
+            lane: wire_lane.into(),
+            message: message.encode_to_vec().into(),
+            raw: bytes::Bytes::new(),
+            missed: if capped { 0 } else { std::mem::take(&mut owned.capped) },
+        });
+        let log = format!("log{}", owned.log);
+        owned.all.push(Published { log, offset: owned.offset, lane, item: item.clone() });
+        if capped {
+            owned.capped += 1;
+            return;
+        }
+        if !owned.held {
+            return;
+        }
+        if !self.lossless && self.random.one_in(40) {
+            owned.dropped += 1 + item.missed;
+            return;
+        }
+        if owned.dropped > 0 {
+            let count = std::mem::take(&mut owned.dropped);
+            self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
+        }
+        // Several at once now and then, as they come over the stream.
+        if self.random.one_in(2)
+            && let Some(Input::Deliver(items)) = self.queue.back_mut()
+        {
+            items.push(item);
+        } else {
+            self.queue.push_back(Input::Deliver(vec![item]));
+        }
+    }
+
+    /// What the owner answers to a hold: some of what is recent.
+    fn hold(&mut self, channel: &str) {
+        let most = self.random.below(30) as usize;
+        let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
+        (owned.held, owned.dropped) = (true, 0);
+        let log = format!("log{}", owned.log);
+        let recent: Vec<_> =
+            owned.all.iter().rev().take_while(|it| it.log == log).take(most).map(|it| it.item.clone()).collect();
+        // What was capped before the first of them is nobody's loss here, and what was capped after is in `missed`.
+        let mut recent: Vec<_> = recent.into_iter().rev().collect();
+        if owned.capped > 0 {
+            // Its successor will tell of it: what is told must be what comes after.
+            owned.capped = 0;
+            recent.clear();
+        }
+        if recent.iter().any(|item| item.missed > 0) {
+            recent.clear();
+        }
+        let held = Held { channel: channel.into(), log: log.into(), offset: owned.offset, missed: None, recent };
+        self.queue.push_back(Input::Held(held));
+    }
+
+    /// A new owner, that delivers what the last one had not, or tells how many it cannot.
+    fn owner_news(&mut self) {
+        let room = self.random.below(self.rooms.len() as u64) as usize;
+        if !self.rooms[room].held {
+            return;
+        }
+        let new_log = !self.lossless && self.random.one_in(3);
+        let log_before = format!("log{}", self.rooms[room].log);
+        let had = self.rooms[room].offset;
+        // The core has been told everything up to here, or will be.
+        let dropped = std::mem::take(&mut self.rooms[room].dropped) + std::mem::take(&mut self.rooms[room].capped);
+        if dropped > 0 {
+            self.queue.push_back(Input::Missed { channel: self.rooms[room].name.clone(), count: dropped });
+        }
+        self.rooms[room].held = false;
+        if new_log {
+            self.rooms[room].log += 1;
+            self.rooms[room].offset = self.random.below(20);
+        }
+        let before = self.rooms[room].all.len();
+        for _ in 0..self.random.below(6) {
+            self.publish_to(room);
+        }
+        let lost = if self.lossless { 0 } else { self.random.below(3) as usize };
+        let owned = &mut self.rooms[room];
+        owned.held = true;
+        let since: Vec<_> = owned.all[before..].iter().map(|it| it.item.clone()).collect();
+        // Capped ones among them were never to be delivered: lost, all of them, is simplest.
+        let lost = if since.iter().any(|item| item.missed > 0) || owned.capped > 0 { since.len() } else { lost };
+        owned.capped = 0;
+        let lost = lost.min(since.len());
+        let recent = since[lost..].to_vec();
+        let _ = (log_before, had);
+        let held = Held {
+            channel: owned.name.clone(),
+            log: format!("log{}", owned.log).into(),
+            offset: owned.offset,
+            missed: (lost > 0).then_some((lost as u64, true)),
+            recent,
+        };
+        self.queue.push_back(Input::Held(held));
+    }
+
+    /// A delivery is dropped before the core.
+    fn lose(&mut self) {
+        let room = self.random.below(self.rooms.len() as u64) as usize;
+        let owned = &mut self.rooms[room];
+        if owned.held && owned.dropped > 0 {
+            let count = std::mem::take(&mut owned.dropped);
+            self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
+        }
+    }
+
+    /// Logic answers something, in any order.
+    fn answer(&mut self) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.asked.len() as u64) as usize;
+        let (id, _, ask) = self.asked.swap_remove(at);
+        let fails = self.publishing && self.random.one_in(25);
+        let answer = match ask {
+            _ if fails => {
+                let codes = [ErrorCode::Unavailable, ErrorCode::Banned, ErrorCode::Unauthenticated, ErrorCode::Muted];
+                Answer::Error(error(codes[self.random.below(4) as usize], "no"))
+            }
+            gate_request::Ask::Authenticate(ask) => Answer::Admitted(cluster::Admitted {
+                uid: format!("u{}", ask.session),
+                subscribe: vec!["room:*".into()],
+                publish: vec!["room:*".into()],
+                expires_at_ms: if self.random.one_in(20) { self.now.unix_ms + 20_000 } else { 0 },
+                ..Default::default()
+            }),
+            gate_request::Ask::Join(_) => Answer::Joined(cluster::Joined {}),
+            gate_request::Ask::Publish(_) => Answer::Published(cluster::Published { id: "1".into() }),
+            gate_request::Ask::Displace(_) => unreachable!("a core displaces nobody"),
+        };
+        self.engine.input(self.now, Input::Reply { id, answer });
+    }
+
+    fn push(&mut self) {
+        let message = client::Message {
+            channel: "all".into(),
+            r#type: "text".into(),
+            payload: Some(client::message::Payload::Text("push".into())),
+            ..Default::default()
+        };
+        let push = Arc::new(Push { message: message.encode_to_vec().into(), raw: bytes::Bytes::new(), operation: 0 });
+        let input = match self.any_wire() {
+            Some(key) if self.random.one_in(2) => Input::Push(vec![key], push),
+            _ => Input::PushAll(push, [0, 50][self.random.below(2) as usize]),
+        };
+        self.engine.input(self.now, input);
+    }
+
+    /// A client goes away, or is cut off.
+    fn leave(&mut self) {
+        if let Some(key) = self.any_wire() {
+            self.cut(key);
+        }
+    }
+
+    fn cut(&mut self, key: Key) {
+        if self.net.wires.remove(&key).is_some_and(|wire| wire.open) {
+            self.engine.closed(self.now, key);
+        }
+    }
+
+    fn command(&mut self) {
+        let Some(key) = self.any_wire() else { return };
+        let room = format!("room:{}", self.random.below(self.rooms.len() as u64));
+        let names = record::Names { names: vec![room] };
+        let act = match self.random.below(4) {
+            0 => Act::Kick(record::Kick { code: ErrorCode::Kicked.into(), reason: "enough".into() }),
+            1 => {
+                self.clients[self.net.wires[&key].client].taken_out = true;
+                Act::Unsubscribe(names)
+            }
+            _ if self.clients[self.net.wires[&key].client].speaks.is_native() => Act::Subscribe(names),
+            _ => return,
+        };
+        self.engine.input(self.now, Input::Command(vec![key], Arc::new(act)));
+    }
+
+    fn round(&mut self) {
+        let next = self.engine.round(self.now, &mut self.net);
+        assert!(next.wake_ms > self.now.mono_ms.saturating_sub(1));
+        for key in std::mem::take(&mut self.net.breaking) {
+            self.cut(key);
+        }
+        while let Some(ask) = self.engine.ask() {
+            match ask {
+                Ask::Gate { id, session, ask } => self.asked.push((id, session, ask)),
+                Ask::Hold { channel, resume } => {
+                    assert_eq!(resume, None);
+                    self.hold(&channel);
+                }
+                Ask::Release { channel } => {
+                    let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
+                    owned.held = false;
+                }
+                Ask::Routes(changes) => {
+                    for change in changes {
+                        let (by, step) = match change {
+                            routes::Change::Put(by, _) => (by, 1),
+                            routes::Change::Remove(by, _) => (by, -1),
+                        };
+                        *self.routes.entry(format!("{by:?}")).or_default() += step;
+                    }
+                }
+                Ask::Counts(_) | Ask::Sessions { .. } => {}
+            }
+        }
+    }
+
+    /// No session is past its limits.
+    fn limits(&self) {
+        let config = &self.config;
+        for session in self.engine.slots.iter().filter_map(|slot| slot.session.as_deref()) {
+            // Beside its own there may be a half-sent frame's rest.
+            let most = config.private_bytes_max as usize + 2 * BATCH_BYTES_MAX;
+            assert!(session.out.bytes() <= most || session.is_closing(), "{} bytes", session.out.bytes());
+            assert!(session.in_flight <= config.requests_in_flight);
+            assert!(session.places.len() + session.joining.len() <= config.rooms_per_session as usize + 3);
+            assert!(session.inbox.len() + session.carry.len() <= 128 * 1024);
+        }
+        for (_, room) in &self.engine.rooms {
+            for lane in room.feeds.iter().flat_map(|feed| &feed.lanes) {
+                assert!(lane.ring.head() - lane.ring.tail() <= u64::from(config.ring_bytes_max) + 65536);
+            }
+        }
+    }
+
+    /// Nothing new; everything that is on its way arrives.
+    fn settle(&mut self) {
+        self.publishing = false;
+        for room in 0..self.rooms.len() {
+            if self.rooms[room].held {
+                let owned = &mut self.rooms[room];
+                let count = std::mem::take(&mut owned.dropped) + std::mem::take(&mut owned.capped);
+                if count > 0 {
+                    self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
+                }
+            }
+        }
+        // 200 turns for what is under way, more only for who reads little at a time and pushes at a pace.
+        for turn in 0..5000 {
+            let done = self.engine.footprint().queued == 0 && self.net.wires.values().all(|wire| wire.down.is_empty());
+            if turn > 200 && done {
+                break;
+            }
+            self.pass(usize::MAX);
+            while !self.asked.is_empty() {
+                self.answer();
+            }
+            self.round();
+            let keys: Vec<_> = self.net.wires.keys().copied().collect();
+            for key in keys {
+                self.flow_up(key, usize::MAX);
+                self.flow_down(key, usize::MAX);
+            }
+            self.wait(20);
+        }
+        let footprint = self.engine.footprint();
+        assert!(self.queue.is_empty() && self.asked.is_empty() && footprint.asked == 0, "{footprint:?}");
+        let engine = &self.engine;
+        assert_eq!(
+            footprint.queued, 0,
+            "left to do: {:?} {:?} {:?} {:?}",
+            engine.ready, engine.readable, engine.schedule, engine.alls
+        );
+    }
+
+    /// What each got, with what there was.
+    fn compare(&self) {
+        let counters = self.engine.counters();
+        for wire in self.net.wires.values().filter(|wire| wire.open) {
+            let client = &self.clients[wire.client];
+            if client.ended.is_some() || !client.admitted {
+                continue;
+            }
+            assert!(client.open.is_empty(), "{:?} without a reply", client.open);
+            assert!(client.sequences.is_empty(), "{:?} without an answer", client.sequences);
+            for (channel, watch) in client.watches.iter().filter(|(_, watch)| watch.live) {
+                let owned = self.rooms.iter().find(|owned| owned.name == *channel).expect("a room of ours");
+                let (log, offset) = (&watch.base.0, watch.base.1);
+                let later = |it: &&Published| {
+                    if it.log == *log {
+                        it.offset > offset
+                    } else {
+                        it.log[3..].parse::<u64>().ok() > log[3..].parse().ok()
+                    }
+                };
+                let numbers: std::collections::BTreeSet<u64> =
+                    owned.all.iter().filter(later).map(|it| it.item.message_number()).collect();
+                assert!(watch.got.is_subset(&numbers), "{channel}: more than there was");
+                let (told, there) = (watch.got.len() as u64 + watch.gaps, numbers.len() as u64);
+                if watch.inexact {
+                    assert!(
+                        told <= there,
+                        "{channel}: {} came, {} were told, {there} there were",
+                        watch.got.len(),
+                        watch.gaps
+                    );
+                } else {
+                    let lost: Vec<_> = numbers.difference(&watch.got).collect();
+                    assert_eq!(told, there, "{channel}: {} told, lost {lost:?}, {watch:?}", watch.gaps);
+                }
+            }
+            // Others are told nothing: where nothing was dropped they have everything since they came.
+            if !client.speaks.is_native() && counters.skipped == 0 && counters.missed == 0 && self.lossless {
+                let room = &self.rooms[client.room as usize];
+                if let Some(first) = client.got.first() {
+                    let since = |it: &&Published| it.item.message_number() >= *first;
+                    for lane in 0..2 {
+                        let there: Vec<_> = room.all.iter().filter(since).filter(|it| it.lane == lane).collect();
+                        let missing: Vec<_> = there
+                            .iter()
+                            .map(|it| it.item.message_number())
+                            .filter(|number| !client.got.contains(number))
+                            .collect();
+                        let in_room = self.engine.rooms.iter().any(|(_, it)| *it.name == *room.name);
+                        assert!(missing.is_empty() || !in_room || client.taken_out, "{missing:?} did not come");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The node goes away: everyone is told, and gone in time.
+    fn drain(&mut self) {
+        self.engine.input(self.now, Input::Drain { within_ms: 5000 });
+        for _ in 0..80 {
+            self.wait(100);
+            self.round();
+            self.flow();
+        }
+        assert!(self.engine.done(), "{:?}", self.engine.footprint());
+        assert!(!self.net.accepting);
+        assert!(self.engine.opened(self.now, 0, SocketAddr::from(([10, 0, 0, 9], 1))).is_none());
+    }
+
+    /// Everyone leaves: all is given back.
+    fn empty(&mut self) {
+        let keys: Vec<_> = self.net.wires.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.cut(key));
+        while !self.asked.is_empty() {
+            self.answer();
+        }
+        for _ in 0..150 {
+            self.pass(usize::MAX);
+            self.round();
+            // Beyond the longest deadline, goim's silence.
+            self.wait(5000);
+        }
+        let mut footprint = self.engine.footprint();
+        footprint.addresses = 0;
+        assert_eq!(footprint, crate::engine::Footprint::default());
+        assert!(self.routes.values().all(|count| *count == 0), "{:?}", self.routes);
+        assert!(self.rooms.iter().all(|owned| !owned.held), "every hold is released");
+    }
+}
+
+trait Numbered {
+    fn message_number(&self) -> u64;
+}
+
+impl Numbered for cluster::Item {
+    fn message_number(&self) -> u64 {
+        client::Message::decode(&self.message[..]).expect("ours").id.parse().expect("ours")
+    }
+}
