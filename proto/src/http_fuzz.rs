@@ -153,7 +153,7 @@ fn head(dice: &mut Dice<'_>) -> Vec<u8> {
         }
     }
     if dice.once_in(32) {
-        line(&format!("X: {}", "x".repeat(usize::from(dice.number()))));
+        line(&format!("X: {}", "x".repeat(usize::from(dice.number() % 9000))));
     }
     let end = dice.byte();
     if end < 240 {

@@ -1,4 +1,15 @@
-//! The wire: the message types of `schema/`, and the sans-IO codecs that turn bytes into frames and back.
+//! The wire: the message types of `schema/`, and the sans-IO codecs that turn bytes into frames and back. No runtime, no
+//! socket, no clock: who owns those feeds the codecs bytes in any split and takes frames that borrow them.
+//!
+//! ```text
+//!   first bytes ─▶ sniff ─▶ proxy (then anew)
+//!                    ├────▶ http ─▶ websocket ─▶ native (binary, JSON)
+//!                    │                  └──────▶ packet ─▶ sniff::auth ─▶ goim | bilibili
+//!                    ├────▶ native (TCP)
+//!                    └────▶ packet (TCP) ─▶ as above
+//! ```
+//!
+//! Each codec's fuzz body lies beside it (`*_fuzz.rs`): tests run it on a few inputs, `fuzz/` on millions.
 #![forbid(unsafe_code)]
 
 /// The packages of `schema/`, nested as their names are, since the generated code refers to its neighbours by them.
