@@ -206,6 +206,34 @@ async fn routes_that_were_lost_are_whole_again() {
 }
 
 #[tokio::test]
+async fn a_session_whose_key_another_takes_is_displaced() {
+    let (node, logic) = ready().await;
+    let mut job = Job::own(node.running.grpc, 10).await;
+    let (_first, hold) = (Client::goim(node.running.clients[0], "k1").await, job.hold().await);
+    job.held(&hold, 1, Vec::new()).await;
+    let key = [By::Key("k1".into())];
+    let sessions = async || node.routes.find(&key).await.unwrap().remove(0);
+    until("the first one's route", async || sessions().await.len() == 1).await;
+    let first = sessions().await[0].session.clone();
+    let _second = Client::goim(node.running.clients[0], "k1").await;
+    let displaced = async || {
+        logic.seen().into_iter().find_map(|ask| match ask {
+            proto::cluster::gate_request::Ask::Displace(displace) => Some(displace),
+            _ => None,
+        })
+    };
+    // The second may be on the other core: that asks for the channel itself.
+    let hold = tokio::time::timeout(std::time::Duration::from_millis(300), job.hold()).await;
+    if let Ok(hold) = hold {
+        job.held(&hold, 1, Vec::new()).await;
+    }
+    until("the displacing", async || displaced().await.is_some()).await;
+    let displace = displaced().await.unwrap();
+    assert_eq!(displace.session, first);
+    assert_eq!(displace.by, sessions().await[0].session);
+}
+
+#[tokio::test]
 async fn viewers_are_told_how_many_they_are() {
     let (node, _logic) = ready().await;
     let mut job = Job::own(node.running.grpc, 10).await;

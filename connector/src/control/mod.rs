@@ -319,12 +319,20 @@ impl Control {
         }
     }
 
-    /// Keeps the gauges that are not worth keeping at every change. Never ends.
+    /// Once a second: ends streams of jobs that take nothing, and sets the gauges that are not worth keeping at every
+    /// change. Never ends.
     async fn measure(&self) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            let (channels, asking) = self.lock().holder.sizes();
+            let state = self.lock();
+            for (outbox, broken) in state.owners.values().filter(|(outbox, _)| outbox.is_stalled()) {
+                tracing::warn!("a job takes nothing from its stream: it is ended");
+                outbox.end(Some(tonic::Status::aborted("nothing was taken from this stream")));
+                broken.cancel();
+            }
+            let (channels, asking) = state.holder.sizes();
+            drop(state);
             self.metrics.channels.set(channels as i64);
             self.metrics.holds.set(asking as i64);
         }

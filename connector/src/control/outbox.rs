@@ -1,5 +1,6 @@
-//! What goes out on a job's stream, in order, and taken only as fast as the stream does. Its length is bounded by what
-//! the cores hold: one hold a channel and core, one acknowledgement a partition.
+//! What goes out on a job's stream, in order, and taken only as fast as the stream does. One acknowledgement a partition
+//! and one hold a channel and core can wait at a time; as channels that come and go would add to that, a stream whose job
+//! takes nothing for [`STALLED_LOOKS`] looks is ended.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,10 @@ use futures::task::AtomicWaker;
 use proto::cluster::{Ack, FromHolder, from_holder};
 use rustc_hash::FxHashMap;
 use tonic::Status;
+
+/// Looks in a row, one a second, at which something waits and nothing was taken since the last one: longer than a job is
+/// ever busy, and short enough that what gathers is small.
+pub(super) const STALLED_LOOKS: u32 = 10;
 
 /// See the module's opening.
 #[derive(Default)]
@@ -25,6 +30,9 @@ struct Inner {
     acks: FxHashMap<u32, Ack>,
     due: VecDeque<u32>,
     end: Option<Option<Status>>,
+    /// Since the last look.
+    taken: u64,
+    stalled: u32,
 }
 
 impl Outbox {
@@ -48,6 +56,14 @@ impl Outbox {
     pub(super) fn end(&self, status: Option<Status>) {
         self.lock().end.get_or_insert(status);
         self.reader.wake();
+    }
+
+    /// A look, once a second: whether the job has stopped taking anything.
+    pub(super) fn is_stalled(&self) -> bool {
+        let mut inner = self.lock();
+        let taken = std::mem::take(&mut inner.taken);
+        inner.stalled = if taken == 0 && !inner.frames.is_empty() { inner.stalled + 1 } else { 0 };
+        inner.stalled >= STALLED_LOOKS
     }
 
     /// The stream.
@@ -78,6 +94,7 @@ impl Outbox {
 impl Inner {
     fn next(&mut self) -> Option<from_holder::Frame> {
         if let Some(frame) = self.frames.pop_front() {
+            self.taken += 1;
             return Some(frame);
         }
         let partition = self.due.pop_front()?;
@@ -110,6 +127,12 @@ mod tests {
             });
         }
         assert_eq!(said, ["done 1", "done 2", "done 3", "ack 3"]);
+        for _ in 0..2 * STALLED_LOOKS {
+            assert!(!outbox.is_stalled(), "nothing waits");
+        }
+        outbox.send(from_holder::Frame::HoldsDone(HoldsDone { partition: 4, epoch: 1 }));
+        let looks = (0..2 * STALLED_LOOKS).take_while(|_| !outbox.is_stalled()).count();
+        assert_eq!(looks as u32, STALLED_LOOKS - 1);
         outbox.end(Some(Status::aborted("so")));
         outbox.end(None);
         assert!(matches!(stream.next().now_or_never(), Some(Some(Err(_)))));

@@ -318,6 +318,19 @@ impl Client {
         Self { stream, bytes: Vec::new(), requests: 0, session: String::new(), pushes: VecDeque::new() }
     }
 
+    /// A goim client that has asked for a key and a room. It says and reads nothing more.
+    pub(crate) async fn goim(address: SocketAddr, key: &str) -> TcpStream {
+        let body = format!(r#"{{"mid":1,"key":"{key}","room_id":"live://1","platform":"web","accepts":[1000]}}"#);
+        let mut packet = Vec::new();
+        let operation = proto::packet::operation::AUTH;
+        let header = proto::packet::header(proto::goim::VERSION, operation, 1, body.len());
+        packet.extend(header);
+        packet.extend(body.bytes());
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&packet).await.unwrap();
+        stream
+    }
+
     pub(crate) async fn ask(&mut self, body: client_frame::Body) {
         self.requests += 1;
         let frame = ClientFrame { request: self.requests, body: Some(body) };
