@@ -15,7 +15,8 @@ use crate::packet::{Packet, in_message};
 /// Where a property does not hold.
 pub fn run(data: &[u8]) {
     let mut dice = Dice::new(data);
-    match dice.byte() % 4 {
+    match dice.byte() % 5 {
+        4 => crate::sniff_fuzz::bodies(&mut dice),
         0 => message(&mut dice),
         1 => replies(&mut dice),
         2 => broken(&mut dice),

@@ -1,14 +1,16 @@
 //! Fuzz body of [`crate::native`]: whatever can be read, in protobuf or JSON, can be written in both and read again as
 //! the same; on TCP in any split.
 
+use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::{ClientFrame, ServerFrame};
+use crate::client::{ClientFrame, ServerFrame, message, publish};
 use crate::fuzz::{Dice, pieces};
 use crate::native::{
-    BadFrame, LENGTH_BYTES, begin_frame, end_frame, from_binary, from_json, message_frame, to_binary, to_json, unpack,
+    BadFrame, LENGTH_BYTES, begin_frame, end_frame, from_binary, from_json, message_frame, payload, payload_bytes,
+    published_bytes, to_binary, to_json, unpack,
 };
 
 const LIMIT: usize = 512;
@@ -19,12 +21,24 @@ const LIMIT: usize = 512;
 /// Where a property does not hold.
 pub fn run(data: &[u8]) {
     let mut dice = Dice::new(data);
-    match dice.byte() % 4 {
+    match dice.byte() % 5 {
+        4 => payloads(dice.rest()),
         0 => tcp(&mut dice),
         1 => both_ways::<ServerFrame>(dice.rest()),
         2 => both_ways::<ClientFrame>(dice.rest()),
         _ => both_ways::<ClientFrame>(json(&mut dice).as_bytes()),
     }
+}
+
+fn payloads(bytes: &[u8]) {
+    let payload = payload(Bytes::copy_from_slice(bytes));
+    assert_eq!(payload_bytes(Some(&payload)), bytes);
+    let published = match payload {
+        message::Payload::Text(text) => publish::Payload::Text(text),
+        message::Payload::Data(data) => publish::Payload::Data(data),
+    };
+    assert_eq!(published_bytes(Some(published)), bytes);
+    assert!(payload_bytes(None).is_empty() && published_bytes(None).is_empty());
 }
 
 fn both_ways<M: Message + Default + Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) {
