@@ -22,7 +22,7 @@ use bus::{Offset, Start};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::channel::{self, Channel};
-use proto::{client, cluster, record};
+use proto::{client, cluster, native, record};
 use rustc_hash::FxHashMap;
 
 use crate::item::Encoded;
@@ -643,11 +643,6 @@ fn item(offset: Offset, ordinal: u64, channel: &str, time_ms: i64, post: record:
 
 /// A post as native clients get it.
 pub(crate) fn message(channel: String, offset: Offset, time_ms: i64, post: record::Post) -> client::Message {
-    use client::message::Payload;
-    let payload = match String::from_utf8(post.payload.into()) {
-        Ok(text) => Payload::Text(text),
-        Err(bytes) => Payload::Data(bytes.into_bytes().into()),
-    };
     client::Message {
         channel,
         id: post.id,
@@ -655,7 +650,7 @@ pub(crate) fn message(channel: String, offset: Offset, time_ms: i64, post: recor
         time_ms,
         sender: post.sender,
         r#type: post.r#type,
-        payload: Some(payload),
+        payload: Some(native::payload(post.payload)),
         style: post.style,
         lane: post.lane,
     }

@@ -1,4 +1,5 @@
 //! A connector without clients: serves `Delivery` as a real one does, holds what it is told to, and keeps what it got.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
