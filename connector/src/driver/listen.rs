@@ -80,3 +80,47 @@ fn socket(address: SocketAddr, shared: bool, options: &SocketOptions) -> io::Res
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn connections_inherit_what_bounds_the_kernel() {
+        let options = SocketOptions { send_buffer_bytes: 40_000, receive_buffer_bytes: 50_000, not_sent_bytes: 12_345 };
+        let bound = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, &options).unwrap();
+        let _client = TcpStream::connect(bound.addresses[0]).unwrap();
+        let begun = Instant::now();
+        let accepted = loop {
+            match bound.cores[0][0].accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => {
+                    assert!(error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < Duration::from_secs(30));
+                    std::thread::yield_now();
+                }
+            }
+        };
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap());
+        // The kernel doubles both (socket(7)).
+        assert_eq!(socket.send_buffer_size().unwrap(), 80_000);
+        assert_eq!(socket.recv_buffer_size().unwrap(), 100_000);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 12_345);
+    }
+
+    #[test]
+    fn every_core_listens_on_every_address() {
+        let addresses = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
+        let bound = Listeners::bind(&addresses, 3, &SocketOptions::default()).unwrap();
+        assert_eq!(bound.cores.len(), 3);
+        for core in &bound.cores {
+            let listening: Vec<_> = core.iter().map(|listener| listener.local_addr().unwrap()).collect();
+            assert_eq!(listening, bound.addresses);
+        }
+    }
+}

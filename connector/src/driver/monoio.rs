@@ -92,6 +92,7 @@ pub(super) fn spawn<M: Machine>(
                 inputs,
                 asks: setup.asks,
                 refused: None,
+                news: Vec::new(),
                 readable: VecDeque::new(),
                 accept_at_ms: 0,
                 accept_failed: false,
@@ -123,6 +124,8 @@ struct Loop<M: Machine> {
     asks: Asks<M::Ask>,
     /// An ask that was given back.
     refused: Option<M::Ask>,
+    /// Empty between turns: its room is used again.
+    news: Vec<Event>,
     /// Connections that have something to read, or may.
     readable: VecDeque<super::Key>,
     accept_at_ms: u64,
@@ -178,7 +181,9 @@ impl<M: Machine> Loop<M> {
     }
 
     fn sort_events(&mut self, now: Now) {
-        for event in self.table.events.take() {
+        let mut news = std::mem::take(&mut self.news);
+        self.table.events.swap(&mut news);
+        for event in news.drain(..) {
             match event {
                 Event::Read(key) => self.readable.push_back(key),
                 Event::Write(key) => {
@@ -189,6 +194,7 @@ impl<M: Machine> Loop<M> {
                 Event::Accept(index) => self.listeners[index].ready = true,
             }
         }
+        self.news = news;
     }
 
     fn read(&mut self, now: Now) {

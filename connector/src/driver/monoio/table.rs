@@ -47,8 +47,9 @@ impl Events {
         Waker::from(Arc::new(Signal { event, events: self.clone() }))
     }
 
-    pub(super) fn take(&self) -> Vec<Event> {
-        std::mem::take(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Changes what has come for `empty`, so that both keep their room.
+    pub(super) fn swap(&self, empty: &mut Vec<Event>) {
+        std::mem::swap(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner), empty);
     }
 }
 
