@@ -56,10 +56,10 @@ start() {
         at=${port:-$(random_port)}
         rm -f "$folder/log" "$folder/pid"
         redis-server --bind 127.0.0.1 --port "$at" --dir "$folder" --pidfile "$folder/pid" --logfile "$folder/log" \
-            --daemonize yes "${settings[@]}" "$@" >/dev/null
+            --daemonize yes "${settings[@]}" "$@" >/dev/null || true
         for ((wait = 0; wait < answer_tries; wait++)); do
             # Another's server on this port answers too: it must be the process of the pid file.
-            pid=$(redis-cli -h 127.0.0.1 -p "$at" info server 2>/dev/null | tr -d '\r' | sed -n 's/^process_id://p')
+            pid=$(redis-cli -h 127.0.0.1 -p "$at" info server 2>/dev/null | tr -d '\r' | sed -n 's/^process_id://p') || true
             if [ -n "$pid" ] && [ "$pid" = "$(cat "$folder/pid" 2>/dev/null)" ]; then
                 echo "$at" >"$folder/port"
                 return
@@ -121,12 +121,12 @@ down() {
     for folder in "$1"/[0-9]*; do
         if running "$folder"; then
             pid=$(cat "$folder/pid")
-            kill "$pid"
+            kill "$pid" || true
             for ((wait = 0; wait < answer_tries; wait++)); do
                 running "$folder" || break
                 sleep 0.1
             done
-            running "$folder" && kill -9 "$pid"
+            ! running "$folder" || kill -9 "$pid"
         fi
         rm -f "$folder"/{pid,port,log,nodes.conf}
     done

@@ -146,10 +146,14 @@ async fn serve(role: Role, loaded: Loaded) -> anyhow::Result<()> {
         addresses.push(("connector-grpc", connector.grpc.to_string()));
         let readiness = connector.readiness();
         ready.push(("connector", Box::new(move || Box::pin(std::future::ready(readiness())))));
-        running.push(("connector", stops.connector.clone(), Box::pin(async move {
+        running.push((
+            "connector",
+            stops.connector.clone(),
+            Box::pin(async move {
                 connector.join().await;
                 Ok(())
-            })));
+            }),
+        ));
     }
     let admin = admin::start(&settings.admin_listen(role), registry, ready, stops.stores.clone()).await?;
     addresses.push(("admin", format!("http://{admin}/")));
@@ -169,7 +173,8 @@ async fn serve(role: Role, loaded: Loaded) -> anyhow::Result<()> {
     running.reverse();
     for (name, stop, joined) in running {
         stop.cancel();
-        let within = if name == "connector" { Duration::from_secs(settings.connector.drain_s.into()) + END } else { END };
+        let within =
+            if name == "connector" { Duration::from_secs(settings.connector.drain_s.into()) + END } else { END };
         tokio::select! {
             joined = tokio::time::timeout(within, joined) => match joined {
                 Ok(Ok(())) => {}

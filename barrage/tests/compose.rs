@@ -22,7 +22,8 @@ fn yaml(text: &str) -> BTreeMap<String, String> {
         let value = value.trim();
         if !value.is_empty() {
             let dotted: Vec<&str> = path.iter().map(|(_, key)| *key).collect();
-            let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+            let quoted_by = |quote| value.strip_prefix(quote).and_then(|value: &str| value.strip_suffix(quote));
+            let unquoted = quoted_by('"').or_else(|| quoted_by('\''));
             assert_eq!(values.insert(dotted.join("."), unquoted.unwrap_or(value).to_owned()), None, "{dotted:?} twice");
         }
     }
@@ -139,6 +140,45 @@ fn the_containers_configuration_is_developments_but_for_addresses() {
 /// Whether the shipped configuration has the section.
 fn shipped_has(section: &str) -> bool {
     read("config/barrage.toml").lines().any(|line| line == format!("[{section}]"))
+}
+
+/// Each service's environment in compose.yaml, with what `.env` would give.
+fn environment(compose: &BTreeMap<String, String>, service: &str) -> Vec<(String, String)> {
+    let prefix = format!("services.{service}.environment.");
+    let secrets = [("BARRAGE_SECRET", "s".repeat(64)), ("BARRAGE_API_KEY", "k".repeat(64))];
+    let own = compose.iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value)));
+    own.map(|(name, value)| {
+        let mut value = value.clone();
+        for (secret, text) in &secrets {
+            value = value.replace(&format!("${{{secret}:?see the top of compose.yaml}}"), text);
+        }
+        assert!(!value.contains('$'), "{name}: {value}");
+        (name.to_owned(), value)
+    })
+    .collect()
+}
+
+#[test]
+fn each_service_starts_on_its_configuration() {
+    let compose = yaml(&read("compose.yaml"));
+    for role in ["connector", "logic", "job"] {
+        assert_eq!(list(&compose[&format!("services.{role}.command")]), [role]);
+        let mut environment = environment(&compose, role);
+        let file = environment.iter_mut().find(|(name, _)| name == "BARRAGE_CONFIG").expect("it names its file");
+        let mounted = format!("./config/compose.toml:{}:ro", file.1);
+        assert_eq!(list(&compose[&format!("services.{role}.volumes")]), [mounted]);
+        file.1 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/compose.toml").display().to_string();
+        let check = |environment: &[(String, String)]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_barrage"));
+            command.args(["config", "check", "--role", role]).envs(environment.iter().cloned());
+            command.output().expect("the binary is built")
+        };
+        let output = check(&environment);
+        assert!(output.status.success(), "{role}: {}", String::from_utf8_lossy(&output.stderr));
+        // Not because nothing is looked at.
+        environment.retain(|(name, _)| name != "BARRAGE_CLUSTER__SECRET");
+        assert!(!check(&environment).status.success(), "{role} starts without a secret");
+    }
 }
 
 #[test]

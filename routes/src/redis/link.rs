@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::cluster::{ClusterClientBuilder, ClusterConfig};
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::{Client, FromRedisValue, RedisResult, ScriptInvocation};
+use ::redis::{Client, FromRedisValue, IntoConnectionInfo as _, RedisResult, ScriptInvocation};
 use proto::config::Invalid;
 
 use crate::{Config, Unavailable};
@@ -28,20 +28,30 @@ pub(super) enum Link {
 
 impl Link {
     pub(super) fn open(config: &Config) -> Result<Self, Invalid> {
-        let refused = |_| Invalid {
-            key: "routes.urls",
-            value: "(not shown: may hold a password)".into(),
-            want: "redis://[user:password@]host:port[/db]",
-        };
+        let refused = |_| Invalid { key: "routes.urls", value: "(not shown)".into(), want: "redis://host:port[/db]" };
+        let (username, password) = (config.username.as_str(), config.password.reveal());
         if config.cluster {
-            let client = ClusterClientBuilder::new(config.urls.iter().map(String::as_str))
-                .retries(RETRIES as u32)
-                .build()
-                .map_err(refused)?;
+            let mut client = ClusterClientBuilder::new(config.urls.iter().map(String::as_str)).retries(RETRIES as u32);
+            if !username.is_empty() {
+                client = client.username(username);
+            }
+            if !password.is_empty() {
+                client = client.password(password);
+            }
+            let client = client.build().map_err(refused)?;
             let limits = ClusterConfig::new().set_connection_timeout(CONNECT).set_response_timeout(ANSWER);
             return Ok(Self::Cluster(client.get_pending_async_connection_with_config(limits)));
         }
-        let client = Client::open(config.urls.first().map_or("", String::as_str)).map_err(refused)?;
+        let url = config.urls.first().map_or("", String::as_str);
+        let info = url.into_connection_info().map_err(refused)?;
+        let mut user = info.redis_settings().clone();
+        if !username.is_empty() {
+            user = user.set_username(username);
+        }
+        if !password.is_empty() {
+            user = user.set_password(password);
+        }
+        let client = Client::open(info.set_redis_settings(user)).map_err(refused)?;
         let limits = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(ANSWER))

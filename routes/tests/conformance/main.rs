@@ -11,6 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proto::config::Secret;
 use routes::{By, Change, Config, Kind, Lease, Memory, Redis, Role, Routes, SessionRoute, Times};
 use server::Servers;
 
@@ -66,8 +67,14 @@ async fn memory_conforms() {
 }
 
 fn config(servers: &Servers, prefix: &str) -> Config {
-    let prefix = prefix.chars().take(32).collect();
-    Config { kind: Kind::Redis, urls: servers.urls.clone(), cluster: servers.urls.len() > 1, prefix }
+    Config {
+        kind: Kind::Redis,
+        urls: servers.urls.clone(),
+        username: String::new(),
+        password: Secret::new(""),
+        cluster: servers.urls.len() > 1,
+        prefix: prefix.chars().take(32).collect(),
+    }
 }
 
 fn times(lease: Duration) -> Times {
@@ -94,6 +101,7 @@ async fn redis_conforms(options: &[&str]) {
     rows_outlive_their_time_while_their_node_lives(&servers).await;
     a_wiped_redis_is_whole_within_a_lease(&servers).await;
     a_half_wiped_redis_is_whole_within_a_lease(&servers).await;
+    a_password_is_given(&servers).await;
 }
 
 #[tokio::test]
@@ -383,6 +391,26 @@ impl Node {
             && other.counts(&channels).await.unwrap() == counts
             && other.top("room:", 1).await.unwrap() == [("room:200".to_owned(), 200)]
             && other.nodes().await.unwrap() == std::slice::from_ref(&self.lease)
+    }
+}
+
+/// The last case: afterwards the servers want it of everyone.
+async fn a_password_is_given(servers: &Servers) {
+    println!("  a_password_is_given");
+    for mut connection in servers.connections().await {
+        let set =
+            redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("opensesame").query_async(&mut connection).await;
+        let () = set.unwrap();
+    }
+    for (password, right) in [("opensesame", true), ("", false), ("wrong", false)] {
+        let config = Config { password: Secret::new(password), ..config(servers, "password") };
+        let routes = routes::open(&config).unwrap();
+        let ready = routes.ready().await;
+        assert_eq!(ready.is_ok(), right, "{password:?}: {ready:?}");
+        assert!(!format!("{config:?} {ready:?}").contains("opensesame"));
+        if right {
+            routes.renew(&lease("n1", "aaa")).await.unwrap();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use proto::config::Secret;
 use routes::{By, Change, Config, Kind, Lease, Redis, Role, Routes, SessionRoute};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,7 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::server::Servers;
 
 fn open(url: &str) -> Redis {
-    let config = Config { kind: Kind::Redis, urls: vec![url.into()], cluster: false, prefix: "test".into() };
+    let config = Config {
+        kind: Kind::Redis,
+        urls: vec![url.into()],
+        username: String::new(),
+        password: Secret::new(""),
+        cluster: false,
+        prefix: "test".into(),
+    };
     config.check().unwrap();
     Redis::open(&config).unwrap()
 }

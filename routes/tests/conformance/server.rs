@@ -76,5 +76,11 @@ fn script(command: &str, dir: &Path, options: &[&str]) -> std::process::Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/redis.sh");
     // However this process ends, the servers end with it.
     let with = std::process::id().to_string();
-    Command::new(script).arg(command).arg(dir).args(options).env("REDIS_WITH", with).output().expect("scripts/redis.sh can be run")
+    Command::new(script)
+        .arg(command)
+        .arg(dir)
+        .args(options)
+        .env("REDIS_WITH", with)
+        .output()
+        .expect("scripts/redis.sh can be run")
 }
