@@ -155,3 +155,61 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Shipped {
+        bus: Config,
+    }
+
+    fn shipped() -> Config {
+        toml::from_str::<Shipped>(include_str!("../../config/barrage.toml")).unwrap().bus
+    }
+
+    #[test]
+    fn the_shipped_values_work_with_either_log() {
+        let mut config = shipped();
+        assert_eq!(config.check(), Ok(()));
+        config.kind = Kind::Kafka;
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.partitions, 64);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_key() {
+        type Spoil = fn(&mut Config);
+        let bad: [(&str, Spoil); 9] = [
+            ("bus.partitions", |config| config.partitions = 0),
+            ("bus.retention_s", |config| config.retention_s = 1),
+            ("bus.watched_groups", |config| config.watched_groups = vec!["a b".into()]),
+            ("bus.kafka.brokers", |config| config.kafka.brokers = vec!["kafka".into()]),
+            ("bus.kafka.topic_prefix", |config| config.kafka.topic_prefix = "a/".into()),
+            ("bus.kafka.replication", |config| config.kafka.replication = 2),
+            ("bus.kafka.min_in_sync", |config| config.kafka.min_in_sync = 1),
+            ("bus.kafka.session_timeout_ms", |config| config.kafka.session_timeout_ms = 10),
+            ("bus.kafka.delivery_timeout_ms", |config| config.kafka.delivery_timeout_ms = 0),
+        ];
+        for (key, spoil) in bad {
+            let mut config = shipped();
+            config.kind = Kind::Kafka;
+            spoil(&mut config);
+            assert_eq!(config.check().unwrap_err().key, key);
+        }
+        let mut config = shipped();
+        config.embedded.retention_bytes = 1;
+        assert_eq!(config.check().unwrap_err().key, "bus.embedded.retention_bytes");
+        // A single broker will do for development.
+        (config.kind, config.kafka.development) = (Kind::Kafka, true);
+        (config.kafka.replication, config.kafka.min_in_sync) = (1, 1);
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let spoilt = include_str!("../../config/barrage.toml").replace("accept_new_log", "accept_any_log");
+        assert!(toml::from_str::<Shipped>(&spoilt).is_err_and(|error| error.to_string().contains("accept_any_log")));
+    }
+}

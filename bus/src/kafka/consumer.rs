@@ -32,6 +32,9 @@ use tokio::time::Instant;
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// Most records that are taken off librdkafka's queue at a time: as many as the embedded bus gives.
 const TAKE_MAX: usize = 512;
+/// How often a place that was skipped over is fetched from again: then there is nothing, as where another program's
+/// transactions left their marks.
+const SKIPS_MAX: u32 = 3;
 /// How long a member may go without [`Consumer::next`] before the group goes on without it, milliseconds.
 const POLL_MS_MAX: u32 = 30_000;
 
@@ -56,8 +59,9 @@ impl ConsumerContext for Context {
         let partitions = list.elements().iter().map(|element| element.partition() as u32).collect::<Vec<_>>();
         let assigned = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let result = if assigned {
-            // From the end, and paused: nothing is fetched before `start` says from where.
-            list.set_all_offsets(Place::End)
+            // Paused: nothing is fetched before `start` says from where. Not `End`, which librdkafka asks the broker for:
+            // its answer was seen to move a partition that had been started since.
+            list.set_all_offsets(Place::Offset(0))
                 .and_then(|()| consumer.incremental_assign(list))
                 .and_then(|()| consumer.pause(list))
         } else {
@@ -125,12 +129,26 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
 fn resolve(cluster: &Cluster, topic: Topic, starts: &[(u32, Start)]) -> Result<Vec<i64>, Error> {
     let name = cluster.name(topic);
     let partitions: Vec<u32> = starts.iter().map(|start| start.0).collect();
+    let times: Vec<(u32, i64)> = starts
+        .iter()
+        .filter_map(|&(partition, start)| match start {
+            Start::Since(time_ms) => Some((partition, time_ms)),
+            _ => None,
+        })
+        .collect();
+    // Before the times: what comes between the two questions is after `next`, and so not skipped.
     let edges = cluster.asker.edges(&name, &partitions)?;
+    let mut since = cluster.asker.since(&name, &times)?.into_iter();
     let mut offsets = Vec::with_capacity(starts.len());
     for (&(partition, start), &(first, next)) in starts.iter().zip(&edges) {
         offsets.push(match start {
+            Start::At(offset) if offset as i64 - 1 > next => {
+                return Err(Error::Refused(format!(
+                    "partition {partition} of {name} ends before offset {offset}: the log was cut"
+                )));
+            }
             Start::At(offset) => (offset as i64 - 1).max(first),
-            Start::Since(time_ms) => cluster.asker.since(&name, &[partition], time_ms)?[0].unwrap_or(next),
+            Start::Since(_) => since.next().flatten().unwrap_or(next).max(first),
             Start::End => next,
         });
     }
@@ -178,8 +196,29 @@ struct Owned {
     /// Kafka's next offset; `None` before it is started.
     next: Option<i64>,
     paused: bool,
+    /// A place that was skipped over, and how often it was fetched from again.
+    skipped: (i64, u32),
     /// What this member committed last.
     committed: Option<Offset>,
+}
+
+impl Owned {
+    /// Whether what comes after `next` may be told without it; else it is fetched from there again.
+    fn may_skip(&mut self, next: i64) -> bool {
+        if self.from.is_some() {
+            return false;
+        }
+        if self.skipped.0 != next {
+            self.skipped = (next, 0);
+        }
+        self.skipped.1 += 1;
+        if self.skipped.1 > SKIPS_MAX {
+            return true;
+        }
+        self.from = Some(Start::At(next as Offset + 1));
+        self.starts += 1;
+        false
+    }
 }
 
 /// Where a start is.
@@ -270,8 +309,15 @@ impl Member {
     fn note(&mut self, message: &BorrowedMessage<'_>) {
         let partition = message.partition() as u32;
         let Some(owned) = self.owned.get_mut(&partition) else { return };
-        // Another one is from before the last start.
-        if owned.next.is_none_or(|next| message.offset() < next) {
+        let Some(next) = owned.next else { return };
+        if message.offset() < next {
+            // From before the last start.
+            return;
+        }
+        if message.offset() > next && !owned.may_skip(next) {
+            // There is nothing in the log that we could have skipped but what the retention took, and librdkafka tells
+            // that as an error. It lost its place, then, or this one is from before the last start.
+            tracing::warn!(partition, next, got = message.offset(), "kafka skipped records: they are fetched again");
             return;
         }
         owned.next = Some(message.offset() + 1);
@@ -317,19 +363,26 @@ impl Member {
             // Lost, or started again, meanwhile.
             let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.starts == starts) else { continue };
             owned.from = None;
+            // Searched again, not started: it has read on meanwhile, and what it read is still to be told.
+            let offset = owned.next.map_or(offset, |next| next.max(offset));
             owned.next = Some(offset);
             from.add_partition_offset(&self.name, partition as i32, Place::Offset(offset)).map_err(unavailable)?;
             if owned.paused { &mut paused } else { &mut going }.push(partition);
-            self.read.retain(|read| read.0 != partition);
         }
         if from.count() == 0 {
             return Ok(());
         }
         // Not seek, which fails in the states before the first fetch and after one out of range. What was fetched
         // before is of an older version and is not told.
-        client.incremental_unassign(&from).and_then(|()| client.incremental_assign(&from)).map_err(unavailable)?;
-        client.resume(&list(&self.name, going)).map_err(unavailable)?;
-        client.pause(&list(&self.name, paused)).map_err(unavailable)
+        let result = client
+            .incremental_unassign(&from)
+            .and_then(|()| client.incremental_assign(&from))
+            .and_then(|()| client.resume(&list(&self.name, going)))
+            .and_then(|()| client.pause(&list(&self.name, paused)));
+        if result.is_err() {
+            self.search_again();
+        }
+        result.map_err(unavailable)
     }
 
     fn commit_list(&mut self) -> Option<TopicPartitionList> {
@@ -351,7 +404,8 @@ impl Member {
 
 /// Refuses checkpoints that do not fit the log. Blocking.
 fn check(cluster: &Cluster, topic: Topic, group: &str) -> Result<(), Error> {
-    let left = topic::checkpoints(&cluster.config, topic, group)?;
+    let outsider = topic::Outsider::new(&cluster.config, topic, group)?;
+    let left = outsider.checkpoints()?;
     if left.is_empty() {
         return Ok(());
     }
@@ -368,7 +422,7 @@ fn check(cluster: &Cluster, topic: Topic, group: &str) -> Result<(), Error> {
             wrong.push(*partition);
         }
     }
-    if wrong.is_empty() { Ok(()) } else { topic::forget(&cluster.config, topic, group, cluster.log(topic), &wrong) }
+    if wrong.is_empty() { Ok(()) } else { outsider.forget(cluster.log(topic), &wrong) }
 }
 
 #[async_trait]

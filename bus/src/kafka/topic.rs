@@ -17,7 +17,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as Place;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -222,64 +222,140 @@ impl Asker {
 
     /// First kept offset and next offset of each of `partitions`.
     pub(super) fn edges(&self, topic: &str, partitions: &[u32]) -> Result<Vec<(i64, i64)>, Error> {
-        let first = self.at(topic, partitions, |_| Place::Beginning)?;
-        let next = self.at(topic, partitions, |_| Place::End)?;
+        let first = self.at(topic, partitions.iter().map(|&partition| (partition, Place::Beginning)))?;
+        let next = self.at(topic, partitions.iter().map(|&partition| (partition, Place::End)))?;
         Ok(first.into_iter().zip(next).map(|(first, next)| (first.unwrap_or(0), next.unwrap_or(0))).collect())
     }
 
-    /// Offset of the first record at or after `time_ms` in each of `partitions`; `None` where there is none.
-    pub(super) fn since(&self, topic: &str, partitions: &[u32], time_ms: i64) -> Result<Vec<Option<i64>>, Error> {
-        self.at(topic, partitions, |_| Place::Offset(time_ms.max(0)))
+    /// Offset of the first record at or after each time, milliseconds since 1970; `None` where there is none.
+    pub(super) fn since(&self, topic: &str, times: &[(u32, i64)]) -> Result<Vec<Option<i64>>, Error> {
+        self.at(topic, times.iter().map(|&(partition, time_ms)| (partition, Place::Offset(time_ms.max(0)))))
     }
 
     /// Asks for offsets by time, which `Place::Beginning` and `Place::End` are to Kafka, too (ListOffsets).
-    fn at(&self, topic: &str, partitions: &[u32], time: impl Fn(u32) -> Place) -> Result<Vec<Option<i64>>, Error> {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for &partition in partitions {
-            list.add_partition_offset(topic, partition as i32, time(partition)).map_err(unavailable)?;
+    fn at(&self, topic: &str, times: impl Iterator<Item = (u32, Place)> + Clone) -> Result<Vec<Option<i64>>, Error> {
+        let mut list = TopicPartitionList::new();
+        for (partition, time) in times.clone() {
+            list.add_partition_offset(topic, partition as i32, time).map_err(unavailable)?;
         }
-        let found = self.consumer.offsets_for_times(list, ASK).map_err(unavailable)?;
-        let mut offsets = Vec::with_capacity(partitions.len());
-        for &partition in partitions {
-            let element = found
-                .find_partition(topic, partition as i32)
-                .ok_or_else(|| unavailable(format!("no answer for partition {partition}")))?;
-            element.error().map_err(unavailable)?;
-            offsets.push(match element.offset() {
-                Place::Offset(offset) => Some(offset),
-                _ => None,
-            });
+        if list.count() == 0 {
+            return Ok(Vec::new());
         }
-        Ok(offsets)
+        let until = Instant::now() + ASK;
+        loop {
+            self.serve();
+            match self.answered(topic, list.clone()) {
+                // What librdkafka knows of the leaders is old: it learns by asking.
+                Err(KafkaError::MetadataFetch(code) | KafkaError::OffsetFetch(code))
+                    if is_passing(code) && Instant::now() < until =>
+                {
+                    let _ = self.consumer.fetch_metadata(Some(topic), ASK);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                found => {
+                    let found = found.map_err(unavailable)?;
+                    return times
+                        .map(|(partition, _)| match found.find_partition(topic, partition as i32) {
+                            Some(element) => Ok(match element.offset() {
+                                Place::Offset(offset) => Some(offset),
+                                _ => None,
+                            }),
+                            None => Err(unavailable(format!("no answer for partition {partition}"))),
+                        })
+                        .collect();
+                }
+            }
+        }
     }
 
-    fn reachable(&self) -> Result<(), Error> {
-        self.consumer.client().fetch_metadata(None, ASK).map(drop).map_err(unavailable)
+    fn answered(&self, topic: &str, list: TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+        let found = self.consumer.offsets_for_times(list, ASK)?;
+        found.elements_for_topic(topic).iter().try_for_each(|element| element.error())?;
+        Ok(found)
+    }
+
+    /// Whether every partition of `topic` has a leader.
+    fn has_leaders(&self, topic: &str) -> Result<(), Error> {
+        self.serve();
+        let metadata = self.consumer.fetch_metadata(Some(topic), ASK).map_err(unavailable)?;
+        let partitions = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
+        match partitions.iter().find(|partition| partition.leader() < 0) {
+            Some(partition) => Err(unavailable(format!("partition {} of {topic} has no leader", partition.id()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what librdkafka has to tell, which it would keep for ever.
+    fn serve(&self) {
+        while self.consumer.poll(Duration::ZERO).is_some() {}
     }
 }
 
-/// What a group left in Kafka: of each partition its log ID and the last offset that is done (ours, so that it is
-/// Kafka's next one), where there is anything.
-pub(super) fn checkpoints(
-    config: &Config,
+/// Whether a leader moved or a broker went, so that the same question is answered a moment later.
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::FencedLeaderEpoch
+            | RDKafkaErrorCode::UnknownLeaderEpoch
+            | RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::OffsetNotAvailable
+            | RDKafkaErrorCode::ReplicaNotAvailable
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::NotCoordinator
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::CoordinatorLoadInProgress
+    )
+}
+
+/// A client that knows a group's name and is no member.
+pub(super) struct Outsider {
+    config: Config,
     topic: Topic,
-    group: &str,
-) -> Result<Vec<(u32, String, crate::Offset)>, Error> {
-    let name = name(&config.kafka, topic);
-    let consumer = outsider(config, topic, group)?;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions(config, topic) {
-        list.add_partition(&name, partition as i32);
+    group: String,
+    consumer: BaseConsumer<Telling>,
+}
+
+impl Outsider {
+    pub(super) fn new(config: &Config, topic: Topic, group: &str) -> Result<Self, Error> {
+        let consumer = client(&config.kafka)
+            .set("group.id", group_name(&config.kafka, topic, group))
+            .set("enable.auto.commit", "false")
+            .create_with_context(Telling)
+            .map_err(unavailable)?;
+        Ok(Self { config: config.clone(), topic, group: group.to_owned(), consumer })
     }
-    let committed = committed(&consumer, list)?;
-    let mut found = Vec::new();
-    for element in committed.elements() {
-        element.error().map_err(unavailable)?;
-        if let Place::Offset(offset) = element.offset() {
-            found.push((element.partition() as u32, element.metadata().to_owned(), offset as crate::Offset));
+
+    /// What the group left in Kafka: of each partition its log ID and the last offset that is done (ours, so that it is
+    /// Kafka's next one), where there is anything. Blocking.
+    pub(super) fn checkpoints(&self) -> Result<Vec<(u32, String, crate::Offset)>, Error> {
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        let name = name(&self.config.kafka, self.topic);
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions(&self.config, self.topic) {
+            list.add_partition(&name, partition as i32);
         }
+        let mut found = Vec::new();
+        for element in committed(&self.consumer, list)?.elements() {
+            element.error().map_err(unavailable)?;
+            if let Place::Offset(offset) = element.offset() {
+                found.push((element.partition() as u32, element.metadata().to_owned(), offset as crate::Offset));
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
+
+    /// Replaces the checkpoints of a group that has no members. Blocking.
+    pub(super) fn forget(&self, log: &str, partitions: &[u32]) -> Result<(), Error> {
+        let name = name(&self.config.kafka, self.topic);
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            let mut element = list.add_partition(&name, partition as i32);
+            element.set_offset(Place::Offset(0)).map_err(unavailable)?;
+            element.set_metadata(log);
+        }
+        self.consumer.commit(&list, CommitMode::Sync).map_err(unavailable)
+    }
 }
 
 /// What is committed of the partitions in `list`; asks again while the group has no coordinator, as it is after the first
@@ -291,64 +367,48 @@ pub(super) fn committed<C: ConsumerContext>(
     let until = Instant::now() + ASK;
     loop {
         match consumer.committed_offsets(list.clone(), ASK) {
-            Err(KafkaError::MetadataFetch(
-                RDKafkaErrorCode::NotCoordinator
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::CoordinatorLoadInProgress,
-            )) if Instant::now() < until => std::thread::sleep(Duration::from_millis(100)),
+            Err(KafkaError::MetadataFetch(code)) if is_passing(code) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
             committed => return committed.map_err(unavailable),
         }
     }
 }
 
-/// Replaces the checkpoints of a group that has no members.
-pub(super) fn forget(config: &Config, topic: Topic, group: &str, log: &str, partitions: &[u32]) -> Result<(), Error> {
-    let mut list = TopicPartitionList::new();
-    for &partition in partitions {
-        let name = name(&config.kafka, topic);
-        let mut element = list.add_partition(&name, partition as i32);
-        element.set_offset(Place::Offset(0)).map_err(unavailable)?;
-        element.set_metadata(log);
-    }
-    outsider(config, topic, group)?.commit(&list, CommitMode::Sync).map_err(unavailable)
-}
-
-/// A client that knows a group's name and is no member.
-fn outsider(config: &Config, topic: Topic, group: &str) -> Result<BaseConsumer<Telling>, Error> {
-    client(&config.kafka)
-        .set("group.id", group_name(&config.kafka, topic, group))
-        .set("enable.auto.commit", "false")
-        .create_with_context(Telling)
-        .map_err(unavailable)
-}
-
 /// Asks again and again whether the brokers answer, the topics are still the same, and the watched groups keep up.
 pub(super) async fn watch(cluster: Arc<Cluster>) {
     let config = &cluster.config;
+    let mut outsiders = Vec::new();
+    for topic in [Topic::Rooms, Topic::Pushes] {
+        outsiders.extend(config.watched_groups.iter().map(|group| Outsider::new(config, topic, group)));
+    }
+    let outsiders: Result<Vec<_>, _> = outsiders.into_iter().collect();
     let admin: Result<AdminClient<DefaultClientContext>, _> = client(&config.kafka).create();
-    let Ok(admin) = admin else { return };
+    let (Ok(outsiders), Ok(admin)) = (outsiders, admin) else {
+        // Not for want of brokers: it is what `open` did a moment ago.
+        tracing::error!("kafka cannot be watched");
+        return;
+    };
+    let outsiders = Arc::new(outsiders);
     let options = AdminOptions::new().request_timeout(Some(ASK));
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
-        let asked = cluster.clone();
-        let mut fault = blocking(move || asked.asker.reachable()).await.err().map(|error| error.to_string());
-        if fault.is_none() {
-            for topic in Topic::ALL {
-                match describe(&admin, &options, &cluster.name(topic)).await {
-                    Ok(settings) if log_id(&settings).as_deref() == Some(cluster.log(topic)) => {}
-                    Ok(_) => {
-                        let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
-                        tracing::error!(why);
-                        cluster.refused.send_replace(Some(why));
-                        return;
-                    }
-                    Err(error) => fault = Some(error.to_string()),
+        let mut fault = None;
+        for topic in Topic::ALL {
+            match describe(&admin, &options, &cluster.name(topic)).await {
+                Ok(settings) if log_id(&settings).as_deref() == Some(cluster.log(topic)) => {}
+                Ok(_) => {
+                    let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
+                    tracing::error!(why);
+                    cluster.refused.send_replace(Some(why));
+                    return;
                 }
+                Err(error) => fault = Some(error.to_string()),
             }
         }
         if fault.is_none() {
-            let asked = cluster.clone();
-            fault = match blocking(move || lag(&asked)).await {
+            let asked = (cluster.clone(), outsiders.clone());
+            fault = match blocking(move || lag(&asked.0, &asked.1)).await {
                 Ok(lag) => lag,
                 Err(error) => Some(error.to_string()),
             };
@@ -364,28 +424,28 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
     }
 }
 
-/// Which watched group has not read what the retention takes soon. Blocking.
-fn lag(cluster: &Cluster) -> Result<Option<String>, Error> {
+/// Which partition has no leader, or which watched group has not read what the retention takes soon. Blocking.
+fn lag(cluster: &Cluster, outsiders: &[Outsider]) -> Result<Option<String>, Error> {
+    for topic in Topic::ALL {
+        cluster.asker.has_leaders(&cluster.name(topic))?;
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-    for topic in [Topic::Rooms, Topic::Pushes] {
-        let name = cluster.name(topic);
-        let old = now - (retention_s(&cluster.config, topic) as f64 * 1000.0 * LAG_OF_RETENTION) as i64;
-        for group in &cluster.config.watched_groups {
-            let left = checkpoints(&cluster.config, topic, group)?;
-            let mine: Vec<_> = left.into_iter().filter(|left| left.1 == cluster.log(topic)).collect();
-            let partitions: Vec<u32> = mine.iter().map(|left| left.0).collect();
-            if partitions.is_empty() {
-                continue;
-            }
-            let young = cluster.asker.since(&name, &partitions, old)?;
-            let edges = cluster.asker.edges(&name, &partitions)?;
-            for (((partition, _, done), young), (_, next)) in mine.iter().zip(young).zip(edges) {
-                if (*done as i64) < young.unwrap_or(next) {
-                    return Ok(Some(format!(
-                        "group {group} has records in partition {partition} of {name} to read that are older than \
-                         {LAG_OF_RETENTION} of bus.retention_s"
-                    )));
-                }
+    for outsider in outsiders {
+        let name = cluster.name(outsider.topic);
+        let old = now - (retention_s(&cluster.config, outsider.topic) as f64 * 1000.0 * LAG_OF_RETENTION) as i64;
+        let left = outsider.checkpoints()?;
+        let mine: Vec<_> = left.into_iter().filter(|left| left.1 == cluster.log(outsider.topic)).collect();
+        let times: Vec<(u32, i64)> = mine.iter().map(|left| (left.0, old)).collect();
+        let partitions: Vec<u32> = mine.iter().map(|left| left.0).collect();
+        let young = cluster.asker.since(&name, &times)?;
+        let edges = cluster.asker.edges(&name, &partitions)?;
+        for (((partition, _, done), young), (_, next)) in mine.iter().zip(young).zip(edges) {
+            if (*done as i64) < young.unwrap_or(next) {
+                return Ok(Some(format!(
+                    "group {} has records in partition {partition} of {name} to read that are older than \
+                     {LAG_OF_RETENTION} of bus.retention_s",
+                    outsider.group
+                )));
             }
         }
     }
