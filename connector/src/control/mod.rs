@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::cluster::{FromOwner, GateReply, GateRequest, command_out, from_owner, gate_request};
+use proto::cluster::{
+    FromOwner, GateReply, GateRequest, HolderHello, command_out, from_holder, from_owner, gate_request,
+};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +58,8 @@ const RETRY_EVERY: Duration = Duration::from_millis(5);
 struct Control {
     state: Mutex<State>,
     metrics: metrics::Control,
-    incarnation: String,
+    /// Who we are, as in our lease: the first frame on every job's stream.
+    hello: HolderHello,
     /// There is something to write to Routes.
     write: Notify,
     /// The lease has changed.
@@ -79,7 +82,7 @@ struct State {
 }
 
 impl Control {
-    fn new(ports: Vec<Port<Input>>, incarnation: String, metrics: metrics::Control) -> Self {
+    fn new(ports: Vec<Port<Input>>, hello: HolderHello, metrics: metrics::Control) -> Self {
         Self {
             state: Mutex::new(State {
                 gate: Gate::default(),
@@ -91,7 +94,7 @@ impl Control {
                 last_stream: 0,
             }),
             metrics,
-            incarnation,
+            hello,
             write: Notify::new(),
             renew_now: Notify::new(),
             behind: Notify::new(),
@@ -211,6 +214,7 @@ impl Control {
         let (id, outbox, broken) = (state.last_stream, Arc::new(Outbox::default()), CancellationToken::new());
         state.owners.insert(id, (outbox.clone(), broken.clone()));
         self.metrics.owners.set(state.owners.len() as i64);
+        outbox.send(from_holder::Frame::Hello(self.hello.clone()));
         (id, outbox, broken)
     }
 
@@ -269,7 +273,7 @@ impl Control {
     /// The keys of those sessions that are of this start, by core.
     fn by_core(&self, sessions: &[String]) -> FxHashMap<usize, Vec<Key>> {
         let mut by_core: FxHashMap<usize, Vec<Key>> = FxHashMap::default();
-        for (core, key) in sessions.iter().filter_map(|session| session_key(session, &self.incarnation)) {
+        for (core, key) in sessions.iter().filter_map(|session| session_key(session, &self.hello.incarnation)) {
             by_core.entry(core).or_default().push(key);
         }
         by_core

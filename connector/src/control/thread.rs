@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use proto::cluster::HolderHello;
 use proto::config::Cluster;
 use routes::{Lease, Role, Routes};
 use rpc::secret::Show;
@@ -66,7 +67,8 @@ pub(crate) fn spawn(
     metrics.register(registry);
     plan.grpc.set_nonblocking(true)?;
     let ports = plan.cores.iter().map(Core::port).collect();
-    let control = Arc::new(Control::new(ports, plan.cluster.incarnation.clone(), metrics));
+    let hello = HolderHello { node: plan.cluster.node.clone(), incarnation: plan.cluster.incarnation.clone() };
+    let control = Arc::new(Control::new(ports, hello, metrics));
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = Handle(control.clone());

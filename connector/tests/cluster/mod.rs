@@ -213,6 +213,8 @@ impl Job {
 
     pub(crate) async fn own(grpc: SocketAddr, epoch: u64) -> Self {
         let mut job = Self::attach(grpc, SECRET).await.unwrap();
+        let first = patiently("the hello", job.frames.message()).await.unwrap().unwrap().frame.unwrap();
+        assert!(matches!(first, from_holder::Frame::Hello(_)), "the first frame is {first:?}");
         job.epoch = epoch;
         let own = Own { partition: 0, epoch, log: "log".into(), partitions: 1 };
         job.send(from_owner::Frame::Own(own)).await;
