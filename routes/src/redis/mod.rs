@@ -43,8 +43,9 @@ const SHARDS: u32 = 64;
 const SCRIPT_NAMES_MAX: usize = 256;
 /// How long a row is kept without being put again.
 const ROW: Duration = Duration::from_secs(2 * 3600);
-/// Rows of one index read at once.
-const TOP_CHUNK: usize = 128;
+/// Rows of one index that [`Routes::top`] reads at once.
+const TOP_STEP_MIN: usize = 16;
+const TOP_STEP_MAX: usize = 256;
 /// Rows of one index that [`Routes::top`] looks at: with a prefix that few channels have, the list is then what was
 /// found among these.
 const TOP_ROWS_MAX: usize = 8192;
@@ -201,40 +202,42 @@ impl Redis {
         Ok(sums)
     }
 
-    /// The shard's best channels, unordered: at least the best `limit` of those whose row lies within
-    /// [`TOP_ROWS_MAX`].
-    async fn best(&self, shard: u32, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable> {
-        let mut seen = FxHashSet::default();
-        let mut best: Vec<(String, u64)> = Vec::new();
-        let mut indexes: Vec<String> = self.indexes(shard).into();
-        for start in (0..TOP_ROWS_MAX).step_by(TOP_CHUNK) {
-            let reads = indexes.iter().map(|index| async move {
-                let mut read = ::redis::cmd("ZREVRANGE");
-                read.arg(index).arg(start).arg(start + TOP_CHUNK - 1).arg("WITHSCORES");
-                self.link.command::<Vec<(String, u64)>>(&read).await
-            });
-            let read = try_join_all(reads).await?;
-            let whole: Vec<bool> = read.iter().map(|rows| rows.len() == TOP_CHUNK).collect();
-            // An index is written with the sum of its moment, and a sum falls only by deaths after it: what comes
-            // further down has no more than this.
-            let beyond = read.iter().filter(|rows| rows.len() == TOP_CHUNK).filter_map(|rows| rows.last()).map(|r| r.1);
-            let beyond = beyond.max().unwrap_or(0);
-            let fresh: Vec<String> = read
-                .into_iter()
-                .flatten()
-                .map(|(channel, _)| channel)
-                .filter(|channel| channel.starts_with(prefix) && seen.insert(channel.clone()))
-                .collect();
-            let sums = self.sums(&fresh).await?;
-            best.extend(fresh.into_iter().zip(sums).filter(|(_, sum)| *sum > 0));
-            let mut keep = whole.iter();
-            indexes.retain(|_| *keep.next().expect("one for each index"));
-            if indexes.is_empty() || best.iter().filter(|(_, sum)| *sum > beyond).count() >= limit {
-                break;
+    /// Looks at the next rows of a shard's indexes; the live channels among them that begin with `prefix`.
+    async fn walk(&self, walk: &mut Walk, prefix: &str, rows: usize) -> Result<Vec<(String, u64)>, Unavailable> {
+        let start = walk.rows;
+        let reads = walk.indexes.iter().map(|index| async move {
+            let mut read = ::redis::cmd("ZREVRANGE");
+            read.arg(index).arg(start).arg(start + rows - 1).arg("WITHSCORES");
+            self.link.command::<Vec<(String, u64)>>(&read).await
+        });
+        let read = try_join_all(reads).await?;
+        walk.rows += rows;
+        // An index has the sum of when it was written, and a sum falls by itself, with nodes that die, but does not
+        // rise: what comes further down has no more than this.
+        let whole = |read: &Vec<(String, u64)>| read.len() == rows;
+        walk.beyond = read.iter().filter(|read| whole(read)).filter_map(|read| Some(read.last()?.1)).max().unwrap_or(0);
+        let mut goes_on = read.iter().map(whole);
+        walk.indexes.retain(|_| goes_on.next().unwrap_or(false));
+        let mut fresh = Vec::new();
+        for (channel, _) in read.into_iter().flatten() {
+            if channel.starts_with(prefix) && walk.seen.insert(channel.clone()) {
+                fresh.push(channel);
             }
         }
-        Ok(best)
+        let sums = self.sums(&fresh).await?;
+        Ok(fresh.into_iter().zip(sums).filter(|(_, sum)| *sum > 0).collect())
     }
+}
+
+/// How far [`Routes::top`] has come in one shard.
+struct Walk {
+    /// The indexes that have more rows.
+    indexes: Vec<String>,
+    /// Rows of each that were looked at.
+    rows: usize,
+    seen: FxHashSet<String>,
+    /// What was not looked at has at most so many sessions.
+    beyond: u64,
 }
 
 /// `items` by the shard of their names, each shard's in their order.
@@ -394,11 +397,31 @@ impl Routes for Redis {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let shards = try_join_all((0..SHARDS).map(|shard| self.best(shard, prefix, limit))).await?;
-        let mut all: Vec<(String, u64)> = shards.into_iter().flatten().collect();
-        all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        all.truncate(limit);
-        Ok(all)
+        let mut walks: Vec<Walk> = (0..SHARDS)
+            .map(|shard| Walk {
+                indexes: self.indexes(shard).into(),
+                rows: 0,
+                seen: FxHashSet::default(),
+                beyond: u64::MAX,
+            })
+            .collect();
+        // A shard's fair share twice over: the first step is nearly always the last.
+        let rows = (2 * limit / SHARDS as usize).clamp(TOP_STEP_MIN, TOP_STEP_MAX);
+        let mut best: Vec<(String, u64)> = Vec::new();
+        loop {
+            let last = if best.len() < limit { 0 } else { best.last().map_or(0, |(_, sum)| *sum) };
+            let steps = walks
+                .iter_mut()
+                .filter(|walk| !walk.indexes.is_empty() && walk.rows < TOP_ROWS_MAX && walk.beyond > last)
+                .map(|walk| self.walk(walk, prefix, rows));
+            let found = try_join_all(steps).await?;
+            if found.is_empty() {
+                return Ok(best);
+            }
+            best.extend(found.into_iter().flatten());
+            best.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            best.truncate(limit);
+        }
     }
 
     async fn ready(&self) -> Result<(), String> {
