@@ -340,6 +340,8 @@ mod tests {
             (with("Host:", "Host: other\r\nHost:"), Malformed, 400),
             (with("Connection: keep-alive, Upgrade\r\n", ""), NotUpgrade, 426),
             (with("keep-alive, Upgrade", "keep-alive"), NotUpgrade, 426),
+            // Found by fuzzing: tungstenite takes a space for a comma.
+            (with("keep-alive, Upgrade", "keep-alive Upgrade"), NotUpgrade, 426),
             (with("Upgrade: websocket", "Upgrade: h2c"), NotUpgrade, 426),
             (with("Version: 13", "Version: 8"), Version, 426),
             (with("Sec-WebSocket-Version: 13\r\n", ""), Version, 426),
