@@ -230,7 +230,7 @@ impl Penalties {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn penalty(channel: &str, kind: Kind, until_ms: i64) -> Penalty {
@@ -252,8 +252,12 @@ mod tests {
         assert_eq!(code(&Penalties::new(), "room:1", Act::Watch, 0), ErrorCode::Unavailable);
     }
 
-    /// A log whose records have all been taken by retention, or none of which was ever written.
-    struct Empty(Offset);
+    /// A log whose records have all been taken by retention, or none of which was ever written. It takes what comes, and
+    /// keeps nothing.
+    pub(crate) struct Empty {
+        pub(crate) next: Offset,
+        pub(crate) ready: Result<(), String>,
+    }
 
     #[async_trait::async_trait]
     impl Bus for Empty {
@@ -271,7 +275,7 @@ mod tests {
             _: u32,
             _: bytes::Bytes,
         ) -> futures::future::BoxFuture<'static, Result<Offset, bus::Error>> {
-            Box::pin(std::future::ready(Err(bus::Error::Unavailable("nothing is written here".to_owned()))))
+            Box::pin(std::future::ready(Ok(self.next)))
         }
 
         async fn consume(&self, _: Topic, _: &str) -> Result<Box<dyn bus::Consumer>, bus::Error> {
@@ -290,11 +294,11 @@ mod tests {
         }
 
         async fn bounds(&self, _: Topic, _: u32) -> Result<(Offset, Offset), bus::Error> {
-            Ok((self.0, self.0))
+            Ok((self.next, self.next))
         }
 
         fn ready(&self) -> Result<(), String> {
-            Ok(())
+            self.ready.clone()
         }
     }
 
@@ -302,7 +306,8 @@ mod tests {
     async fn a_log_without_records_is_read_at_once() {
         for next in [1, 50] {
             let (penalties, stop) = (Arc::new(Penalties::new()), CancellationToken::new());
-            let following = tokio::spawn(penalties.clone().follow(Arc::new(Empty(next)), stop.clone()));
+            let bus = Arc::new(Empty { next, ready: Ok(()) });
+            let following = tokio::spawn(penalties.clone().follow(bus, stop.clone()));
             let ready = async {
                 while penalties.ready().is_err() {
                     tokio::task::yield_now().await;

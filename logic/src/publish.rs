@@ -112,6 +112,14 @@ impl Publisher {
     }
 
     fn publish(&self, topic: Topic, key: &str, body: Body, id: String, now_ms: i64) -> Accepting {
+        // What nobody would read before the retention takes it must not be accepted (rule 4). A penalty always may.
+        if topic != Topic::Control
+            && let Err(why) = self.bus.ready()
+        {
+            tracing::debug!(why, "nothing is accepted");
+            let refused = error(ErrorCode::Unavailable, "messages are not accepted now: try again");
+            return std::future::ready(Err(refused)).boxed();
+        }
         let log = self.bus.log(topic);
         let record =
             Record { min_reader: 1, log: log.clone(), time_ms: now_ms, channel: key.to_owned(), body: Some(body) };
@@ -194,6 +202,22 @@ mod tests {
         for (at, other) in others.iter().enumerate() {
             assert!(*other != id && !others[..at].contains(other), "{at}");
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_accepted_that_retention_would_take_unread() {
+        use crate::penalty::tests::Empty;
+        let accepted = async |ready: Result<(), String>| {
+            let publisher = Publisher::new(Arc::new(Empty { next: 7, ready }), &Secret::new("s"));
+            let content = Content::new(String::new(), Bytes::from("x"), 1).unwrap();
+            let lane = Lane::Normal;
+            let draft = Draft { content, client_message_id: String::new(), sender: None, style: None, lane };
+            let message = publisher.room("room:1", draft, 0).await.map_err(|refused| refused.code());
+            let penalty = publisher.penalty(Penalty::default(), 0).await.map_err(|refused| refused.code());
+            (message.map(|accepted| accepted.offset), penalty.map(|accepted| accepted.offset))
+        };
+        assert_eq!(accepted(Ok(())).await, (Ok(7), Ok(7)));
+        assert_eq!(accepted(Err("group job lags".to_owned())).await, (Err(ErrorCode::Unavailable), Ok(7)));
     }
 
     #[test]
