@@ -20,9 +20,21 @@ const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-
         description = "Publish to rooms, push to users, moderate, count. Errors are `{\"error\": {code, message, fault, retry, retry_after_ms}}`."
     ),
     paths(
-        v1::publish, v1::publish_many, v1::push_to_users, v1::push_to_sessions, v1::push_to_all, v1::subscribe,
-        v1::unsubscribe, v1::kick, v1::penalise, v1::penalties, v1::room_online, v1::rooms_online, v1::top, v1::total,
-        v1::connect
+        v1::message::publish,
+        v1::message::publish_many,
+        v1::message::push_to_users,
+        v1::message::push_to_sessions,
+        v1::message::push_to_all,
+        v1::session::subscribe,
+        v1::session::unsubscribe,
+        v1::session::kick,
+        v1::penalty::penalise,
+        v1::penalty::penalties,
+        v1::online::room_online,
+        v1::online::rooms_online,
+        v1::online::top,
+        v1::online::total,
+        v1::online::connect
     ),
     modifiers(&Key),
     tags(
