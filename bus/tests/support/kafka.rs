@@ -8,25 +8,23 @@ use std::sync::OnceLock;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/kafka.sh");
 
-/// A cluster of one broker.
+/// A cluster.
 pub struct Cluster {
-    /// Where it is kept.
-    pub dir: PathBuf,
-    /// `host:port`.
-    pub broker: String,
+    dir: PathBuf,
+    brokers: Vec<String>,
 }
 
 /// The one that the tests of this binary share; `None` where it cannot be had, which is said, and fails under CI.
 pub fn shared() -> Option<&'static Cluster> {
     static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-    SHARED.get_or_init(|| start("shared")).as_ref()
+    SHARED.get_or_init(|| start("shared", 1)).as_ref()
 }
 
-/// One of a test's own.
-pub fn start(name: &str) -> Option<Cluster> {
+/// One of a test's own, of so many brokers.
+pub fn start(name: &str, brokers: u32) -> Option<Cluster> {
     let dir = std::env::temp_dir().join(format!("barrage-kafka-{name}-{}", std::process::id()));
-    match up(&dir) {
-        Ok(broker) => Some(Cluster { dir, broker }),
+    match up(&dir, brokers) {
+        Ok(brokers) => Some(Cluster { dir, brokers }),
         Err(why) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("no Kafka: {why}"),
         Err(why) => {
             println!("skipped: no Kafka: {why}");
@@ -35,39 +33,47 @@ pub fn start(name: &str) -> Option<Cluster> {
     }
 }
 
-fn up(dir: &Path) -> Result<String, String> {
+/// The brokers' `host:port`.
+fn up(dir: &Path, brokers: u32) -> Result<Vec<String>, String> {
     let output = Command::new(SCRIPT)
         .arg("up")
         .arg(dir)
+        .arg(brokers.to_string())
         .env("KAFKA_WITH", std::process::id().to_string())
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() { Ok(said) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        Ok(said.trim().split(',').map(str::to_owned).collect())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
 }
 
 impl Cluster {
-    /// `kill -9` of the broker.
-    pub fn kill(&self) {
-        let status = Command::new(SCRIPT).arg("kill").arg(&self.dir).arg("1").status().expect("the script runs");
+    /// `kill -9` of a broker, from 1.
+    pub fn kill(&self, broker: u32) {
+        let mut kill = Command::new(SCRIPT);
+        let status = kill.arg("kill").arg(&self.dir).arg(broker.to_string()).status().expect("the script runs");
         assert!(status.success());
     }
 
-    /// Starts it again.
+    /// Starts what was killed, and waits until it serves.
     pub fn restart(&self) {
-        up(&self.dir).expect("the broker starts again");
+        up(&self.dir, self.brokers.len() as u32).expect("the broker starts again");
     }
 
     /// A configuration with topics of its own on this cluster.
     pub fn config(&self) -> Config {
         let mut config = super::config(Path::new("unused"));
         config.kind = Kind::Kafka;
-        config.kafka.brokers = vec![self.broker.clone()];
+        config.kafka.brokers.clone_from(&self.brokers);
         config.kafka.topic_prefix = format!("test{:08x}.", rand::random::<u32>());
-        config.kafka.development = true;
-        config.kafka.replication = 1;
-        config.kafka.min_in_sync = 1;
+        // As shipped where there are brokers enough.
+        if self.brokers.len() < 3 {
+            (config.kafka.development, config.kafka.replication, config.kafka.min_in_sync) = (true, 1, 1);
+        }
         config.check().expect("right");
         config
     }
