@@ -1,6 +1,6 @@
 //! One log: a directory of segments, the index of them in memory, and the one place that appends.
 //!
-//! Flow: [`Log::open`] reads every segment and judges it ─▶ an [`Appender`] for the writing thread and an [`Index`] for
+//! Flow: [`open`] reads every segment and judges it ─▶ an [`Appender`] for the writing thread and an [`Index`] for
 //! the readers. [`Appender::append`] returns when its batch is synced; only then [`Index::commit`] shows it.
 //!
 //! Invariants:
