@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 /// Asks one service whether it can do its work, with the reason where it cannot.
 pub(crate) type Ready = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
+/// The services of this process, each with the question whether it is ready.
+pub(crate) type Services = Arc<Vec<(&'static str, Ready)>>;
+
 struct State {
     registry: Registry,
-    services: Vec<(&'static str, Ready)>,
+    services: Services,
 }
 
 /// Serves until `stop`; gives the address that it got.
@@ -27,7 +30,7 @@ struct State {
 pub(crate) async fn start(
     listen: &str,
     registry: Registry,
-    services: Vec<(&'static str, Ready)>,
+    services: Services,
     stop: CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("admin.listen = {listen}"))?;
@@ -71,7 +74,7 @@ fn metrics(state: &State) -> impl IntoResponse + use<> {
 async fn readiness(state: &State) -> impl IntoResponse + use<> {
     let mut status = StatusCode::OK;
     let mut services = serde_json::Map::new();
-    for (name, ready) in &state.services {
+    for (name, ready) in state.services.iter() {
         let word = match ready().await {
             Ok(()) => "ready".to_owned(),
             Err(reason) => {

@@ -155,10 +155,12 @@ async fn serve(role: Role, loaded: Loaded) -> anyhow::Result<()> {
             }),
         ));
     }
-    let admin = admin::start(&settings.admin_listen(role), registry, ready, stops.stores.clone()).await?;
+    let ready = Arc::new(ready);
+    let admin = admin::start(&settings.admin_listen(role), registry, Arc::clone(&ready), stops.stores.clone()).await?;
     addresses.push(("admin", format!("http://{admin}/")));
 
     announce(role, &addresses, &settings);
+    let announcing = tokio::spawn(announce_ready(ready));
     let ended = tokio::select! {
         (name, ended) = first_to_end(&mut running) => {
             running.retain(|(running, ..)| *running != name);
@@ -169,6 +171,7 @@ async fn serve(role: Role, loaded: Loaded) -> anyhow::Result<()> {
         }
         signalled = signalled() => signalled,
     };
+    announcing.abort();
     // The connector first: its clients go elsewhere while all the rest still answers.
     running.reverse();
     for (name, stop, joined) in running {
@@ -204,7 +207,21 @@ async fn signalled() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says where to look, a name and its value on each line, and `ready` last: for people, and for who started us.
+/// How often the services are asked whether they are ready, until they are.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+
+/// Says `ready` when all services are.
+async fn announce_ready(services: admin::Services) {
+    for (_, ready) in services.iter() {
+        while ready().await.is_err() {
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+    let _ = std::io::stdout().write_all(b"ready\n");
+}
+
+/// Says where to look, a name and its value on each line: for people, and for who started us. [`announce_ready`]
+/// follows.
 fn announce(role: Role, addresses: &[(&'static str, String)], settings: &Settings) {
     let mut lines = vec![format!("barrage {} {}", env!("CARGO_PKG_VERSION"), role.name())];
     for (name, address) in addresses {
@@ -218,7 +235,6 @@ fn announce(role: Role, addresses: &[(&'static str, String)], settings: &Setting
         lines
             .push(format!("  token          barrage token 42    (guests: {:?})", settings.logic.guests).to_lowercase());
     }
-    lines.push("ready".to_owned());
     let text = lines.join("\n") + "\n";
     // Nobody may be reading: that is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());

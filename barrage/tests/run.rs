@@ -6,7 +6,7 @@ mod viewer;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use proto::client::{ErrorCode, Subscribe, client_frame, server_frame};
+use proto::client::{ErrorCode, Position, Subscribe, client_frame, server_frame};
 use server::Server;
 use viewer::{DEADLINE, GOIM, Native, Packets, Wire, bilibili_auth, goim_auth, text};
 
@@ -79,15 +79,16 @@ fn history_is_seen_on_joining_and_a_client_resumes_where_it_was() {
     }
     let mut viewer = Native::connect(server.clients(), "");
     let subscribed = viewer.subscribe("room:h", 3);
-    let seen: Vec<String> = (0..3).map(|_| text(&viewer.message()).to_owned()).collect();
-    assert_eq!(seen, ["before 2", "before 3", "before 4"]);
+    let seen: Vec<_> = (0..3).map(|_| viewer.message()).collect();
+    assert_eq!(seen.iter().map(text).collect::<Vec<_>>(), ["before 2", "before 3", "before 4"]);
+    let position = Position { normal: seen[2].offset, ..subscribed.position.expect("a position") };
     drop(viewer);
 
     for number in 0..4 {
         sender.publish("room:h", "", &format!("away {number}"));
     }
     let mut viewer = Native::connect(server.clients(), "");
-    let resume = Subscribe { channel: "room:h".into(), resume: subscribed.position, history: 0 };
+    let resume = Subscribe { channel: "room:h".into(), resume: Some(position), history: 0 };
     let answer = viewer.ask(client_frame::Body::Subscribe(resume));
     assert!(matches!(answer, server_frame::Body::Subscribed(_)), "{answer:?}");
     let seen: Vec<String> = (0..4).map(|_| text(&viewer.message()).to_owned()).collect();
