@@ -1,4 +1,4 @@
-//! Who reads: members of groups, and readers of their own, each a client of librdkafka's.
+//! Members of groups, each a client of librdkafka's, and what they share with [`super::reader`].
 //!
 //! Flow: [`Member::next`] polls ─▶ librdkafka calls [`Context::rebalance`] on the same thread, which only takes or
 //! gives up the partitions (paused) and notes it ─▶ `next` tells. [`Consumer::start`] is noted; `next` asks the
@@ -9,7 +9,7 @@
 //! - nothing is committed for a partition that was given up: neither by us, nor, as its generation is over, by Kafka.
 
 use super::{Cluster, blocking, client, group_name, tell, topic, unavailable};
-use crate::{Consumer, Error, Event, Offset, Reader, Record, Start, Topic};
+use crate::{Consumer, Error, Event, Offset, Record, Start, Topic};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -31,15 +31,15 @@ use tokio::time::Instant;
 /// How long commits are gathered: what a crash makes a group read again.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// Most records that are taken off librdkafka's queue at a time: as many as the embedded bus gives.
-const TAKE_MAX: usize = 512;
+pub(super) const TAKE_MAX: usize = 512;
 /// How often a place that was skipped over is fetched from again: then there is nothing, as where another program's
 /// transactions left their marks.
-const SKIPS_MAX: u32 = 3;
+pub(super) const SKIPS_MAX: u32 = 3;
 /// How long a member may go without [`Consumer::next`] before the group goes on without it, milliseconds.
 const POLL_MS_MAX: u32 = 30_000;
 
 /// Takes and gives up partitions as the group says.
-struct Context {
+pub(super) struct Context {
     changes: Mutex<VecDeque<Event>>,
     changed: Notify,
 }
@@ -84,12 +84,12 @@ impl ConsumerContext for Context {
     }
 }
 
-fn context() -> Context {
+pub(super) fn context() -> Context {
     Context { changes: Mutex::default(), changed: Notify::new() }
 }
 
 /// What members and readers are told.
-fn reading(cluster: &Cluster, group: String) -> ClientConfig {
+pub(super) fn reading(cluster: &Cluster, group: String) -> ClientConfig {
     let mut config = client(&cluster.config.kafka);
     let session_ms = cluster.config.kafka.session_timeout_ms;
     config
@@ -117,7 +117,7 @@ fn list(topic: &str, partitions: impl IntoIterator<Item = u32>) -> TopicPartitio
     list
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
+pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     Record {
         offset: message.offset() as Offset + 1,
         time_ms: message.timestamp().to_millis().unwrap_or(0),
@@ -126,7 +126,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
 }
 
 /// Where `starts` are, as Kafka's offsets. Blocking.
-fn resolve(cluster: &Cluster, topic: Topic, starts: &[(u32, Start)]) -> Result<Vec<i64>, Error> {
+pub(super) fn resolve(cluster: &Cluster, topic: Topic, starts: &[(u32, Start)]) -> Result<Vec<i64>, Error> {
     let name = cluster.name(topic);
     let partitions: Vec<u32> = starts.iter().map(|start| start.0).collect();
     let times: Vec<(u32, i64)> = starts
@@ -156,7 +156,7 @@ fn resolve(cluster: &Cluster, topic: Topic, starts: &[(u32, Start)]) -> Result<V
 }
 
 /// What an error of librdkafka's is to a reader.
-fn fault(error: &KafkaError) -> Error {
+pub(super) fn fault(error: &KafkaError) -> Error {
     match error {
         KafkaError::MessageConsumptionFatal(code) => Error::Refused(format!("kafka: {code}: this reader is dead")),
         error => unavailable(error),
@@ -164,7 +164,7 @@ fn fault(error: &KafkaError) -> Error {
 }
 
 /// Whether librdkafka stopped fetching since a position is not in the log.
-fn is_out_of_range(error: &KafkaError) -> bool {
+pub(super) fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))
 }
 
@@ -543,105 +543,6 @@ impl Drop for Member {
 }
 
 /// Dropping a client waits for the brokers: not on a thread that others need.
-fn drop_elsewhere<T: Send + 'static>(client: T) {
+pub(super) fn drop_elsewhere<T: Send + 'static>(client: T) {
     std::thread::spawn(move || drop(client));
-}
-
-/// A reader outside of any group.
-pub(super) struct Lone {
-    cluster: Arc<Cluster>,
-    topic: Topic,
-    partition: u32,
-    client: Option<Arc<StreamConsumer<Context>>>,
-    next: i64,
-    /// The position was out of range: to be found again.
-    lost: bool,
-    refused: watch::Receiver<Option<String>>,
-}
-
-impl Lone {
-    pub(super) async fn new(cluster: &Arc<Cluster>, topic: Topic, partition: u32, start: Start) -> Result<Self, Error> {
-        cluster.partition(topic, partition)?;
-        // librdkafka wants a name for a group that is never joined.
-        let client: StreamConsumer<Context> = reading(cluster, group_name(&cluster.config.kafka, topic, "reader"))
-            .create_with_context(context())
-            .map_err(unavailable)?;
-        let mut lone = Self {
-            cluster: cluster.clone(),
-            topic,
-            partition,
-            client: Some(Arc::new(client)),
-            next: 0,
-            lost: true,
-            refused: cluster.refused.subscribe(),
-        };
-        lone.seek(start).await?;
-        Ok(lone)
-    }
-
-    fn client(&self) -> &Arc<StreamConsumer<Context>> {
-        self.client.as_ref().expect("there until it is dropped")
-    }
-
-    async fn seek(&mut self, start: Start) -> Result<(), Error> {
-        let (cluster, topic, partition) = (self.cluster.clone(), self.topic, self.partition);
-        let offset = blocking(move || Ok(resolve(&cluster, topic, &[(partition, start)])?[0])).await?;
-        let mut list = TopicPartitionList::new();
-        let name = self.cluster.name(topic);
-        list.add_partition_offset(&name, partition as i32, Place::Offset(offset)).map_err(unavailable)?;
-        self.client().assign(&list).map_err(unavailable)?;
-        self.next = offset;
-        self.lost = false;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Reader for Lone {
-    async fn next(&mut self) -> Result<Vec<Record>, Error> {
-        loop {
-            if let Some(why) = self.refused.borrow_and_update().clone() {
-                return Err(Error::Refused(why));
-            }
-            if self.lost {
-                self.seek(Start::At(self.next as Offset + 1)).await?;
-            }
-            let client = self.client().clone();
-            let mut message = tokio::select! {
-                message = client.recv() => message,
-                _ = self.refused.changed() => continue,
-            };
-            let mut records = Vec::new();
-            loop {
-                match message {
-                    Ok(message) if message.offset() >= self.next => {
-                        self.next = message.offset() + 1;
-                        records.push(record(&message));
-                    }
-                    Ok(_) => {}
-                    Err(error) if is_out_of_range(&error) => self.lost = true,
-                    Err(error) if records.is_empty() => return Err(fault(&error)),
-                    Err(error) => tracing::warn!(%error, "kafka reader"),
-                }
-                if records.len() >= TAKE_MAX || self.lost {
-                    break;
-                }
-                match client.recv().now_or_never() {
-                    Some(more) => message = more,
-                    None => break,
-                }
-            }
-            if !records.is_empty() {
-                return Ok(records);
-            }
-        }
-    }
-}
-
-impl Drop for Lone {
-    fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            drop_elsewhere(client);
-        }
-    }
 }

@@ -12,6 +12,7 @@
 //! - a topic's log ID changes when the topic is made anew ([`topic`] says how it is kept).
 
 mod consumer;
+mod reader;
 mod topic;
 
 use crate::{Bus, Config, Consumer, Error, Offset, RECORD_BYTES_MAX, Reader, Start, Topic, config};
@@ -198,7 +199,7 @@ impl Bus for Kafka {
     }
 
     async fn read(&self, topic: Topic, partition: u32, start: Start) -> Result<Box<dyn Reader>, Error> {
-        Ok(Box::new(consumer::Lone::new(&self.cluster, topic, partition, start).await?))
+        Ok(Box::new(reader::Lone::new(&self.cluster, topic, partition, start).await?))
     }
 
     async fn bounds(&self, topic: Topic, partition: u32) -> Result<(Offset, Offset), Error> {
