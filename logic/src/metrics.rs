@@ -46,7 +46,7 @@ impl Metrics {
             gate_waiting: Gauge::default(),
             penalised: Gauge::default(),
         };
-        let registry = registry.sub_registry_with_prefix("barrage_logic");
+        let registry = registry.sub_registry_with_prefix("logic");
         registry.register("gate_requests", "Requests of connectors, by kind and result", metrics.gate.clone());
         registry.register("api_calls", "Calls of the API, by call, key name and result", metrics.api.clone());
         registry.register(
