@@ -44,6 +44,8 @@ mod ring;
 mod room;
 mod rooms;
 mod round;
+#[cfg(test)]
+mod scenarios;
 mod session;
 #[cfg(test)]
 mod simulation;

@@ -195,6 +195,9 @@ pub(super) struct Member {
     pub(super) missed: [u32; 2],
     /// Of `missed`.
     pub(super) inexact: [bool; 2],
+    /// What it had of the normal lane before it missed what it was not told yet: a gap on the high lane, told first,
+    /// must not promise more.
+    pub(super) stood: u64,
     /// Position in each lane's ring.
     pub(super) cursors: [u64; 2],
 }

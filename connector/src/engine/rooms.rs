@@ -14,7 +14,7 @@ use super::{
     encode::Encoding,
     event::{Ask, Held},
     room::{Entry, Feed, HIGH, Join, Member, NORMAL, Room, State, Waiter},
-    session::{Ending, Place},
+    session::{Ending, Phase, Place},
 };
 use crate::driver::Key;
 
@@ -72,7 +72,7 @@ impl Engine {
         let Some(session) = self.session(key).filter(|session| !session.is_closing()) else {
             return self.linger(index);
         };
-        let Some(encoding) = session.encoding() else { return };
+        let Some(encoding) = session.encoding() else { return self.linger(index) };
         let room = &mut self.rooms[index];
         let name = room.name.clone();
         let (history, resume) = match &join {
@@ -127,7 +127,8 @@ impl Engine {
         };
         self.encode(index, feed);
         let room = &self.rooms[index];
-        let mut member = Member { slot: key.slot, missed: [0; 2], inexact: [false; 2], cursors: [0; 2] };
+        let mut member =
+            Member { slot: key.slot, missed: [0; 2], inexact: [false; 2], stood: after[NORMAL], cursors: [0; 2] };
         for lane in [HIGH, NORMAL] {
             let ring = &room.feeds[feed].lanes[lane].ring;
             member.cursors[lane] = ring.seek(after[lane]);
@@ -335,7 +336,9 @@ impl Engine {
             if self.session(key).is_none_or(|session| session.is_closing()) {
                 continue;
             }
+            let live = self.session(key).is_some_and(|session| session.phase == Phase::Live);
             match act {
+                Act::Subscribe(_) | Act::Unsubscribe(_) if !live => {}
                 Act::Kick(kick) => {
                     let code = ErrorCode::try_from(kick.code).unwrap_or(ErrorCode::Kicked);
                     let code = if code == ErrorCode::None { ErrorCode::Kicked } else { code };

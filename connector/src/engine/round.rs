@@ -150,7 +150,9 @@ fn member_lane<O: Outlet>(
 ) -> Flow {
     if member.missed[lane] > 0 || member.inexact[lane] {
         let of = |lane: usize| lanes[lane].ring.offset_at(member.cursors[lane]);
-        let position = client::Position { log: log.to_owned(), normal: of(NORMAL), high: of(HIGH) };
+        let owed = lane == HIGH && (member.missed[NORMAL] > 0 || member.inexact[NORMAL]);
+        let normal = if owed { member.stood } else { of(NORMAL) };
+        let position = client::Position { log: log.to_owned(), normal, high: of(HIGH) };
         let gap = client::Gap {
             channel: name.to_owned(),
             count: member.missed[lane].into(),
@@ -203,7 +205,7 @@ impl Engine {
         room.restart(log, before);
         for feed in room.feeds.iter_mut().filter(|feed| feed.encoding.is_native()) {
             for member in &mut feed.members {
-                member.inexact = [true; 2];
+                (member.inexact, member.stood) = ([true; 2], before);
                 member.missed[NORMAL] = member.missed[NORMAL].saturating_add(missed.min(u64::from(u32::MAX)) as u32);
             }
             [HIGH, NORMAL].into_iter().for_each(|lane| self.schedule.add(index, feed, lane));
@@ -244,6 +246,9 @@ impl Engine {
             }
             let skipped = ring.messages_at(ring.head()) - ring.messages_at(boundary);
             self.counters.skipped += skipped;
+            if lane == NORMAL && member.missed[NORMAL] == 0 && !member.inexact[NORMAL] {
+                member.stood = ring.offset_at(boundary);
+            }
             if is_native && fault != Some(Fault::UncountedDrop) {
                 let missed = u64::from(member.missed[lane]) + skipped;
                 member.missed[lane] = u32::try_from(missed).unwrap_or(u32::MAX);

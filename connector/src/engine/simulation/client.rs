@@ -430,6 +430,8 @@ impl Client {
         let (_, number, lane) = parse(&said).expect("one of ours");
         let watch = self.watches.get_mut(&message.channel).filter(|watch| watch.live).expect("a subscription");
         assert_eq!(said.split('/').next(), message.channel.strip_prefix("room:"));
+        let normal = watch.position.normal;
+        assert!(lane == 1 || message.offset > normal, "{said}: the high lane is first, and normal was at {normal}");
         let at = if lane == 0 { &mut watch.position.high } else { &mut watch.position.normal };
         assert!(!watch.owed, "{said}: a gap is to be told first");
         assert!(message.offset > *at, "{} {said} after {at}", message.offset);

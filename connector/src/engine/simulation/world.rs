@@ -30,6 +30,9 @@ use crate::{
     },
 };
 
+/// Clients of one run: few enough that each comes to do something.
+const CLIENTS_MAX: usize = 12;
+
 /// What a run saw; and the sum of many.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -207,7 +210,7 @@ impl World {
             now,
             config,
         };
-        let steps = 200 + world.random.below(600);
+        let steps = 200 + world.random.below(400);
         for _ in 0..steps {
             world.step();
             world.limits();
@@ -238,16 +241,16 @@ impl World {
 
     fn step(&mut self) {
         match self.random.below(100) {
-            0..30 => self.publish(),
-            30..36 => self.open(),
-            36..50 => self.speak(),
-            50..62 => self.flow(),
-            62..74 => self.pass(1 + self.random.clone().below(6) as usize),
-            74..80 => self.answer(),
-            80..92 => self.round(),
-            92..94 => self.push(),
-            94 => self.leave(),
-            95 => self.command(),
+            0..20 => self.publish(),
+            20..28 => self.open(),
+            28..46 => self.speak(),
+            46..60 => self.flow(),
+            60..70 => self.pass(1 + self.random.clone().below(6) as usize),
+            70..80 => self.answer(),
+            80..90 => self.round(),
+            90..92 => self.push(),
+            92 if self.random.one_in(3) => self.command(),
+            92..96 => self.leave(),
             96 => self.owner_news(),
             97 if !self.lossless => self.lose(),
             _ => {
@@ -263,13 +266,17 @@ impl World {
     }
 
     fn open(&mut self) {
-        if self.clients.len() > 24 || !self.net.accepting {
+        if !self.net.accepting {
             return self.round();
         }
         // One that was away comes back, or another one comes.
         let present: Vec<_> = self.net.wires.values().filter(|wire| wire.open).map(|wire| wire.client).collect();
         let away: Vec<_> = (0..self.clients.len()).filter(|client| !present.contains(client)).collect();
-        let client = if !away.is_empty() && self.random.one_in(2) {
+        let many = self.clients.len() >= CLIENTS_MAX;
+        if many && away.is_empty() {
+            return self.round();
+        }
+        let client = if !away.is_empty() && (many || !self.random.one_in(4)) {
             away[self.random.below(away.len() as u64) as usize]
         } else {
             let (speaks, room) = (Speaks::random(&mut self.random), self.random.below(self.rooms.len() as u64));
@@ -305,7 +312,10 @@ impl World {
             wire.up.extend(ping);
             return;
         }
-        let room = format!("room:{}", self.random.below(self.rooms.len() as u64));
+        let mut room = format!("room:{}", self.random.below(self.rooms.len() as u64));
+        if let Some((left, _)) = client.watches.iter().find(|(_, watch)| !watch.live) {
+            room.clone_from(left);
+        }
         let bytes = if client.speaks.is_native() {
             let (body, asked) = match self.random.below(8) {
                 0..5 => {

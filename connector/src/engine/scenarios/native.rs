@@ -1,0 +1,204 @@
+//! The native protocol: rooms, history, resuming, gaps, publishing.
+
+use super::*;
+
+#[test]
+fn history_and_what_is_live_come_without_a_hole_between() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.native();
+    bench.subscribe(key, client::Subscribe { history: 2, ..room("room:1") });
+    bench.hold("room:1", 30, vec![item(10, "a"), item(20, "b"), item(30, "c")]);
+    bench.input(Input::Deliver(vec![item(30, "c"), item(40, "d")]));
+    let frames = bench.frames(key);
+    let Some(Body::Subscribed(subscribed)) = &frames[0].body else { panic!("{frames:?}") };
+    assert_eq!(subscribed.position, Some(client::Position { log: "log".into(), normal: 19, high: 19 }));
+    assert_eq!(texts(&frames), ["b", "c", "d"], "and none twice");
+}
+
+#[test]
+fn a_client_resumes_where_it_was_or_is_told_that_it_cannot() {
+    let mut bench = Bench::new(|_| {});
+    let first = bench.native();
+    bench.subscribe(first, room("room:1"));
+    bench.hold("room:1", 30, vec![item(10, "a"), item(20, "b"), item(30, "c")]);
+    let position = |log: &str, at| Some(client::Position { log: log.into(), normal: at, high: at });
+    for (resume, said, gap) in [
+        (position("log", 10), vec!["b", "c"], None),
+        (position("log", 30), vec![], None),
+        (position("log", 3), vec!["a", "b", "c"], Some(9)),
+        (position("another", 25), vec!["a", "b", "c"], Some(9)),
+    ] {
+        let key = bench.native();
+        bench.subscribe(key, client::Subscribe { resume, ..room("room:1") });
+        let frames = bench.frames(key);
+        assert_eq!(texts(&frames), said);
+        let told = frames.iter().find_map(|frame| match &frame.body {
+            Some(Body::Gap(gap)) => gap.position.as_ref().map(|position| position.normal),
+            _ => None,
+        });
+        assert_eq!(told, gap);
+    }
+}
+
+#[test]
+fn the_high_lane_goes_first() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.viewer();
+    let high = |offset, text: &str| {
+        let message = client::Message { lane: client::Lane::High.into(), ..message(offset, text) };
+        Arc::new(cluster::Item {
+            lane: client::Lane::High.into(),
+            message: message.encode_to_vec().into(),
+            ..(*item(offset, text)).clone()
+        })
+    };
+    bench.input(Input::Deliver(vec![item(1, "a"), item(2, "b"), high(3, "now")]));
+    assert_eq!(texts(&bench.frames(key)), ["now", "a", "b"]);
+}
+
+#[test]
+fn a_slow_reader_is_told_how_many_it_missed_and_closed_if_it_reads_nothing() {
+    let mut bench = Bench::new(|config| (config.ring_bytes_max, config.slow_close_s) = (1000, 20));
+    let (slow, other) = (bench.viewer(), bench.viewer());
+    bench.sink.room.insert(slow, 100);
+    for offset in 1..=100 {
+        bench.input(Input::Deliver(vec![item(offset, &format!("message {offset}"))]));
+    }
+    assert_eq!(texts(&bench.frames(other)).len(), 100, "nobody else is held up");
+    bench.sink.room.insert(slow, usize::MAX);
+    bench.engine.writable(bench.now, slow);
+    bench.round();
+    let frames = bench.frames(slow);
+    let told: u64 = frames
+        .iter()
+        .filter_map(|frame| {
+            if let Some(Body::Gap(gap)) = &frame.body {
+                assert!(gap.exact);
+                Some(gap.count)
+            } else {
+                None
+            }
+        })
+        .sum();
+    assert!(told > 50 && told + texts(&frames).len() as u64 == 100, "{told}");
+    bench.sink.room.insert(slow, 0);
+    bench.input(Input::Deliver(vec![item(101, "x")]));
+    bench.pass(19_000);
+    assert_eq!(bench.sink.closed, []);
+    bench.pass(4_000);
+    assert_eq!(bench.sink.closed, [slow]);
+}
+
+#[test]
+fn what_a_core_has_not_got_is_told_in_its_place() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.viewer();
+    bench.input(Input::Deliver(vec![item(1, "a")]));
+    bench.input(Input::Missed { channel: "room:1".into(), count: 3 });
+    let capped = Arc::new(cluster::Item { missed: 2, ..(*item(9, "b")).clone() });
+    bench.input(Input::Deliver(vec![capped]));
+    let said: Vec<_> = bench
+        .frames(key)
+        .into_iter()
+        .map(|frame| match frame.body {
+            Some(Body::Message(message)) => format!("message {}", message.offset),
+            Some(Body::Gap(gap)) => format!("gap {} {}", gap.count, gap.exact),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(said, ["message 1", "gap 3 true", "gap 2 true", "message 9"]);
+}
+
+#[test]
+fn who_is_banned_gets_no_frame_more() {
+    let mut bench = Bench::new(|_| {});
+    let (banned, other) = (bench.viewer(), bench.viewer());
+    bench.engine.input(bench.now, Input::Deliver(vec![item(1, "a")]));
+    let names = proto::record::Names { names: vec!["room:1".into()] };
+    bench.input(Input::Command(vec![banned], Arc::new(cluster::command_out::Act::Unsubscribe(names))));
+    let frames = bench.frames(banned);
+    assert!(matches!(&frames[..], [ServerFrame { body: Some(Body::Unsubscribed(_)), .. }]), "{frames:?}");
+    assert_eq!(texts(&bench.frames(other)), ["a"]);
+}
+
+#[test]
+fn a_room_that_nobody_owns_is_refused_and_can_be_asked_for_again() {
+    let mut bench = Bench::new(|config| config.heartbeat_s = 600);
+    let key = bench.native();
+    bench.subscribe(key, room("room:1"));
+    bench.pass(10_500);
+    let frames = bench.frames(key);
+    assert!(matches!(&frames[0].body, Some(Body::Error(error)) if error.retry), "{frames:?}");
+    bench.subscribe(key, room("room:1"));
+    bench.hold("room:1", 5, Vec::new());
+    assert!(matches!(bench.frames(key)[0].body, Some(Body::Subscribed(_))));
+    bench.engine.closed(bench.now, key);
+    bench.pass(4_000);
+    assert!(bench.asks.iter().any(|ask| matches!(ask, Ask::Release { channel } if channel == "room:1")));
+    assert_eq!(bench.engine.footprint().rooms, 0);
+}
+
+#[test]
+fn a_publish_is_checked_here_and_passed_on_as_it_is() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.open().unwrap();
+    let _ = bench.say(key, wire::MAGIC);
+    bench.request(key, client_frame::Body::Connect(client::Connect::default()));
+    bench.answer(Answer::Admitted(cluster::Admitted { publish: vec!["room:1".into()], ..admitted() }));
+    bench.frames(key);
+    let publish = client::Publish {
+        channel: "room:1".into(),
+        client_message_id: "c-1".into(),
+        r#type: "text".into(),
+        payload: Some(client::publish::Payload::Text("hello".into())),
+        ..Default::default()
+    };
+    let too_long = "x".repeat(4097);
+    for (wrong, code) in [
+        (client::Publish { channel: "room:2".into(), ..publish.clone() }, client::ErrorCode::Forbidden),
+        (client::Publish { channel: "user:a".into(), ..publish.clone() }, client::ErrorCode::Forbidden),
+        (client::Publish { channel: "room:".into(), ..publish.clone() }, client::ErrorCode::BadRequest),
+        (client::Publish { client_message_id: "a b".into(), ..publish.clone() }, client::ErrorCode::BadRequest),
+        (client::Publish { r#type: "".into(), ..publish.clone() }, client::ErrorCode::BadRequest),
+        (
+            client::Publish { payload: Some(client::publish::Payload::Text(too_long)), ..publish.clone() },
+            client::ErrorCode::TooLarge,
+        ),
+    ] {
+        bench.request(key, client_frame::Body::Publish(wrong));
+        let frames = bench.frames(key);
+        assert!(matches!(&frames[0].body, Some(Body::Error(error)) if error.code == code as i32), "{frames:?}");
+    }
+    let request = bench.request(key, client_frame::Body::Publish(publish));
+    match bench.answer(Answer::Published(cluster::Published { id: "m1".into() })) {
+        gate_request::Ask::Publish(ask) => {
+            assert_eq!((&*ask.uid, &ask.payload[..], &*ask.client_message_id), ("ann", &b"hello"[..], "c-1"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let frames = bench.frames(key);
+    assert!(matches!(&frames[0].body, Some(Body::Published(published)) if published.id == "m1"));
+    assert_eq!(frames[0].request, request);
+}
+
+#[test]
+fn a_websocket_is_pinged_and_closed_by_the_book() {
+    let mut bench = Bench::new(|_| {});
+    for (sent, code) in [
+        (masked(Opcode::Close, &[3, 232]), 1000),
+        (masked(Opcode::Text, b"text where binary is spoken"), 1003),
+        (vec![0x82, 0x01, 0x00], 1002),
+        (masked(Opcode::Binary, &[0xff; 9]), 1002),
+        ([vec![0x82, 0xff], 100_000u64.to_be_bytes().to_vec(), vec![0; 4]].concat(), 1009),
+    ] {
+        let key = bench.open().unwrap();
+        let _ = bench.say(key, &upgrade("/ws", "Sec-WebSocket-Protocol: x, barrage.v1\r\n"));
+        let _ = bench.say(key, &masked(Opcode::Ping, b"there?"));
+        let heard = bench.heard(key);
+        assert!(heard.ends_with(b"\x8a\x06there?"));
+        assert!(String::from_utf8_lossy(&heard).contains("Sec-WebSocket-Protocol: barrage.v1\r\n"));
+        let _ = bench.say(key, &sent);
+        assert_eq!(close_code(&bench.heard(key)), Some(code));
+        assert_eq!(bench.sink.closed.last(), Some(&key));
+    }
+}
