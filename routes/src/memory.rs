@@ -103,16 +103,20 @@ impl Memory {
     }
 }
 
+/// Whether `owner` has its node's lease.
+fn holds(nodes: &BTreeMap<String, Held>, owner: &Owner) -> bool {
+    nodes.get(&owner.node).is_some_and(|held| held.lease.incarnation == owner.incarnation)
+}
+
 impl Table {
     fn lives(&self, owner: &Owner) -> bool {
-        self.nodes.get(&owner.node).is_some_and(|held| held.lease.incarnation == owner.incarnation)
+        holds(&self.nodes, owner)
     }
 
     /// Throws out what nodes without a lease wrote.
     fn sweep(&mut self) {
         let nodes = &self.nodes;
-        let live =
-            |owner: &Owner| nodes.get(&owner.node).is_some_and(|held| held.lease.incarnation == owner.incarnation);
+        let live = |owner: &Owner| holds(nodes, owner);
         self.sessions.retain(|_, sessions| {
             sessions.retain(|session| live(&session.owner));
             !sessions.is_empty()
@@ -142,6 +146,7 @@ impl Table {
     fn put(&mut self, by: &By, route: &SessionRoute) -> Option<SessionRoute> {
         let owner = self.owner(&route.node, &route.incarnation);
         let session = Session { session: route.session.as_str().into(), device: route.device.as_str().into(), owner };
+        let (lives, nodes) = (self.lives(&session.owner), &self.nodes);
         let sessions = self.sessions.entry(by.clone()).or_default();
         match by {
             By::User(_) => {
@@ -150,8 +155,16 @@ impl Table {
                 None
             }
             By::Key(_) => {
-                let old = std::mem::replace(sessions, vec![session]).pop()?;
-                (*old.session != *route.session && self.lives(&old.owner)).then(|| old.route())
+                let another = sessions
+                    .iter()
+                    .find(|old| *old.session != *route.session && holds(nodes, &old.owner))
+                    .map(Session::route);
+                // A process that was paused and has lost its lease must not take a key from a live session.
+                if another.is_some() && !lives {
+                    return None;
+                }
+                *sessions = vec![session];
+                another
             }
         }
     }

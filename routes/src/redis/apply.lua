@@ -23,11 +23,15 @@ for i = 2, #KEYS do
   else
     local old_session, old = string.match(redis.call('GET', key) or '', '^([^\n]*)\n(.*)$')
     if kind == 'K+' then
-      if old and old_session ~= session and live(old) then
-        displaced[#displaced + 1] = i - 2
-        displaced[#displaced + 1] = old_session .. '\n' .. old
+      local another = old and old_session ~= session and live(old)
+      -- A process that was paused and has lost its lease must not take a key from a live session.
+      if not another or live(value) then
+        if another then
+          displaced[#displaced + 1] = i - 2
+          displaced[#displaced + 1] = old_session .. '\n' .. old
+        end
+        redis.call('SET', key, session .. '\n' .. value, 'PX', ARGV[1])
       end
-      redis.call('SET', key, session .. '\n' .. value, 'PX', ARGV[1])
     elseif old then
       local _, writer = fields(old)
       if old_session == session and writer == incarnation then redis.call('DEL', key) end

@@ -425,6 +425,12 @@ impl Routes for Redis {
     }
 
     async fn ready(&self) -> Result<(), String> {
-        self.nodes().await.map(drop).map_err(|unavailable| unavailable.0)
+        // In a cluster each may lie with another server.
+        let reads = self.tables().map(|table| async move {
+            let mut read = ::redis::cmd("EXISTS");
+            read.arg(table);
+            self.link.command::<bool>(&read).await
+        });
+        try_join_all(reads).await.map(drop).map_err(|unavailable| unavailable.0)
     }
 }

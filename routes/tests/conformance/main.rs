@@ -49,6 +49,7 @@ macro_rules! conforms {
             sessions_are_found_in_the_order_asked,
             only_the_session_that_wrote_a_route_removes_it,
             a_key_has_one_session_and_the_displaced_one_is_told,
+            who_has_no_lease_takes_no_key_from_who_has,
             changes_of_one_call_are_applied_in_order,
             counts_are_each_nodes_own,
             top_lists_live_channels_by_prefix,
@@ -260,6 +261,18 @@ async fn a_key_has_one_session_and_the_displaced_one_is_told(Table { a, b }: Tab
     let third = session("n1", "aaa", 3, "");
     assert_eq!(a.apply(&[put(key("k"), &third)]).await.unwrap(), []);
     assert_eq!(a.find(&[key("k")]).await.unwrap(), [vec![third]]);
+}
+
+async fn who_has_no_lease_takes_no_key_from_who_has(Table { a, b }: Table) {
+    let (alive, paused) = (session("n1", "aaa", 1, ""), session("n2", "bbb", 1, ""));
+    a.renew(&lease("n1", "aaa")).await.unwrap();
+    a.apply(&[put(key("k"), &alive)]).await.unwrap();
+    assert_eq!(b.apply(&[put(key("k"), &paused), put(key("free"), &paused)]).await.unwrap(), []);
+    assert_eq!(a.find(&[key("k")]).await.unwrap(), [vec![alive.clone()]]);
+    // As soon as it has one, it may.
+    b.renew(&lease("n2", "bbb")).await.unwrap();
+    assert_eq!(b.find(&[key("free")]).await.unwrap(), [vec![paused.clone()]]);
+    assert_eq!(b.apply(&[put(key("k"), &paused)]).await.unwrap(), [("k".to_owned(), alive)]);
 }
 
 async fn changes_of_one_call_are_applied_in_order(Table { a, .. }: Table) {
