@@ -1,4 +1,4 @@
-//! Users' tokens: JSON Web Tokens (RFC 7519) that the platform signs. [`check`] for whoever shows one, [`mint`] for
+//! Users' tokens: JSON Web Tokens (RFC 7519) that the platform signs. `check` for whoever shows one, [`mint`] for
 //! `barrage token` and tests.
 //!
 //! ```json
