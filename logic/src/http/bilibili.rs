@@ -48,11 +48,14 @@ async fn send(
         let publish = Publish { uid: user.uid, name: user.name, guest: user.guest, ..publish };
         Ok(services.clients.publish(publish, now_ms)?.await?)
     };
-    let (code, message) = match sent.await {
-        Ok(_) => (0, String::new()),
-        Err(Unsent::Forged) => (-111, "csrf is not the cookie bili_jct".to_owned()),
-        Err(Unsent::Refused(refused)) => (code(&refused), refused.message),
+    let sent = match sent.await {
+        Err(Unsent::Forged) => Err((-111, error(ErrorCode::Forbidden, "csrf is not the cookie bili_jct"))),
+        Err(Unsent::Refused(refused)) => Err((code(&refused), refused)),
+        Ok(_) => Ok(()),
     };
+    let (code, sent) = sent.map_or_else(|(code, refused)| (code, Err(refused)), |()| (0, Ok(())));
+    services.api.metrics.called("send", "client", &sent);
+    let message = sent.err().map(|refused| refused.message).unwrap_or_default();
     Json(json!({"code": code, "message": message, "msg": message, "data": {}})).into_response()
 }
 
