@@ -114,9 +114,9 @@ fn the_operators_port_tells_health_metrics_and_version() {
     assert!(metrics.contains("# HELP barrage_") && metrics.ends_with("# EOF\n"), "{metrics}");
     let readme = include_str!("../../README.md");
     for (name, meaning) in metrics.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
-        let listed = readme.lines().any(|line| {
-            line.starts_with(&format!("| `{name}` |")) && line.contains(meaning.trim_end_matches('.'))
-        });
+        let listed = readme
+            .lines()
+            .any(|line| line.starts_with(&format!("| `{name}` |")) && line.contains(meaning.trim_end_matches('.')));
         assert!(listed, "README.md does not list {name}: {meaning}");
     }
     let (_, version) = get(&format!("http://{admin}/version"));

@@ -116,6 +116,19 @@ fn the_map_names_only_what_is_there() {
 }
 
 #[test]
+fn every_invariant_names_tests_that_are_there() {
+    let sources: String = tracked(&[".rs"]).iter().map(|path| read(path)).collect();
+    let map = read(Path::new("ARCHITECTURE.md"));
+    let table = map.split("## Invariants").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
+    let mut tests = 0;
+    for name in table.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains(['/', ' '])) {
+        tests += 1;
+        assert!(sources.contains(&format!("fn {name}(")), "ARCHITECTURE.md names the test {name}, which is not there");
+    }
+    assert!(tests > 20, "only {tests} tests were found");
+}
+
+#[test]
 fn the_readme_lists_every_error() {
     let readme = read(Path::new("README.md"));
     for row in proto::error::TABLE {
