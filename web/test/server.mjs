@@ -1,10 +1,11 @@
 // The server that a test runs against: `barrage run` where BARRAGE_BIN names the binary, the fake one otherwise.
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 import { FakeServer } from "./fake-server.mjs";
 
 /** From starting the process to its telling where it listens, and from SIGTERM to its end; milliseconds. */
@@ -27,6 +28,7 @@ class Server {
 }
 
 class Fake extends Server {
+  isReal = false;
   fake = new FakeServer();
 
   async start() {
@@ -44,6 +46,8 @@ class Fake extends Server {
 }
 
 class Binary extends Server {
+  isReal = true;
+
   constructor(path, settings) {
     super();
     this.path = path;
@@ -88,6 +92,12 @@ class Binary extends Server {
     const value = new RegExp(`^\\s+${name}\\s+(\\S+)`, "m").exec(this.said)?.[1];
     if (value === undefined) throw new Error(`barrage does not tell ${name}:\n${this.said}`);
     return value;
+  }
+
+  /** A token for `uid`, as `barrage token` makes it. */
+  async token(uid) {
+    const { stdout } = await promisify(execFile)(this.path, ["token", uid], { cwd: this.directory });
+    return stdout.trim();
   }
 
   async kill() {

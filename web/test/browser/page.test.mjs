@@ -190,6 +190,30 @@ test("who wants less motion sees bullets stand", { skip }, async () => {
   await page.context().close();
 });
 
+test("a pasted token is who one is, and one that is refused is explained", { skip }, async (t) => {
+  if (!server.isReal) {
+    t.diagnostic("the fake server knows no tokens");
+    return;
+  }
+  const page = await viewer(browser, server.address, { room: "identity", name: "Ada", errors });
+  const paste = async (token) => {
+    await page.click("#settings-open");
+    await page.fill("#settings [name=token]", token);
+    await page.click("#identity-apply");
+  };
+  await paste(await server.token("42"));
+  await page.locator("#who", { hasText: /^You are (?!.*guest)/ }).waitFor({ state: "attached", timeout: 10_000 });
+  await connected(page);
+  await say(page, "as 42");
+  await chatUntil(page, (lines) => lines.includes("as 42"), "own line");
+  assert.equal(await page.locator("#chat .own").count(), 1);
+  await paste("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl");
+  await page.waitForSelector('#state[data-state="closed"]', { timeout: 10_000 });
+  await page.locator("#notice", { hasText: "You need to sign in" }).waitFor();
+  assert.ok(!page.url().includes("eyJ"), "no token in an address");
+  await page.context().close();
+});
+
 test("a flood leaves the page as large as it was", { skip }, async () => {
   const page = await viewer(browser, server.address, { room: "flood", name: "Ada", errors });
   let most = 0;
