@@ -12,6 +12,8 @@
 //! - `a_hold_waits_for_an_owner`, and is asked again of every new one, and after a reset.
 //! - `only_the_core_that_asked_is_answered`, and gets live messages from there on; an answer to what was held again is
 //!   for every core that has the channel.
+//! - `a_live_owner_delivers_nothing_of_what_is_held_anew`: what comes all the same answers a hold from before a reset,
+//!   and would leave a hole.
 //! - `a_hole_in_the_sequence_ends_the_stream`: its owner dials again, says what it owns, and everything is held again
 //!   from where it was.
 
@@ -68,8 +70,12 @@ struct Partition {
     owner: Option<StreamId>,
     /// Of the last numbered frame under this epoch, on this stream.
     seq: u64,
-    /// Every channel that is held has everything up to here.
+    /// Every channel that is held, and not being held anew, has everything up to here.
     through: u64,
+    /// It has answered: it reads no more than what is new, and answers at once.
+    live: bool,
+    /// Channels that are being held anew.
+    anew: usize,
     channels: FxHashMap<Arc<str>, Channel>,
 }
 
@@ -83,6 +89,8 @@ struct Channel {
     ordinal_epoch: u64,
     /// The number of the hold by which it is held anew; 0: none is out.
     anew: u64,
+    /// The position that it names.
+    anew_from: u64,
 }
 
 /// A core that has the channel, or asks for it.
@@ -143,6 +151,7 @@ impl Holder {
         let Some(entry) = partition.channels.get_mut(channel) else { return };
         entry.members.retain(|member| member.core != core);
         if entry.members.is_empty() {
+            partition.anew -= usize::from(entry.anew > 0);
             partition.channels.remove(channel);
             if let Some(owner) = partition.owner {
                 let release = Release { partition: number, channel: channel.to_owned() };
@@ -228,6 +237,7 @@ impl Holder {
             partition.through = 0;
         }
         (partition.epoch, partition.owner, partition.seq) = (own.epoch, Some(from), 0);
+        partition.live = false;
         self.hold_anew(own.partition);
     }
 
@@ -256,19 +266,22 @@ impl Holder {
     fn hold_anew(&mut self, number: u32) {
         let partition = &mut self.partitions[number as usize];
         let (epoch, Some(owner)) = (partition.epoch, partition.owner) else { return };
+        partition.anew = 0;
         for (name, channel) in &mut partition.channels {
             channel.anew = 0;
             if channel.is_held() {
                 self.last_hold += 1;
                 channel.anew = self.last_hold;
+                partition.anew += 1;
                 let same_log = channel.log == partition.log;
+                channel.anew_from = if same_log { channel.offset.max(partition.through) } else { channel.offset };
                 let hold = Hold {
                     partition: number,
                     epoch,
                     hold: channel.anew,
                     channel: name.to_string(),
                     log: channel.log.to_string(),
-                    offset: if same_log { channel.offset.max(partition.through) } else { channel.offset },
+                    offset: channel.anew_from,
                     recent: 0,
                     ordinal: channel.ordinal,
                     ordinal_epoch: channel.ordinal_epoch,
@@ -287,11 +300,12 @@ impl Holder {
 
     fn deliver(&mut self, number: u32, items: Vec<Item>, through: u64) {
         let partition = &mut self.partitions[number as usize];
+        partition.live |= through > 0;
         let mut batches: Vec<(usize, Vec<Arc<Item>>)> = Vec::new();
         for item in items {
             let Some(channel) = partition.channels.get_mut(item.channel.as_str()) else { continue };
             let known = item.offset <= channel.offset && channel.log == partition.log;
-            if known || !channel.is_held() {
+            if known || !channel.is_held() || (channel.anew > 0 && partition.live) {
                 continue;
             }
             channel.log = partition.log.clone();
@@ -305,25 +319,32 @@ impl Holder {
                 }
             }
         }
-        partition.through = partition.through.max(through);
+        if partition.anew == 0 {
+            partition.through = partition.through.max(through);
+        }
         self.actions.extend(batches.into_iter().map(|(core, batch)| Action::Deliver(core, batch)));
     }
 
     fn held(&mut self, held: proto::cluster::Held) {
         let partition = &mut self.partitions[held.partition as usize];
+        partition.live = true;
         let Some(channel) = partition.channels.get_mut(held.channel.as_str()) else { return };
         let log: Arc<str> = held.log.as_str().into();
         let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
-        let answer = Held {
-            channel: held.channel,
-            log: log.clone(),
-            offset: held.offset,
-            missed: held.missed.map(|missed| (missed.count, missed.exact)),
-            recent,
-        };
+        let missed = held.missed.map(|missed| (missed.count, missed.exact));
+        let mut answer = Held { channel: held.channel, log: log.clone(), offset: held.offset, missed, recent };
         let mut cores = Vec::new();
         if channel.anew > 0 && held.hold == channel.anew {
             channel.anew = 0;
+            partition.anew -= 1;
+            if channel.log == log && channel.offset > channel.anew_from {
+                // An owner that still replays delivered meanwhile, on a hold from before a reset, what is answered now.
+                let had = channel.offset;
+                let reached = answer.recent.first().is_some_and(|first| first.offset <= had);
+                answer.recent.retain(|item| item.offset > had);
+                // How much of what is missing came meanwhile is not known.
+                answer.missed = answer.missed.filter(|_| !reached && held.offset > had).map(|_| (1, false));
+            }
             cores.extend(channel.members.iter().filter(|member| member.asks.is_none()).map(|member| member.core));
         } else {
             for member in &mut channel.members {
@@ -558,6 +579,24 @@ mod tests {
         assert_eq!(done(&mut holder), ["1: hold 2 room:1 log/110 recent 0 ordinal 11/50", "1: done 50"]);
         holder.frame(1, held(50, 1, 2, 200, &[190, 200]));
         assert_eq!(done(&mut holder), ["core 0: held 200 [190, 200]"]);
+    }
+
+    #[test]
+    fn a_live_owner_delivers_nothing_of_what_is_held_anew() {
+        let mut holder = holding();
+        // Asked before the reset, seen by the owner after it: from there on it delivers.
+        holder.hold(1, "room:1", None);
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        done(&mut holder);
+        holder.frame(1, held(50, 1, 2, 120, &[110, 120]));
+        holder.frame(1, deliver(50, 2, &[130], 130));
+        assert!(done(&mut holder).is_empty());
+        // Nor does it count as complete.
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        assert!(done(&mut holder)[0].contains("log/100"));
+        holder.frame(1, held(50, 1, 5, 130, &[110, 120, 130]));
+        holder.frame(1, held(50, 2, 6, 130, &[100, 110, 120, 130]));
+        assert_eq!(done(&mut holder), ["core 0: held 130 [110, 120, 130]", "core 1: held 130 [100, 110, 120, 130]"]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ mod metrics;
 mod outbox;
 mod ports;
 mod registry;
+#[cfg(test)]
+mod simulation;
 mod thread;
 
 pub(crate) use ports::INPUTS_MAX;
