@@ -267,14 +267,18 @@ impl Holder {
         let partition = &mut self.partitions[number as usize];
         let (epoch, Some(owner)) = (partition.epoch, partition.owner) else { return };
         partition.anew = 0;
+        // Of what is held from here on, only this owner, on this stream, says how far it is complete.
+        let through = std::mem::take(&mut partition.through);
         for (name, channel) in &mut partition.channels {
             channel.anew = 0;
             if channel.is_held() {
                 self.last_hold += 1;
                 channel.anew = self.last_hold;
                 partition.anew += 1;
-                let same_log = channel.log == partition.log;
-                channel.anew_from = if same_log { channel.offset.max(partition.through) } else { channel.offset };
+                if channel.log == partition.log {
+                    channel.offset = channel.offset.max(through);
+                }
+                channel.anew_from = channel.offset;
                 let hold = Hold {
                     partition: number,
                     epoch,
