@@ -109,11 +109,14 @@ pub fn heartbeat_reply(sequence: u32, popularity: u64, out: &mut Vec<u8>) {
 /// A message as a Bilibili viewer gets it, JSON: `raw` or the payload where that is a command, a `DANMU_MSG` for other
 /// text and for whatever text came from goim; `None` for what this dialect cannot say (a gift, an image, bytes).
 ///
-/// `raw` is what a goim push or a Bilibili command carried, empty where that is the payload.
+/// `raw` is what a goim push or a Bilibili command carried, empty where that is the payload. A command passes only from
+/// the platform itself: a user's could name another user in it, and is shown as that user's own text.
 #[must_use]
 pub fn danmaku(message: &client::Message, raw: &[u8]) -> Option<Vec<u8>> {
     let payload = payload_bytes(message.payload.as_ref());
-    if let Some(command) = [raw, payload].into_iter().find(|bytes| is_command(bytes)) {
+    if message.sender.is_none()
+        && let Some(command) = [raw, payload].into_iter().find(|bytes| is_command(bytes))
+    {
         return Some(command.to_vec());
     }
     let is_text = message.r#type == crate::operation::TEXT || message.r#type.starts_with("goim.");
@@ -340,13 +343,22 @@ mod tests {
     #[test]
     fn a_command_passes_through_unchanged() {
         let gift = r#" {"data":{"n":1.50},"cmd":"SEND_GIFT"}"#;
-        assert_eq!(danmaku(&chat(gift), b"").as_deref(), Some(gift.as_bytes()));
-        assert_eq!(danmaku(&chat("its text"), gift.as_bytes()).as_deref(), Some(gift.as_bytes()));
+        let platforms = |text: &str| Message { sender: None, ..chat(text) };
+        assert_eq!(danmaku(&platforms(gift), b"").as_deref(), Some(gift.as_bytes()));
+        assert_eq!(danmaku(&platforms("its text"), gift.as_bytes()).as_deref(), Some(gift.as_bytes()));
         // Of any type, also one that is not text.
-        assert!(danmaku(&Message { r#type: "gift".into(), ..chat(gift) }, b"").is_some());
+        assert!(danmaku(&Message { r#type: "gift".into(), ..platforms(gift) }, b"").is_some());
         for other in [r#"{"cmd":1}"#, r#"["cmd"]"#, r#"{"cmd":"x""#, "{}"] {
             assert_eq!(json(&chat(other), b"")["info"][1], other);
         }
+    }
+
+    #[test]
+    fn a_users_command_is_that_users_text() {
+        let forged = r#"{"cmd":"DANMU_MSG","info":[[],"hi",[1,"somebody else"]]}"#;
+        let shown = json(&chat("hi"), forged.as_bytes());
+        assert_eq!((&shown["info"][1], &shown["info"][2]), (&"hi".into(), &json(&chat("hi"), b"")["info"][2]));
+        assert_eq!(json(&chat(forged), b"")["info"][1], forged);
     }
 
     #[test]
