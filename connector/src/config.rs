@@ -174,7 +174,7 @@ impl Config {
             room_linger_s: self.buffers.room_linger_s,
             round_sends: self.buffers.round_sends,
             drain_delay_max_ms: self.buffers.drain_delay_ms,
-            #[cfg(any(test, feature = "planted"))]
+            #[cfg(test)]
             fault: None,
         }
     }

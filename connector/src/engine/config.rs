@@ -51,13 +51,13 @@ pub struct EngineConfig {
     /// A draining node tells native clients to come back elsewhere after a random time up to this.
     pub drain_delay_max_ms: u32,
     /// A fault of the simulation's own, to show that it is found.
-    #[cfg(any(test, feature = "planted"))]
+    #[cfg(test)]
     pub fault: Option<Fault>,
 }
 
 impl EngineConfig {
     /// Small, for tests: the limits can be reached.
-    #[cfg(any(test, feature = "planted"))]
+    #[cfg(test)]
     #[must_use]
     pub fn small() -> Self {
         Self {
@@ -89,9 +89,9 @@ impl EngineConfig {
 
     /// The planted fault; none in a build that serves.
     pub(super) fn planted(&self) -> Option<Fault> {
-        #[cfg(any(test, feature = "planted"))]
+        #[cfg(test)]
         return self.fault;
-        #[cfg(not(any(test, feature = "planted")))]
+        #[cfg(not(test))]
         None
     }
 }

@@ -350,6 +350,15 @@ impl Room {
     }
 }
 
+impl Member {
+    /// The offset on each lane that it has everything up to, sent or told.
+    pub(super) fn position(&self, lanes: &[FeedLane; 2]) -> [u64; 2] {
+        let of = |lane: usize| lanes[lane].ring.offset_at(self.cursors[lane]);
+        let owed = self.missed[NORMAL] > 0 || self.inexact[NORMAL];
+        [of(HIGH), if owed { self.stood } else { of(NORMAL) }]
+    }
+}
+
 impl Feed {
     /// One without members, that has still to encode from entry `from` on; `offset` lies before that.
     pub(super) fn new(encoding: Encoding, from: u64, offset: u64) -> Self {

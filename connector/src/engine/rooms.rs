@@ -68,7 +68,6 @@ impl Engine {
 
     /// A session comes into a room that is held.
     fn place(&mut self, key: Key, index: usize, join: Join) {
-        let present = self.session(key).is_some_and(|session| session.places.iter().any(|place| place.room == index));
         let Some(session) = self.session(key).filter(|session| !session.is_closing()) else {
             return self.linger(index);
         };
@@ -80,7 +79,6 @@ impl Engine {
             Join::Packet { .. } => (0, None),
         };
         let (after, gap) = match resume {
-            _ if present => ([room.offset; 2], false),
             // In another log nothing of what is here was seen.
             Some((log, _)) if *log != *room.log => ([room.floor; 2], true),
             Some((_, after)) if after[NORMAL] < room.floor => ([room.floor.max(after[HIGH]), room.floor], true),
@@ -88,9 +86,13 @@ impl Engine {
             Some((_, after)) => ([after[HIGH].max(after[NORMAL]), after[NORMAL]], false),
             None => ([room.before_last(history).max(room.floor); 2], false),
         };
-        if !present {
-            self.add_member(key, index, encoding, after);
-        }
+        let (after, gap) = match self.position(key, index, encoding) {
+            Some(present) => (present, false),
+            None => {
+                self.add_member(key, index, encoding, after);
+                (after, gap)
+            }
+        };
         let room = &self.rooms[index];
         let position = client::Position { log: room.log.to_string(), normal: after[NORMAL], high: after[HIGH] };
         let online = self.online_in(index);
@@ -111,6 +113,14 @@ impl Engine {
             Join::Packet { turn, sequence, first } => self.entered(key, turn, sequence, first),
         }
         self.ready(key);
+    }
+
+    /// Where a session stands in a room that it is in.
+    fn position(&mut self, key: Key, index: usize, encoding: Encoding) -> Option<[u64; 2]> {
+        let place = self.session(key)?.places.iter().find(|place| place.room == index).copied()?;
+        let room = &self.rooms[index];
+        let feed = &room.feeds[room.feed(encoding)?];
+        Some(feed.members[place.member].position(&feed.lanes))
     }
 
     fn add_member(&mut self, key: Key, index: usize, encoding: Encoding, after: [u64; 2]) {
@@ -252,13 +262,22 @@ impl Engine {
 
     /// Live messages.
     pub(super) fn deliver(&mut self, items: &[Arc<cluster::Item>]) {
+        // Most follow one of the same room.
+        let mut last = None;
         for item in items {
             let Some(&index) = self.names.get(item.channel.as_str()) else { continue };
-            let room = &mut self.rooms[index];
+            let room = &self.rooms[index];
             if room.state != State::Held || item.offset <= room.offset {
                 continue;
             }
             self.append(index, item);
+            if let Some(before) = last.replace(index)
+                && before != index
+            {
+                self.news(before);
+            }
+        }
+        if let Some(index) = last {
             self.news(index);
         }
     }

@@ -149,17 +149,11 @@ fn member_lane<O: Outlet>(
     lane: usize,
 ) -> Flow {
     if member.missed[lane] > 0 || member.inexact[lane] {
-        let of = |lane: usize| lanes[lane].ring.offset_at(member.cursors[lane]);
-        let owed = lane == HIGH && (member.missed[NORMAL] > 0 || member.inexact[NORMAL]);
-        let normal = if owed { member.stood } else { of(NORMAL) };
-        let position = client::Position { log: log.to_owned(), normal, high: of(HIGH) };
-        let gap = client::Gap {
-            channel: name.to_owned(),
-            count: member.missed[lane].into(),
-            exact: !member.inexact[lane],
-            position: Some(position),
-        };
+        let (count, exact) = (member.missed[lane], !member.inexact[lane]);
         (member.missed[lane], member.inexact[lane]) = (0, false);
+        let [high, normal] = member.position(lanes);
+        let position = client::Position { log: log.to_owned(), normal, high };
+        let gap = client::Gap { channel: name.to_owned(), count: count.into(), exact, position: Some(position) };
         session.out.push(encoder.own(encoding, 0, Body::Gap(gap)));
         if line.own(session) == Flow::Blocked {
             return Flow::Blocked;
@@ -296,11 +290,7 @@ impl Engine {
         for key in std::mem::take(&mut self.dead) {
             outlet.close(key);
         }
-        let again = !self.ready.is_empty()
-            || !self.readable.is_empty()
-            || self.schedule.len() > 0
-            || !self.changes.is_empty()
-            || !self.asks.is_empty();
+        let again = !self.ready.is_empty() || !self.readable.is_empty() || self.schedule.len() > 0;
         Next { again, wake_ms: self.wake_ms() }
     }
 

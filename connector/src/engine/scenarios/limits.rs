@@ -212,3 +212,36 @@ fn a_draining_node_says_so_and_is_gone_in_time() {
     assert!(delays.len() > 15 && delays.iter().all(|delay| *delay <= 5000), "{delays:?}");
     assert_eq!(close_code(&bench.heard(web)), Some(4015));
 }
+
+#[test]
+fn an_idle_session_is_small() {
+    // The table's entry and what it points to; identity and rooms come on top, buffers do not.
+    assert!(size_of::<crate::engine::Slot>() <= 16);
+    assert!(size_of::<crate::engine::Session>() <= 448, "{}", size_of::<crate::engine::Session>());
+    assert!(size_of::<crate::engine::room::Member>() <= 48);
+    let mut bench = Bench::new(|_| {});
+    for _ in 0..100 {
+        bench.viewer();
+    }
+    assert_eq!(bench.engine.footprint().buffers, 0);
+    assert_eq!(bench.engine.footprint().room_bytes, 0, "no ring before the first message");
+}
+
+#[test]
+fn the_engine_knows_no_clock_socket_or_runtime() {
+    let mut files = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine"))];
+    let mut read = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if !path.to_string_lossy().contains("scenarios") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for foreign in ["std::time", "Instant::", "SystemTime", "tokio", "monoio", "TcpStream", "socket2", "libc::"]
+            {
+                assert!(!text.contains(foreign), "{} names {foreign}", path.display());
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 15);
+}
