@@ -128,7 +128,7 @@ fn the_containers_configuration_is_developments_but_for_addresses() {
         }
     }
     let set = |table: &mut toml::Table, section: &str, key: &str, value: &str| {
-        let section = section.split('.').fold(Some(table), |table, name| table?.get_mut(name)?.as_table_mut());
+        let section = section.split('.').try_fold(table, |table, name| table.get_mut(name)?.as_table_mut());
         let value = toml::Value::Array(vec![value.into()]);
         *section.and_then(|section| section.get_mut(key)).unwrap_or_else(|| panic!("{key}")) = value;
     };
