@@ -24,7 +24,7 @@ pub struct EngineConfig {
     pub auth_deadline_ms: u64,
     /// What native clients are told; twice this in silence closes.
     pub heartbeat_s: u32,
-    /// Requests a second of one session. Over it: refused; [`crate::engine::limits::DEBT_SECONDS`] of it: closed.
+    /// Requests a second of one session. Over it: refused; `limits::DEBT_SECONDS` of it: closed.
     pub requests_per_s: u32,
     /// Requests that a session may have under way with logic. Over it: not read from until one is answered.
     pub requests_in_flight: u32,
