@@ -58,8 +58,21 @@ struct Part {
 
 /// Something that was waited for beside the loop.
 enum Done {
-    Claimed { partition: u32, turn: u64, epoch: Offset },
-    Lettered { partition: u32, turn: u64, offset: Offset },
+    /// The checkpoint could not be read before.
+    Waited {
+        partition: u32,
+        turn: u64,
+    },
+    Claimed {
+        partition: u32,
+        turn: u64,
+        epoch: Offset,
+    },
+    Lettered {
+        partition: u32,
+        turn: u64,
+        offset: Offset,
+    },
     Ends(Vec<(u32, Offset)>),
 }
 
@@ -112,7 +125,7 @@ impl Rooms {
                     }
                 },
                 Some(event) = self.events.recv() => self.link_event(event),
-                Some(done) = self.waiting.next() => self.done(done),
+                Some(done) = self.waiting.next() => self.done(done).await,
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -124,18 +137,9 @@ impl Rooms {
         match event {
             bus::Event::Assigned(partition) => {
                 self.turns += 1;
-                let committed = loop {
-                    match self.consumer.committed(partition).await {
-                        Ok(offset) => break offset,
-                        Err(error) => {
-                            tracing::warn!(partition, %error, "a checkpoint cannot be read now");
-                            tokio::time::sleep(RETRY).await;
-                        }
-                    }
-                };
-                let part = Part { turn: self.turns, owner: None, committed, letters: BTreeSet::new() };
+                let part = Part { turn: self.turns, owner: None, committed: 0, letters: BTreeSet::new() };
                 self.parts.insert(partition, part);
-                self.claim(partition, self.turns, Duration::ZERO);
+                self.begin(partition, self.turns).await;
             }
             bus::Event::Revoked(partition) => {
                 if let Some(mut part) = self.parts.remove(&partition)
@@ -156,6 +160,24 @@ impl Rooms {
             }
         }
         self.tell_ready();
+    }
+
+    /// Reads where the last owner was, and claims.
+    async fn begin(&mut self, partition: u32, turn: u64) {
+        let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) else { return };
+        match self.consumer.committed(partition).await {
+            Ok(committed) => {
+                part.committed = committed;
+                self.claim(partition, turn, Duration::ZERO);
+            }
+            Err(error) => {
+                tracing::warn!(partition, %error, "a checkpoint cannot be read now");
+                self.waiting.push(Box::pin(async move {
+                    tokio::time::sleep(RETRY).await;
+                    Done::Waited { partition, turn }
+                }));
+            }
+        }
     }
 
     fn link_event(&mut self, event: Event) {
@@ -184,8 +206,9 @@ impl Rooms {
         }
     }
 
-    fn done(&mut self, done: Done) {
+    async fn done(&mut self, done: Done) {
         match done {
+            Done::Waited { partition, turn } => self.begin(partition, turn).await,
             Done::Claimed { partition, turn, epoch } => {
                 let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) else { return };
                 let attached = self.attached.keys().copied();
