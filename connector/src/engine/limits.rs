@@ -91,7 +91,7 @@ impl Addresses {
     pub(super) fn disconnect(&mut self, now_ms: u64, address: IpAddr) {
         if let Some(entry) = self.table.get_mut(&address) {
             entry.connections = entry.connections.saturating_sub(1);
-            if entry.connections == 0 && entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS) {
+            if entry.connections == 0 && entry.sessions == 0 && entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS) {
                 self.table.remove(&address);
             }
         }
@@ -130,7 +130,9 @@ impl Addresses {
 
     /// Forgets who has no connection and owes nothing. Once a minute is enough.
     pub(super) fn sweep(&mut self, now_ms: u64) {
-        self.table.retain(|_, entry| entry.connections > 0 || !entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS));
+        self.table.retain(|_, entry| {
+            entry.connections > 0 || entry.sessions > 0 || !entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS)
+        });
     }
 
     /// Addresses that are known.

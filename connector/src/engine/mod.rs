@@ -101,6 +101,8 @@ pub struct Engine {
     drain: Option<ending::Drain>,
     /// When the once-a-second work is due, milliseconds.
     second_ms: u64,
+    /// When addresses are looked through, milliseconds.
+    sweep_ms: u64,
     /// The number of sessions that was last told.
     told_sessions: Option<u64>,
     random: u64,
@@ -140,6 +142,7 @@ impl Engine {
             addresses: Addresses::default(),
             drain: None,
             second_ms: now.mono_ms + timing::SECOND_MS,
+            sweep_ms: now.mono_ms,
             told_sessions: None,
             random: seed | 1,
             counters: Counters::default(),

@@ -232,7 +232,9 @@ impl Engine {
         let Some(room) = self.rooms.get_mut(index) else { return };
         let name = room.name.clone();
         if room.release_ms.is_some_and(|at_ms| at_ms <= now_ms) && room.sessions() == 0 && room.waiters.is_empty() {
-            self.tell_count(index);
+            if let Some(count) = self.tell_count(index) {
+                self.asks.push_back(Ask::Counts(vec![count]));
+            }
             self.rooms.remove(index);
             self.changed.retain(|changed| *changed != index);
             self.names.remove(&*name);

@@ -16,8 +16,8 @@ pub(super) const SECOND_MS: u64 = 1000;
 const GOIM_HEARTBEAT_MS: u64 = 240_000;
 /// Bilibili's silence that closes, milliseconds (compat.md).
 const BILIBILI_SILENCE_MS: u64 = 60_000;
-/// Seconds between two looks for addresses that can be forgotten.
-const SWEEP_S: u64 = 60;
+/// Between two looks for addresses that can be forgotten, milliseconds.
+const SWEEP_MS: u64 = 60_000;
 
 /// What is due to a session, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,7 +140,8 @@ impl Engine {
         for (_, room) in &mut self.rooms {
             room.shrink();
         }
-        if (self.now.mono_ms / SECOND_MS).is_multiple_of(SWEEP_S) {
+        if self.now.mono_ms >= self.sweep_ms {
+            self.sweep_ms = self.now.mono_ms + SWEEP_MS;
             self.addresses.sweep(self.now.mono_ms);
         }
     }

@@ -14,7 +14,7 @@ use super::super::{Engine, gate::What, limits::Verdict, room::Join, session::End
 use crate::driver::Key;
 
 /// Operations that one session may accept: goim has no bound. Over it: closed.
-const ACCEPTS_MAX: usize = 256;
+pub(super) const ACCEPTS_MAX: usize = 256;
 
 impl Engine {
     /// A packet of an authenticated session.

@@ -15,6 +15,7 @@ use super::super::{
     room::Join,
     session::{Dialect, Ending, Packets, Phase, Wire},
 };
+use super::goim::ACCEPTS_MAX;
 use crate::driver::Key;
 
 impl Engine {
@@ -49,6 +50,10 @@ impl Engine {
                 let goim_key = auth.session_key().unwrap_or_default();
                 if !goim_key.is_empty() && !proto::channel::is_id(goim_key) {
                     let reason = "a session key is 1-64 of A-Z a-z 0-9 _ . -";
+                    return self.end(key, Ending::new(ErrorCode::BadRequest, reason));
+                }
+                if auth.accepts.len() > ACCEPTS_MAX {
+                    let reason = format!("a session may accept {ACCEPTS_MAX} operations");
                     return self.end(key, Ending::new(ErrorCode::BadRequest, reason));
                 }
                 let dialect = (Dialect::Goim, cluster::Dialect::Goim);

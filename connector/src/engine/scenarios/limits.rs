@@ -1,5 +1,7 @@
 //! Who is let in, and what nobody may.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -244,4 +246,45 @@ fn the_engine_knows_no_clock_socket_or_runtime() {
         }
     }
     assert!(read > 15);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn bytes_from_outside_never_panic_and_never_stay(
+        start in 0usize..6,
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..12),
+        operations in prop::collection::vec((0i32..20, prop::collection::vec(any::<u8>(), 0..40)), 0..6),
+    ) {
+        let mut bench = Bench::new(|config| config.proxies = vec!["192.0.2.0/24".parse().unwrap()]);
+        let key = bench.open().unwrap();
+        let auth = packet_bytes(packet::operation::AUTH, 1, br#"{"mid":7}"#);
+        let begin = match start {
+            0 => Vec::new(),
+            1 => wire::MAGIC.to_vec(),
+            2 => upgrade("/sub", ""),
+            3 => upgrade("/", "Sec-WebSocket-Protocol: barrage.v1.json\r\n"),
+            4 => b"PROXY TCP4 ".to_vec(),
+            _ => auth,
+        };
+        let _ = bench.say(key, &begin);
+        if start == 5 {
+            bench.admit();
+            for (operation, body) in &operations {
+                let _ = bench.say(key, &packet_bytes(*operation, 2, body));
+            }
+        }
+        for chunk in &chunks {
+            let _ = bench.say(key, chunk);
+            prop_assert!(bench.engine.footprint().buffers < 64 * 1024);
+        }
+        while let Some((id, _)) = bench.gate.pop() {
+            bench.input(Input::Reply { id, answer: crate::engine::event::unreachable() });
+        }
+        bench.engine.closed(bench.now, key);
+        bench.pass(20_000);
+        let footprint = bench.engine.footprint();
+        prop_assert_eq!((footprint.connections, footprint.rooms, footprint.asked), (0, 0, 0));
+    }
 }

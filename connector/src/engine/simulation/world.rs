@@ -788,9 +788,7 @@ impl World {
             // Beyond the longest deadline, goim's silence.
             self.wait(5000);
         }
-        let mut footprint = self.engine.footprint();
-        footprint.addresses = 0;
-        assert_eq!(footprint, crate::engine::Footprint::default());
+        assert_eq!(self.engine.footprint(), crate::engine::Footprint::default());
         assert!(self.routes.values().all(|count| *count == 0), "{:?}", self.routes);
         assert!(self.rooms.iter().all(|owned| !owned.held), "every hold is released");
     }
