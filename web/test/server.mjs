@@ -85,6 +85,12 @@ class Binary extends Server {
     this.address = this.told("page");
     this.clients = this.told("clients");
     this.known = { clients: this.clients, http: new URL(this.address).host };
+    // It listens; what its services need of each other may still be on its way, and not every client tries again.
+    const deadline = Date.now() + START_MS;
+    while (!(await fetch(`${this.told("admin")}ready`)).ok) {
+      if (Date.now() > deadline) throw new Error(`barrage is not ready within ${START_MS} ms:\n${this.said}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 
   /** What `barrage run` says when it is ready: a name and its value on each line. */

@@ -68,7 +68,7 @@ test("a thousand pushes arrive once and in order, and the heartbeat tells the on
     client.on("error", (error) => {
       throw error;
     });
-    return { ...seen, live: once(client, "live") };
+    return { ...seen, live: once(client, "live", { signal: AbortSignal.timeout(ARRIVE_MS) }) };
   });
   await Promise.all(clients.map(({ live }) => live));
 
