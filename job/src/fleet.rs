@@ -53,8 +53,8 @@ impl Fleet {
     }
 
     /// Keeps the lease, and a link to each connector's lease, until job stops; the lease is given back by
-    /// whoever waits for the end. `looked` turns true when the connectors that there were at the start are attached, or have had
-    /// their time.
+    /// whoever waits for the end. `looked` turns true when the connectors that there were at the start are attached, or
+    /// have had their time.
     pub(crate) async fn keep(self, cluster: Cluster, routes: Arc<dyn Routes>, dial: Dial, looked: watch::Sender<bool>) {
         let mut links: HashMap<String, watch::Sender<Option<String>>> = HashMap::new();
         let mut tasks = JoinSet::new();
