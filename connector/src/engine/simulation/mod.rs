@@ -9,6 +9,8 @@
 //! its seed. [`super::config::Fault`]s are planted to show that the checks see what they are there for.
 
 mod client;
+mod net;
+mod owner;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

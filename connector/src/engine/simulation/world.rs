@@ -1,4 +1,4 @@
-//! The world around an engine: a network that takes what it likes, logic and channels' owners that answer when they
+//! The world around an engine: clients on a network, logic and the rooms' owners, which answer when they
 //! like, a clock that is moved; and what was published, to compare with.
 
 use std::{
@@ -18,15 +18,17 @@ use proto::{
 
 use super::{
     Random,
-    client::{Asked, Client, Speaks, text},
+    client::{Asked, Client, Speaks},
+    net::{Net, Wire},
+    owner::{Numbered as _, Owned, Published},
 };
 use crate::{
-    driver::{Key, Machine, Now, Outlet, Reading, Sent},
+    driver::{Key, Machine, Now, Reading},
     engine::{
         Engine, EngineConfig,
         config::Fault,
         encode::BATCH_BYTES_MAX,
-        event::{Ask, Held, Input, Push},
+        event::{Ask, Input, Push},
     },
 };
 
@@ -68,110 +70,26 @@ impl fmt::Display for Tally {
     }
 }
 
-/// One message as its owner knows it.
-#[derive(Debug, Clone)]
-struct Published {
-    log: String,
-    offset: u64,
-    /// 0: high, 1: normal.
-    lane: usize,
-    item: Arc<cluster::Item>,
-}
-
-/// A room at its owner.
-#[derive(Debug, Default)]
-struct Owned {
-    name: String,
-    log: u64,
-    offset: u64,
-    all: Vec<Published>,
-    /// The core has it: deliveries are on their way to it.
-    held: bool,
-    /// Messages that were dropped on the way, to be told before the next one.
-    dropped: u64,
-    /// Messages that the owner did not deliver, to be told with the next one.
-    capped: u64,
-}
-
-/// A connection in the network.
-#[derive(Debug)]
-struct Wire {
-    client: usize,
-    /// On its way to the engine.
-    up: Vec<u8>,
-    /// On its way to the client.
-    down: VecDeque<u8>,
-    /// Bytes of `down` that there may be.
-    room: usize,
-    /// The engine was told that there is none left.
-    full: bool,
-    paused: bool,
-    /// Reads seldom.
-    slow: bool,
-    open: bool,
-}
-
-#[derive(Default)]
-struct Net {
-    wires: BTreeMap<Key, Wire>,
-    random: u64,
-    accepting: bool,
-    breaking: Vec<Key>,
-}
-
-impl Outlet for Net {
-    fn send(&mut self, key: Key, bytes: &[u8]) -> Sent {
-        assert!(!bytes.is_empty(), "an empty send");
-        let Some(wire) = self.wires.get_mut(&key).filter(|wire| wire.open) else { return Sent::Gone };
-        assert!(!wire.full, "a send to a full socket, before it was writable");
-        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        if self.random >> 33 & 0x3ff == 0 {
-            self.breaking.push(key);
-            return Sent::Gone;
-        }
-        let took = bytes.len().min(wire.room.saturating_sub(wire.down.len()));
-        wire.down.extend(&bytes[..took]);
-        wire.full = took < bytes.len();
-        Sent::Took(took)
-    }
-
-    fn read(&mut self, key: Key) {
-        if let Some(wire) = self.wires.get_mut(&key) {
-            wire.paused = false;
-        }
-    }
-
-    fn close(&mut self, key: Key) {
-        let wire = self.wires.get_mut(&key).expect("a connection that is there is closed, once");
-        assert!(wire.open, "closed twice");
-        wire.open = false;
-    }
-
-    fn stop_accepting(&mut self) {
-        self.accepting = false;
-    }
-}
-
 /// See the module's opening.
 pub(super) struct World {
-    random: Random,
-    now: Now,
-    engine: Engine,
-    config: Arc<EngineConfig>,
-    net: Net,
-    clients: Vec<Client>,
-    rooms: Vec<Owned>,
+    pub(super) random: Random,
+    pub(super) now: Now,
+    pub(super) engine: Engine,
+    pub(super) config: Arc<EngineConfig>,
+    pub(super) net: Net,
+    pub(super) clients: Vec<Client>,
+    pub(super) rooms: Vec<Owned>,
     /// To the core, in order.
-    queue: VecDeque<Input>,
+    pub(super) queue: VecDeque<Input>,
     /// Asked of logic, and not answered.
-    asked: Vec<(u64, Key, gate_request::Ask)>,
+    pub(super) asked: Vec<(u64, Key, gate_request::Ask)>,
     /// Nothing is lost on the way to the core.
-    lossless: bool,
+    pub(super) lossless: bool,
     /// Everyone reads.
-    fast: bool,
-    publishing: bool,
-    routes: BTreeMap<String, i64>,
-    published: u64,
+    pub(super) fast: bool,
+    pub(super) publishing: bool,
+    pub(super) routes: BTreeMap<String, i64>,
+    pub(super) published: u64,
 }
 
 impl World {
@@ -407,142 +325,6 @@ impl World {
         for _ in 0..most {
             let Some(input) = self.queue.pop_front() else { break };
             self.engine.input(self.now, input);
-        }
-    }
-
-    fn publish(&mut self) {
-        let room = self.random.below(self.rooms.len() as u64) as usize;
-        for _ in 0..1 + self.random.below(4) {
-            self.publish_to(room);
-        }
-    }
-
-    fn publish_to(&mut self, room: usize) {
-        self.published += 1;
-        let number = self.published;
-        let lane = usize::from(!self.random.one_in(5));
-        let padding = [0, 30, 700][self.random.below(3) as usize];
-        let owned = &mut self.rooms[room];
-        owned.offset += 1 + self.random.below(3);
-        let wire_lane = if lane == 0 { client::Lane::High } else { client::Lane::Normal };
-        let message = client::Message {
-            channel: owned.name.clone(),
-            id: number.to_string(),
-            offset: owned.offset,
-            r#type: "text".into(),
-            payload: Some(client::message::Payload::Text(text(room as u64, number, lane, padding))),
-            lane: wire_lane.into(),
-            ..Default::default()
-        };
-        let capped = !self.lossless && self.random.one_in(30);
-        let item = Arc::new(cluster::Item {
-            channel: owned.name.clone(),
-            offset: owned.offset,
-            ordinal: 0,
-            lane: wire_lane.into(),
-            message: message.encode_to_vec().into(),
-            raw: bytes::Bytes::new(),
-            missed: if capped { 0 } else { std::mem::take(&mut owned.capped) },
-        });
-        let log = format!("log{}", owned.log);
-        owned.all.push(Published { log, offset: owned.offset, lane, item: item.clone() });
-        if capped {
-            owned.capped += 1;
-            return;
-        }
-        if !owned.held {
-            return;
-        }
-        if !self.lossless && self.random.one_in(40) {
-            owned.dropped += 1 + item.missed;
-            return;
-        }
-        if owned.dropped > 0 {
-            let count = std::mem::take(&mut owned.dropped);
-            self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
-        }
-        // Several at once now and then, as they come over the stream.
-        if self.random.one_in(2)
-            && let Some(Input::Deliver(items)) = self.queue.back_mut()
-        {
-            items.push(item);
-        } else {
-            self.queue.push_back(Input::Deliver(vec![item]));
-        }
-    }
-
-    /// What the owner answers to a hold: some of what is recent.
-    fn hold(&mut self, channel: &str) {
-        let most = self.random.below(30) as usize;
-        let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
-        (owned.held, owned.dropped) = (true, 0);
-        let log = format!("log{}", owned.log);
-        let recent: Vec<_> =
-            owned.all.iter().rev().take_while(|it| it.log == log).take(most).map(|it| it.item.clone()).collect();
-        // What was capped before the first of them is nobody's loss here, and what was capped after is in `missed`.
-        let mut recent: Vec<_> = recent.into_iter().rev().collect();
-        if owned.capped > 0 {
-            // Its successor will tell of it: what is told must be what comes after.
-            owned.capped = 0;
-            recent.clear();
-        }
-        if recent.iter().any(|item| item.missed > 0) {
-            recent.clear();
-        }
-        let held = Held { channel: channel.into(), log: log.into(), offset: owned.offset, missed: None, recent };
-        self.queue.push_back(Input::Held(held));
-    }
-
-    /// A new owner, that delivers what the last one had not, or tells how many it cannot.
-    fn owner_news(&mut self) {
-        let room = self.random.below(self.rooms.len() as u64) as usize;
-        if !self.rooms[room].held {
-            return;
-        }
-        let new_log = !self.lossless && self.random.one_in(3);
-        let log_before = format!("log{}", self.rooms[room].log);
-        let had = self.rooms[room].offset;
-        // The core has been told everything up to here, or will be.
-        let dropped = std::mem::take(&mut self.rooms[room].dropped) + std::mem::take(&mut self.rooms[room].capped);
-        if dropped > 0 {
-            self.queue.push_back(Input::Missed { channel: self.rooms[room].name.clone(), count: dropped });
-        }
-        self.rooms[room].held = false;
-        if new_log {
-            self.rooms[room].log += 1;
-            self.rooms[room].offset = self.random.below(20);
-        }
-        let before = self.rooms[room].all.len();
-        for _ in 0..self.random.below(6) {
-            self.publish_to(room);
-        }
-        let lost = if self.lossless { 0 } else { self.random.below(3) as usize };
-        let owned = &mut self.rooms[room];
-        owned.held = true;
-        let since: Vec<_> = owned.all[before..].iter().map(|it| it.item.clone()).collect();
-        // Capped ones among them were never to be delivered: lost, all of them, is simplest.
-        let lost = if since.iter().any(|item| item.missed > 0) || owned.capped > 0 { since.len() } else { lost };
-        owned.capped = 0;
-        let lost = lost.min(since.len());
-        let recent = since[lost..].to_vec();
-        let _ = (log_before, had);
-        let held = Held {
-            channel: owned.name.clone(),
-            log: format!("log{}", owned.log).into(),
-            offset: owned.offset,
-            missed: (lost > 0).then_some((lost as u64, true)),
-            recent,
-        };
-        self.queue.push_back(Input::Held(held));
-    }
-
-    /// A delivery is dropped before the core.
-    fn lose(&mut self) {
-        let room = self.random.below(self.rooms.len() as u64) as usize;
-        let owned = &mut self.rooms[room];
-        if owned.held && owned.dropped > 0 {
-            let count = std::mem::take(&mut owned.dropped);
-            self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
         }
     }
 
@@ -791,15 +573,5 @@ impl World {
         assert_eq!(self.engine.footprint(), crate::engine::Footprint::default());
         assert!(self.routes.values().all(|count| *count == 0), "{:?}", self.routes);
         assert!(self.rooms.iter().all(|owned| !owned.held), "every hold is released");
-    }
-}
-
-trait Numbered {
-    fn message_number(&self) -> u64;
-}
-
-impl Numbered for cluster::Item {
-    fn message_number(&self) -> u64 {
-        client::Message::decode(&self.message[..]).expect("ours").id.parse().expect("ours")
     }
 }
