@@ -1,10 +1,8 @@
 //! The command line.
 
-use std::path::PathBuf;
-
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings::{Role, Settings};
+use crate::settings::{Role, Sources};
 use crate::{client, service, settings};
 
 /// A live-chat and instant-messaging server (弹幕).
@@ -79,28 +77,6 @@ impl From<RoleName> for Role {
     }
 }
 
-/// Where the configuration comes from.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Sources {
-    /// A TOML file; it needs only what differs from the defaults.
-    #[arg(long, short, env = "BARRAGE_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Overrides one key: `--set connector.cores=1`. May be repeated.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-}
-
-impl Sources {
-    pub(crate) fn load(&self, role: Role) -> anyhow::Result<settings::Loaded> {
-        settings::load(role, self.config.as_deref(), &self.set)
-    }
-
-    /// The configuration of a tool: read as `barrage run` would, secrets included.
-    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
-        Ok(self.load(Role::Run)?.settings)
-    }
-}
-
 /// Does what the command line says.
 ///
 /// # Errors
@@ -112,7 +88,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Logic(sources) => service::run(Role::Logic, &sources),
         Command::Job(sources) => service::run(Role::Job, &sources),
         Command::Config { what: ConfigCommand::Show(of) } => {
-            let figment = settings::sources(of.role.into(), of.sources.config.as_deref(), &of.sources.set)?;
+            let figment = of.sources.figment(of.role.into())?;
             println!("{}", settings::show(&figment)?);
             Ok(())
         }

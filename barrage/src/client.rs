@@ -11,7 +11,7 @@ use proto::client::{
 };
 use proto::native;
 
-use crate::cli::Sources;
+use crate::settings::{Role, Sources};
 
 /// Makes a token.
 #[derive(Debug, Args)]
@@ -39,7 +39,8 @@ pub(crate) struct Token {
 
 impl Token {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let settings = self.sources.settings()?;
+        // As `barrage run` reads it, the key that it made up included.
+        let settings = self.sources.load(Role::Run)?.settings;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
         let mut claims = logic::token::Claims::new(self.uid, now.as_secs().saturating_add(self.seconds));
         claims.name = self.name;

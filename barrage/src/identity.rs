@@ -7,14 +7,12 @@
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use logic::config::{Alg, KeyConfig};
+use logic::config::{Alg, KeyConfig, TokenConfig};
 use proto::config::Secret;
 use rand::RngExt as _;
-
-use crate::settings::Settings;
 
 /// Characters of an incarnation: base32 in lower case, safe in a session ID, a Redis key and a host name.
 const INCARNATION_LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -65,24 +63,18 @@ fn made_up(directory: &Path, name: &str) -> anyhow::Result<Secret> {
     }
 }
 
-/// Gives `barrage run` on loopback the secrets that it was not given: the cluster's, and a key that signs tokens. They
-/// lie beside the embedded log, so that `barrage token` finds them in the same directory.
+/// Gives `barrage run` on loopback the secrets that it was not given, kept in `directory`: the cluster's, and a key that
+/// signs tokens.
 ///
 /// # Errors
-/// The data directory cannot be written to.
-pub(crate) fn make_up_secrets(settings: &mut Settings) -> anyhow::Result<()> {
-    let directory = settings.bus.embedded.directory.parent().map(Path::to_owned).unwrap_or_default();
-    if settings.cluster.secret.reveal().is_empty() {
-        settings.cluster.secret = made_up(&directory, "cluster.secret")?;
+/// The directory cannot be written to.
+pub(crate) fn make_up_secrets(directory: &Path, cluster: &mut Secret, token: &mut TokenConfig) -> anyhow::Result<()> {
+    if cluster.reveal().is_empty() {
+        *cluster = made_up(directory, "cluster.secret")?;
     }
-    let token = &mut settings.logic.token;
     if token.keys.is_empty() && token.jwks.as_os_str().is_empty() {
-        token.keys.push(KeyConfig {
-            kid: String::new(),
-            alg: Alg::HS256,
-            key: made_up(&directory, "token.secret")?,
-            file: std::path::PathBuf::new(),
-        });
+        let key = made_up(directory, "token.secret")?;
+        token.keys.push(KeyConfig { kid: String::new(), alg: Alg::HS256, key, file: PathBuf::new() });
     }
     Ok(())
 }

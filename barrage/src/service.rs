@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin;
-use crate::cli::Sources;
-use crate::settings::{Loaded, Log, LogFormat, Role, Settings};
+use crate::settings::{Loaded, Log, LogFormat, Role, Settings, Sources};
 
 /// How long a service may take to end beyond its own plan, until the process leaves all the same.
 const END: Duration = Duration::from_secs(15);

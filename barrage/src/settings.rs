@@ -6,10 +6,11 @@
 //! Invariant: nothing starts on a configuration with an unknown key or an impossible value.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use figment::providers::{Env, Format as _, Serialized, Toml};
+use clap::Args;
+use figment::providers::{Env, Format as _, Toml};
 use figment::value::{Dict, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 use proto::channel::is_id;
@@ -102,41 +103,103 @@ impl Role {
     }
 }
 
-/// Values that one source assigns, each by its dotted key.
+/// A value that one source assigns to one key, dotted.
 struct Assigned {
     source: &'static str,
-    values: Vec<(String, Value)>,
+    key: String,
+    value: Value,
 }
 
 impl Provider for Assigned {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.source).interpolater(|_, keys| keys.join("."))
+        Metadata::named(self.source)
     }
 
     fn data(&self) -> Result<figment::value::Map<Profile, Dict>, figment::Error> {
-        let mut figment = Figment::new();
-        for (key, value) in &self.values {
-            figment = figment.merge(Serialized::default(key, value));
-        }
-        figment.data()
+        Ok(Profile::Default.collect(figment::util::nest(&self.key, self.value.clone()).into_dict().unwrap_or_default()))
     }
 }
 
-/// All sources, the lowest first.
-///
-/// # Errors
-/// The file is not there, or an assignment is not one.
-pub(crate) fn sources(role: Role, file: Option<&Path>, set: &[String]) -> anyhow::Result<Figment> {
-    let mut figment = Figment::from(Shipped);
-    let above = above_the_defaults(file, set)?;
-    if role == Role::Run && all_loopback(&figment.clone().merge(&above))? {
-        // A newcomer needs nothing: see `Identity::made_up` for the keys.
-        figment = figment.merge(Assigned {
-            source: "`barrage run` on loopback",
-            values: vec![("logic.guests".to_owned(), Value::from("send"))],
-        });
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Sources {
+    /// A TOML file; it needs only what differs from the defaults.
+    #[arg(long, short, env = "BARRAGE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides one key: `--set connector.cores=1`. May be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Sources {
+    /// All sources, the lowest first.
+    ///
+    /// # Errors
+    /// The file is not there, or an assignment is not one.
+    pub(crate) fn figment(&self, role: Role) -> anyhow::Result<Figment> {
+        let mut figment = Figment::from(Shipped);
+        let above = self.above_the_defaults()?;
+        if role == Role::Run && all_loopback(&figment.clone().merge(&above))? {
+            // A newcomer needs nothing: see `make_up_secrets` for the keys.
+            figment = figment.merge(Assigned {
+                source: "`barrage run` on loopback",
+                key: "logic.guests".to_owned(),
+                value: Value::from("send"),
+            });
+        }
+        Ok(figment.merge(above))
     }
-    Ok(figment.merge(above))
+
+    fn above_the_defaults(&self) -> anyhow::Result<Figment> {
+        let mut figment = Figment::new();
+        if let Some(file) = &self.config {
+            anyhow::ensure!(file.is_file(), "there is no configuration file {}", file.display());
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        // Without the double underscore a name is not a key: BARRAGE_CONFIG names the file.
+        figment = figment.merge(Env::prefixed("BARRAGE_").filter(|name| name.as_str().contains("__")).split("__"));
+        for assignment in &self.set {
+            let (key, value) = assignment
+                .split_once('=')
+                .filter(|(key, _)| !key.trim().is_empty())
+                .with_context(|| format!("--set {assignment}: want SECTION.KEY=VALUE"))?;
+            let value = value.parse().unwrap_or_else(|never| match never {});
+            figment = figment.merge(Assigned { source: "--set", key: key.trim().to_owned(), value });
+        }
+        Ok(figment)
+    }
+
+    /// The configuration of `role`, read and checked.
+    ///
+    /// # Errors
+    /// What is wrong, with key, value and what would be right.
+    pub(crate) fn load(&self, role: Role) -> anyhow::Result<Loaded> {
+        let figment = self.figment(role)?;
+        let mut settings: Settings = figment.extract().map_err(refused)?;
+        let loopback = all_loopback(&figment)?;
+        if role == Role::Run && loopback {
+            // Beside the embedded log, so that `barrage token` finds them in the same directory.
+            let directory = settings.bus.embedded.directory.parent().map(Path::to_owned).unwrap_or_default();
+            make_up_secrets(&directory, &mut settings.cluster.secret, &mut settings.logic.token)?;
+        }
+        require(
+            !settings.logic.trust_claims || (role == Role::Run && loopback),
+            "logic.trust_claims",
+            true,
+            "false: only `barrage run` on loopback believes what a client claims to be",
+        )?;
+        settings.check(role)?;
+        let node = if settings.cluster.node.is_empty() {
+            format!("{}-{}", host_name(), role.name())
+        } else {
+            settings.cluster.node.clone()
+        };
+        require(is_id(&node), "cluster.node", &node, "1-64 of A-Z a-z 0-9 _ . -")?;
+        let cluster = Cluster { node, incarnation: incarnation(), secret: settings.cluster.secret.clone() };
+        let own_origins =
+            role == Role::Run && figment.find_metadata("connector.origins").is_none_or(|from| from.name == DEFAULT);
+        Ok(Loaded { settings, cluster, own_origins })
+    }
 }
 
 /// Where a value comes from that nobody changed.
@@ -152,23 +215,6 @@ impl Provider for Shipped {
     fn data(&self) -> Result<figment::value::Map<Profile, Dict>, figment::Error> {
         Toml::string(SHIPPED).data()
     }
-}
-
-fn above_the_defaults(file: Option<&Path>, set: &[String]) -> anyhow::Result<Figment> {
-    let mut figment = Figment::new();
-    if let Some(file) = file {
-        anyhow::ensure!(file.is_file(), "there is no configuration file {}", file.display());
-        figment = figment.merge(Toml::file_exact(file));
-    }
-    // Without the double underscore a name is not a key: BARRAGE_CONFIG names the file.
-    figment = figment.merge(Env::prefixed("BARRAGE_").filter(|name| name.as_str().contains("__")).split("__"));
-    let mut values = Vec::new();
-    for assignment in set {
-        let (key, value) =
-            assignment.split_once('=').with_context(|| format!("--set {assignment}: want SECTION.KEY=VALUE"))?;
-        values.push((key.trim().to_owned(), value.parse().unwrap_or_else(|never| match never {})));
-    }
-    Ok(figment.merge(Assigned { source: "--set", values }))
 }
 
 /// Addresses that others can reach the process at, by their keys.
@@ -203,36 +249,6 @@ pub(crate) struct Loaded {
     pub(crate) cluster: Cluster,
     /// Nobody said which web origins may connect: those of our own page.
     pub(crate) own_origins: bool,
-}
-
-/// Reads and checks the configuration of `role`.
-///
-/// # Errors
-/// What is wrong, with key, value and what would be right.
-pub(crate) fn load(role: Role, file: Option<&Path>, set: &[String]) -> anyhow::Result<Loaded> {
-    let figment = sources(role, file, set)?;
-    let mut settings: Settings = figment.extract().map_err(refused)?;
-    let loopback = all_loopback(&figment)?;
-    if role == Role::Run && loopback {
-        make_up_secrets(&mut settings)?;
-    }
-    settings.check(role)?;
-    require(
-        !settings.logic.trust_claims || (role == Role::Run && loopback),
-        "logic.trust_claims",
-        true,
-        "false: only `barrage run` on loopback believes what a client claims to be",
-    )?;
-    let node = if settings.cluster.node.is_empty() {
-        format!("{}-{}", host_name(), role.name())
-    } else {
-        settings.cluster.node.clone()
-    };
-    require(is_id(&node), "cluster.node", &node, "1-64 of A-Z a-z 0-9 _ . -")?;
-    let cluster = Cluster { node, incarnation: incarnation(), secret: settings.cluster.secret.clone() };
-    let own_origins =
-        role == Role::Run && figment.find_metadata("connector.origins").is_none_or(|from| from.name == DEFAULT);
-    Ok(Loaded { settings, cluster, own_origins })
 }
 
 /// figment's error, in our words: key, value, what would be right.
@@ -358,16 +374,17 @@ mod tests {
 
     const SECRET: &str = "cluster.secret=0123456789abcdef0123456789abcdef";
 
-    fn refused(role: Role, set: &[&str]) -> String {
-        let set: Vec<String> = set.iter().map(ToString::to_string).collect();
-        format!("{:#}", load(role, None, &set).unwrap_err())
+    fn set(assignments: &[&str]) -> Sources {
+        Sources { config: None, set: assignments.iter().map(ToString::to_string).collect() }
+    }
+
+    fn refused(role: Role, assignments: &[&str]) -> String {
+        format!("{:#}", set(assignments).load(role).unwrap_err())
     }
 
     #[test]
     fn the_shipped_example_is_the_defaults_and_is_right() {
-        let loaded = load(Role::Run, None, &[SECRET.into(), "bus.embedded.directory=unused/bus".into()]);
-        // Only the made-up key of tokens needs a directory.
-        std::fs::remove_dir_all("unused").ok();
+        let loaded = set(&[SECRET, "logic.token.jwks=no-key-is-made-up"]).load(Role::Run);
         let loaded = loaded.unwrap();
         assert_eq!(loaded.settings.logic.http.to_string(), "127.0.0.1:3111");
         assert_eq!(loaded.settings.admin_listen(Role::Job), "127.0.0.1:3197");
@@ -400,16 +417,15 @@ mod tests {
     #[test]
     fn claims_are_believed_by_run_on_loopback_only() {
         let trust = "logic.trust_claims=true";
-        assert!(load(Role::Run, None, &[SECRET.into(), trust.into(), "logic.token.jwks=x".into()]).is_ok());
+        assert!(set(&[SECRET, trust, "logic.token.jwks=no-key-is-made-up"]).load(Role::Run).is_ok());
         let said = refused(Role::Run, &[SECRET, trust, r#"connector.listen=["0.0.0.0:3101"]"#]);
         assert!(said.starts_with("logic.trust_claims = true"), "{said}");
     }
 
     #[test]
     fn guests_send_on_loopback_only() {
-        let guests = |set: &[&str]| {
-            let set: Vec<String> = set.iter().map(ToString::to_string).collect();
-            sources(Role::Run, None, &set).unwrap().extract_inner::<String>("logic.guests").unwrap()
+        let guests = |assignments: &[&str]| {
+            set(assignments).figment(Role::Run).unwrap().extract_inner::<String>("logic.guests").unwrap()
         };
         assert_eq!(guests(&[]), "send");
         assert_eq!(guests(&["logic.guests=watch"]), "watch");
@@ -425,7 +441,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_says_where_it_came_from_and_hides_secrets() {
-        let figment = sources(Role::Run, None, &[SECRET.into(), "log.level=debug".into()]).unwrap();
+        let figment = set(&[SECRET, "log.level=debug"]).figment(Role::Run).unwrap();
         let shown = show(&figment).unwrap();
         assert!(!shown.contains("0123456789abcdef"), "{shown}");
         assert!(shown.contains("[bus.embedded]"), "{shown}");
