@@ -175,8 +175,7 @@ async fn serve(role: Role, loaded: Loaded) -> anyhow::Result<()> {
     running.reverse();
     for (name, stop, joined) in running {
         stop.cancel();
-        let within =
-            if name == "connector" { Duration::from_secs(settings.connector.drain_s.into()) + END } else { END };
+        let within = if name == "connector" { Duration::from_secs(settings.connector.drain_s) + END } else { END };
         tokio::select! {
             joined = tokio::time::timeout(within, joined) => match joined {
                 Ok(Ok(())) => {}

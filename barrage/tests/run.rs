@@ -132,9 +132,9 @@ fn sigterm_tells_clients_to_go_elsewhere_and_ends_well() {
     let ending = std::thread::spawn(move || server.end(Duration::from_secs(30)));
     let deadline = Instant::now() + DEADLINE;
     let goodbye = loop {
-        match client.next_before(deadline).expect("it says goodbye").body {
-            Some(server_frame::Body::Goodbye(goodbye)) => break goodbye,
-            _ => {}
+        if let Some(server_frame::Body::Goodbye(goodbye)) = client.next_before(deadline).expect("it says goodbye").body
+        {
+            break goodbye;
         }
     };
     assert_eq!(goodbye.code(), ErrorCode::Draining);
