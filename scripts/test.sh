@@ -17,7 +17,10 @@ node the page and the Bilibili client
 chromium the page in a browser
 TOOLS
 if command -v npm >/dev/null; then
-    (cd web && npm ci --no-audit --no-fund --loglevel=error >/dev/null)
-    (cd web && npm test --silent)
+    scripts/web.sh test
 fi
 cargo test --workspace --locked --no-fail-fast
+if command -v npm >/dev/null; then
+    # Our WebSocket beside another implementation, in another language, on random byte streams.
+    node scripts/websocket-differential.mjs
+fi

@@ -157,3 +157,129 @@ fn a_directory_in_use_is_refused_with_a_reason() {
     assert!(!output.status.success());
     assert!(said.contains("in use") || said.contains("lock"), "{said}");
 }
+
+/// A call of the API that must succeed; the answer.
+fn post(server: &Server, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut response = agent.post(format!("http://{}{path}", server.http())).send_json(body).expect("it answers");
+    let status = response.status();
+    let answer = response.body_mut().read_to_string().expect("a body");
+    assert!(status.is_success(), "{path}: {status} {answer}");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+/// A token, as a newcomer makes it: in the directory in which the server runs.
+fn token(directory: &std::path::Path, uid: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_barrage"));
+    let output =
+        command.args(["token", uid, "--name", "Ann"]).current_dir(directory).output().expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("ASCII").trim().to_owned()
+}
+
+/// The next push that `wanted` knows, others being passed over.
+fn pushed<T>(client: &mut Native, what: &str, wanted: impl Fn(&server_frame::Body) -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let frame = client.next_before(deadline).unwrap_or_else(|| panic!("{what} does not come"));
+        if let Some(found) = frame.body.as_ref().filter(|_| frame.request == 0).and_then(&wanted) {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn a_platform_pushes_to_its_users_mutes_bans_and_kicks_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::run(directory.path(), &[]);
+    let mut ann = Native::connect(server.clients(), &token(directory.path(), "ann"));
+    assert_eq!((ann.connected.uid.as_str(), ann.connected.name.as_str()), ("ann", "Ann"));
+    ann.subscribe("room:p", 0);
+
+    // Routes are written in batches: a push goes to who is known to be there.
+    let on_channel = |channel: &'static str| {
+        move |body: &server_frame::Body| match body {
+            server_frame::Body::Message(message) if message.channel == channel => Some(text(message).to_owned()),
+            _ => None,
+        }
+    };
+    let push = serde_json::json!({ "users": ["ann"], "message": { "type": "text", "text": "for you" } });
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        post(&server, "/v1/users/messages", &push);
+        let soon = Instant::now() + Duration::from_millis(500);
+        match ann.next_before(soon).and_then(|frame| frame.body) {
+            Some(body) if on_channel("user:ann")(&body).as_deref() == Some("for you") => break,
+            _ => assert!(Instant::now() < deadline, "no push to the user comes"),
+        }
+    }
+    post(&server, "/v1/all/messages", &serde_json::json!({ "message": { "type": "text", "text": "for all" } }));
+    assert_eq!(pushed(&mut ann, "the push to all", on_channel("all")), "for all");
+
+    post(&server, "/v1/sessions/subscribe", &serde_json::json!({ "users": ["ann"], "rooms": ["q"] }));
+    let joined = |body: &server_frame::Body| match body {
+        server_frame::Body::Subscribed(subscribed) => Some(subscribed.channel.clone()),
+        _ => None,
+    };
+    assert_eq!(pushed(&mut ann, "the room that the platform chose", joined), "room:q");
+    post(&server, "/v1/rooms/q/messages", &serde_json::json!({ "type": "text", "text": "in q" }));
+    assert_eq!(pushed(&mut ann, "a message there", on_channel("room:q")), "in q");
+
+    let sentence = |kind: &str, seconds: u32| {
+        let body = serde_json::json!({ "uid": "ann", "room": "p", "kind": kind, "seconds": seconds });
+        post(&server, "/v1/penalties", &body);
+    };
+    let code = |answer: &server_frame::Body| match answer {
+        server_frame::Body::Error(error) => error.code(),
+        _ => ErrorCode::None,
+    };
+    sentence("mute", 60);
+    assert_eq!(code(&ann.publish("room:p", "", "hm")), ErrorCode::Muted);
+    sentence("mute", 0);
+    assert_eq!(code(&ann.publish("room:p", "", "hello again")), ErrorCode::None);
+
+    sentence("ban", 60);
+    let left = |body: &server_frame::Body| match body {
+        server_frame::Body::Unsubscribed(unsubscribed) => Some(unsubscribed.channel.clone()),
+        _ => None,
+    };
+    assert_eq!(pushed(&mut ann, "the end of the room", left), "room:p");
+    let again = Subscribe { channel: "room:p".into(), ..Subscribe::default() };
+    assert_eq!(code(&ann.ask(client_frame::Body::Subscribe(again))), ErrorCode::Banned);
+
+    post(&server, "/v1/sessions/kick", &serde_json::json!({ "users": ["ann"], "reason": "enough" }));
+    let goodbye = |body: &server_frame::Body| match body {
+        server_frame::Body::Goodbye(goodbye) => Some((goodbye.code(), goodbye.reason.clone())),
+        _ => None,
+    };
+    assert_eq!(pushed(&mut ann, "the goodbye", goodbye), (ErrorCode::Kicked, "enough".to_owned()));
+}
+
+#[test]
+fn online_numbers_are_at_most_five_seconds_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::run(directory.path(), &[]);
+    let viewers: Vec<Native> = (0..3)
+        .map(|_| {
+            let mut viewer = Native::connect(server.clients(), "");
+            viewer.subscribe("room:o", 0);
+            viewer
+        })
+        .collect();
+    let online = || {
+        let (_, body) = get(&format!("http://{}/v1/rooms/o/online", server.http()));
+        serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["sessions"].as_u64().expect("a number")
+    };
+    // The promise, and room for a busy machine.
+    let settles = |number: u64| {
+        let began = Instant::now();
+        while online() != number {
+            assert!(began.elapsed() < DEADLINE, "{} are online, not {number}", online());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("{number} online after {:?}", began.elapsed());
+    };
+    settles(3);
+    drop(viewers);
+    settles(0);
+}
