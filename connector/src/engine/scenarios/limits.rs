@@ -229,25 +229,6 @@ fn an_idle_session_is_small() {
     assert_eq!(bench.engine.footprint().room_bytes, 0, "no ring before the first message");
 }
 
-#[test]
-fn the_engine_knows_no_clock_socket_or_runtime() {
-    let mut files = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine"))];
-    let mut read = 0;
-    while let Some(path) = files.pop() {
-        if path.is_dir() {
-            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if !path.to_string_lossy().contains("scenarios") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            for foreign in ["std::time", "Instant::", "SystemTime", "tokio", "monoio", "TcpStream", "socket2", "libc::"]
-            {
-                assert!(!text.contains(foreign), "{} names {foreign}", path.display());
-            }
-            read += 1;
-        }
-    }
-    assert!(read > 15);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
