@@ -189,13 +189,15 @@ impl Sources {
             "false: only `barrage run` on loopback believes what a client claims to be",
         )?;
         settings.check(role)?;
+        let incarnation = incarnation();
         let node = if settings.cluster.node.is_empty() {
-            format!("{}-{}", host_name(), role.name())
+            // Several of a role may run on one host.
+            format!("{}-{}-{}", host_name(), role.name(), &incarnation[..4])
         } else {
             settings.cluster.node.clone()
         };
         require(is_id(&node), "cluster.node", &node, "1-64 of A-Z a-z 0-9 _ . -")?;
-        let cluster = Cluster { node, incarnation: incarnation(), secret: settings.cluster.secret.clone() };
+        let cluster = Cluster { node, incarnation, secret: settings.cluster.secret.clone() };
         let own_origins =
             role == Role::Run && figment.find_metadata("connector.origins").is_none_or(|from| from.name == DEFAULT);
         Ok(Loaded { settings, cluster, own_origins })
