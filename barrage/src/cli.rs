@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::settings::{Role, Sources};
+use crate::stdout::say;
 use crate::{client, service, settings};
 
 /// A live-chat and instant-messaging server (弹幕).
@@ -89,13 +90,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Job(sources) => service::run(Role::Job, &sources),
         Command::Config { what: ConfigCommand::Show(of) } => {
             let figment = of.sources.figment(of.role.into())?;
-            println!("{}", settings::show(&figment)?);
-            Ok(())
+            say(&settings::show(&figment)?)
         }
         Command::Config { what: ConfigCommand::Check(of) } => {
             of.sources.load(of.role.into())?;
-            println!("the configuration is right");
-            Ok(())
+            say("the configuration is right")
         }
         Command::Token(token) => token.run(),
         Command::Publish(publish) => publish.run(),

@@ -12,6 +12,7 @@ use proto::client::{
 use proto::native;
 
 use crate::settings::{Role, Sources};
+use crate::stdout::say;
 
 /// Makes a token.
 #[derive(Debug, Args)]
@@ -47,8 +48,7 @@ impl Token {
         claims.device = self.device;
         claims.subscribe = Some(self.subscribe).filter(|patterns| !patterns.is_empty());
         claims.publish = Some(self.publish).filter(|patterns| !patterns.is_empty());
-        println!("{}", logic::token::mint(&settings.logic.token, &claims)?);
-        Ok(())
+        say(&logic::token::mint(&settings.logic.token, &claims)?)
     }
 }
 
@@ -88,8 +88,7 @@ impl Publish {
         let status = response.status();
         let body = response.body_mut().read_to_string().context("the answer breaks off")?;
         anyhow::ensure!(status.is_success(), "{status}: {body}");
-        println!("{body}");
-        Ok(())
+        say(&body)
     }
 }
 
@@ -168,7 +167,7 @@ impl Tail {
     }
 
     fn show(&self, frame: &ServerFrame) -> anyhow::Result<()> {
-        let mut line = match &frame.body {
+        let line = match &frame.body {
             Some(server_frame::Body::Error(error)) => {
                 let code = ErrorCode::try_from(error.code).unwrap_or(ErrorCode::Internal);
                 anyhow::bail!("refused: {}: {}", proto::error::row(code).name, error.message)
@@ -187,8 +186,7 @@ impl Tail {
             }
             _ => return Ok(()),
         };
-        line.push('\n');
-        std::io::stdout().write_all(line.as_bytes()).context("standard output is closed")
+        say(&line)
     }
 }
 

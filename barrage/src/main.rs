@@ -7,6 +7,7 @@ mod client;
 mod identity;
 mod service;
 mod settings;
+mod stdout;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -7,7 +7,7 @@
 //! `barrage run` gives all three the same bus and routes in memory, and lets them speak the same gRPC over loopback as
 //! on machines of their own.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin;
 use crate::settings::{Loaded, Log, LogFormat, Role, Settings, Sources};
+use crate::stdout::say;
 
 /// How long a service may take to end beyond its own plan, until the process leaves all the same.
 const END: Duration = Duration::from_secs(15);
@@ -215,7 +216,8 @@ async fn announce_ready(services: admin::Services) {
             tokio::time::sleep(ASK_EVERY).await;
         }
     }
-    let _ = std::io::stdout().write_all(b"ready\n");
+    // Nobody may be able to hear it: that is no reason not to serve.
+    let _ = say("ready");
 }
 
 /// Says where to look, a name and its value on each line: for people, and for who started us. [`announce_ready`]
@@ -233,7 +235,5 @@ fn announce(role: Role, addresses: &[(&'static str, String)], settings: &Setting
         lines
             .push(format!("  token          barrage token 42    (guests: {:?})", settings.logic.guests).to_lowercase());
     }
-    let text = lines.join("\n") + "\n";
-    // Nobody may be reading: that is no reason not to serve.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = say(&lines.join("\n"));
 }

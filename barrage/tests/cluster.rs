@@ -110,6 +110,8 @@ impl Cluster {
             ("routes.urls", format!("[{:?}]", self.redis.address)),
             ("logic.guests", quoted("watch")),
             ("connector.cores", "1".to_owned()),
+            // Who owns a partition is read from the jobs' logs: see `owner`.
+            ("log.level", quoted("info,job=debug")),
         ];
         let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
         (Server::start(role, &directory, &settings), directory)

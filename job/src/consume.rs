@@ -148,7 +148,7 @@ impl Rooms {
                     owner.disown();
                     let (epoch, actions) = (owner.epoch(), owner.actions());
                     self.act(partition, epoch, actions);
-                    tracing::info!(partition, epoch, "gave a partition up");
+                    tracing::debug!(partition, epoch, "gave a partition up");
                 }
             }
             bus::Event::Records(partition, records) => {
@@ -215,7 +215,7 @@ impl Rooms {
                 let owner = Owner::new(self.terms.clone(), partition, epoch, part.committed, attached, unix_ms());
                 part.owner = Some(owner);
                 self.terms.metrics.claims.inc();
-                tracing::info!(partition, epoch, "claimed a partition");
+                tracing::debug!(partition, epoch, "claimed a partition");
                 self.one(partition, |_, _| {});
             }
             Done::Lettered { partition, turn, offset } => {
