@@ -84,6 +84,8 @@ pub struct Buffers {
     pub private_bytes: u32,
     /// A session that takes nothing for so long is closed, seconds.
     pub slow_close_s: u32,
+    /// What the kernel keeps for all clients together that take nothing, bytes.
+    pub stuck_bytes: u64,
     /// How long a room that everyone has left is kept, seconds.
     pub room_linger_s: u32,
     /// Sends before others have their turn.
@@ -170,6 +172,9 @@ impl Config {
             ring_bytes_max: self.buffers.ring_bytes,
             private_bytes_max: self.buffers.private_bytes,
             slow_close_s: self.buffers.slow_close_s,
+            // The kernel doubles what it is told (socket(7)).
+            socket_bytes: self.buffers.send_bytes * 2,
+            stuck_bytes_max: self.buffers.stuck_bytes / cores as u64,
             token_leeway_s: self.limits.token_leeway_s,
             room_linger_s: self.buffers.room_linger_s,
             round_sends: self.buffers.round_sends,
@@ -220,6 +225,7 @@ impl Buffers {
             self.ring_bytes, "ring_bytes", 262_144..=1_073_741_824;
             self.private_bytes, "private_bytes", 262_144..=67_108_864;
             self.slow_close_s, "slow_close_s", 1..=3600;
+            self.stuck_bytes, "stuck_bytes", 16_777_216..=1_099_511_627_776;
             self.room_linger_s, "room_linger_s", 0..=3600;
             self.round_sends, "round_sends", 1..=65_536;
             self.drain_delay_ms, "drain_delay_ms", 0..=600_000;

@@ -42,6 +42,10 @@ pub struct EngineConfig {
     pub private_bytes_max: u32,
     /// A session that takes no byte for so long while there is something for it is closed.
     pub slow_close_s: u32,
+    /// What the kernel may keep for one client that takes nothing, bytes.
+    pub socket_bytes: u32,
+    /// The same for all of them together on this core. Over it: who has taken nothing for longest is closed.
+    pub stuck_bytes_max: u64,
     /// How long a token is still good after it lapsed: clocks differ.
     pub token_leeway_s: u32,
     /// How long a room without sessions is kept (rule 38).
@@ -79,6 +83,8 @@ impl EngineConfig {
             ring_bytes_max: 64 * 1024,
             private_bytes_max: 64 * 1024,
             slow_close_s: 20,
+            socket_bytes: 1,
+            stuck_bytes_max: 10_000,
             token_leeway_s: 5,
             room_linger_s: 3,
             round_sends: 256,

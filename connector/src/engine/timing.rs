@@ -16,6 +16,8 @@ pub(super) const SECOND_MS: u64 = 1000;
 const GOIM_HEARTBEAT_MS: u64 = 240_000;
 /// Bilibili's silence that closes, milliseconds (compat.md).
 const BILIBILI_SILENCE_MS: u64 = 60_000;
+/// Who has taken nothing for so long keeps the kernel's memory; before that it may be on its way, milliseconds.
+const STUCK_MS: u64 = 1000;
 /// Between two looks for addresses that can be forgotten, milliseconds.
 const SWEEP_MS: u64 = 60_000;
 
@@ -140,9 +142,30 @@ impl Engine {
         for (_, room) in &mut self.rooms {
             room.shrink();
         }
+        self.close_the_slowest();
         if self.now.mono_ms >= self.sweep_ms {
             self.sweep_ms = self.now.mono_ms + SWEEP_MS;
             self.addresses.sweep(self.now.mono_ms);
+        }
+    }
+
+    /// Keeps what the kernel holds for clients that take nothing within its budget (rule 29): over it, who has taken
+    /// nothing for longest goes first.
+    fn close_the_slowest(&mut self) {
+        let stuck = self.slots.iter().filter(|slot| slot.blocked).filter_map(|slot| slot.session.as_deref());
+        let mut stuck: Vec<(u64, Key)> = stuck
+            .filter(|session| !matches!(session.phase, Phase::Closing(_)))
+            .filter(|session| session.progress_ms + STUCK_MS <= self.now.mono_ms)
+            .map(|session| (session.progress_ms, session.key))
+            .collect();
+        let most = self.config.stuck_bytes_max / u64::from(self.config.socket_bytes.max(1));
+        let over = stuck.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+        if over == 0 {
+            return;
+        }
+        stuck.sort_unstable();
+        for &(_, key) in &stuck[..over] {
+            self.end(key, Ending::new(ErrorCode::TooSlow, "too many clients read nothing"));
         }
     }
 

@@ -90,6 +90,26 @@ fn a_slow_reader_is_told_how_many_it_missed_and_closed_if_it_reads_nothing() {
 }
 
 #[test]
+fn over_the_budget_who_has_read_nothing_for_longest_is_closed_first() {
+    let mut bench = Bench::new(|config| (config.socket_bytes, config.stuck_bytes_max) = (100, 250));
+    let stuck: Vec<Key> = (0..4).map(|_| bench.viewer()).collect();
+    let reader = bench.viewer();
+    for (offset, &key) in (1..).zip(&stuck) {
+        bench.sink.room.insert(key, 0);
+        bench.input(Input::Deliver(vec![item(offset, "x")]));
+        // Two fit the budget.
+        bench.pass(if offset < 3 { 3000 } else { 0 });
+    }
+    assert_eq!(bench.sink.closed, []);
+    // The third and the fourth are stuck, too, by now; the first two have been for longer.
+    bench.pass(8000);
+    let mut closed = bench.sink.closed.clone();
+    closed.sort_unstable();
+    assert_eq!(closed, stuck[..2]);
+    assert_eq!(texts(&bench.frames(reader)).len(), 4);
+}
+
+#[test]
 fn what_a_core_has_not_got_is_told_in_its_place() {
     let mut bench = Bench::new(|_| {});
     let key = bench.viewer();
