@@ -227,7 +227,7 @@ impl Buffers {
             self.slow_close_s, "slow_close_s", 1..=3600;
             self.stuck_bytes, "stuck_bytes", 16_777_216..=1_099_511_627_776;
             self.room_linger_s, "room_linger_s", 0..=3600;
-            self.round_sends, "round_sends", 1..=65_536;
+            self.round_sends, "round_sends", 16..=65_536;
             self.drain_delay_ms, "drain_delay_ms", 0..=600_000;
             self.send_bytes, "send_bytes", 4096..=4_194_304;
             self.receive_bytes, "receive_bytes", 4096..=4_194_304;

@@ -70,12 +70,11 @@ impl Identities {
             return Err(error(ErrorCode::Forbidden, "mid or uid is not the token's subject"));
         }
         let patterns = |named: Option<Vec<String>>| named.unwrap_or_else(|| vec![ANY_ROOM.to_owned()]);
-        let lapses_s = claims.exp.saturating_add(self.config.token.leeway_s);
         Ok(Admitted {
             name: shown_name(claims.name.as_deref().unwrap_or(&ask.name), &claims.sub),
             device: claims.device.unwrap_or_else(|| device(ask)),
             guest: false,
-            expires_at_ms: i64::try_from(lapses_s.saturating_mul(1000)).unwrap_or(i64::MAX),
+            expires_at_ms: i64::try_from(claims.exp.saturating_mul(1000)).unwrap_or(i64::MAX),
             subscribe: patterns(claims.subscribe),
             publish: patterns(claims.publish),
             uid: claims.sub,

@@ -34,6 +34,7 @@ async fn a_head_that_does_not_come_or_does_not_end_closes_the_connection() {
     let world = World::new().await;
     let logic = world.logic(|_| {}).await;
     let to = logic.running.http;
+    let mut silent = TcpStream::connect(to).await.expect("HTTP listens");
     let mut slow = TcpStream::connect(to).await.expect("HTTP listens");
     slow.write_all(format!("GET / HTTP/1.1\r\nHost: {to}\r\nX-Slow: ").as_bytes()).await.expect("written");
     let huge = raw(to, &format!("GET / HTTP/1.1\nHost: {to}\nX-Huge: {}", "x".repeat(64 * 1024)), b"").await;
@@ -41,6 +42,9 @@ async fn a_head_that_does_not_come_or_does_not_end_closes_the_connection() {
     // Drip: a byte now and then does not keep it open.
     let closed = async || slow.write_all(b"x").await.is_err();
     until(closed).await;
+    // Nor does saying nothing at all.
+    let mut answer = Vec::new();
+    let _ = soon(silent.read_to_end(&mut answer)).await;
 }
 
 #[tokio::test]

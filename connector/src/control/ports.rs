@@ -67,12 +67,9 @@ impl<Q: Queue> Ports<Q> {
     /// Live messages.
     pub(super) fn deliver(&mut self, core: usize, items: Vec<Arc<Item>>) {
         let Some(core) = self.cores.get_mut(core) else { return };
-        for item in &items {
-            if !core.tell_missed(&item.channel) {
-                break;
-            }
-        }
-        let dropped = if core.has_room() {
+        // The core takes from its queue meanwhile: where a gap found no room, what follows it must not find some.
+        let told = items.iter().all(|item| core.tell_missed(&item.channel));
+        let dropped = if told && core.has_room() {
             match core.queue.tell(Input::Deliver(items)) {
                 Some(Input::Deliver(items)) => items,
                 _ => return,
@@ -237,6 +234,41 @@ mod tests {
         drain(&queue);
         assert!(!ports.retry() && !ports.is_behind());
         assert_eq!(drain(&queue), ["missed room:1 1"]);
+    }
+
+    /// A queue from which the core takes something whenever it is looked at.
+    #[derive(Default, Clone)]
+    struct Taken(Fake);
+
+    impl Queue for Taken {
+        fn tell(&self, input: Input) -> Option<Input> {
+            self.0.tell(input)
+        }
+
+        fn room(&self) -> usize {
+            let room = self.0.room();
+            self.0.0.borrow_mut().pop();
+            room
+        }
+    }
+
+    #[test]
+    fn what_follows_a_gap_finds_no_room_before_it() {
+        let queue = Taken::default();
+        let mut ports = Ports::new(vec![queue.clone()], Metrics::default());
+        while queue.0.room() > RESERVED {
+            let _ = queue.0.tell(Input::Drain { within_ms: 0 });
+        }
+        ports.deliver(0, vec![item("room:1", 0)]);
+        while queue.0.room() > RESERVED {
+            let _ = queue.0.tell(Input::Drain { within_ms: 0 });
+        }
+        // No room for the gap; when the message is looked at, there is.
+        ports.deliver(0, vec![item("room:1", 0)]);
+        let said = drain(&queue.0);
+        assert!(!said.iter().any(|said| said == "deliver room:1"), "{said:?}");
+        assert!(!ports.retry());
+        assert_eq!(drain(&queue.0), ["missed room:1 2"]);
     }
 
     #[test]

@@ -178,10 +178,7 @@ impl Engine {
     /// # Errors
     /// What the client is to be told.
     pub(super) fn ask_join(&mut self, key: Key, channel: &str, join: Join) -> Result<(), client::Error> {
-        let now_ms = self.now.mono_ms;
         let config = self.config.clone();
-        let known = self.names.contains_key(channel);
-        let draining = self.drain.is_some();
         let Some(session) = self.session(key) else { return Ok(()) };
         let Some(identity) = session.identity.as_deref() else {
             return Err(error(ErrorCode::Unauthenticated, "connect first"));
@@ -199,24 +196,37 @@ impl Engine {
             ));
         }
         let uid = identity.uid.clone();
-        if !known {
-            if draining {
-                return Err(error(ErrorCode::Draining, row(ErrorCode::Draining).meaning));
-            }
-            let (rate, address) = (config.new_rooms_per_session, session.address);
-            let own = session.new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS) == Verdict::Within;
-            if !own || !self.addresses.new_room(now_ms, address, config.new_rooms_per_address) {
-                let mut error = error(ErrorCode::TooFast, "too many rooms that nobody was in");
-                error.retry_after_ms = (NEW_ROOMS_PERIOD_MS / u64::from(rate.max(1))) as u32;
-                return Err(error);
-            }
-        }
+        self.draw_new_room(key, channel)?;
         if let Some(session) = self.session(key) {
             session.joining.push(channel.to_owned());
         }
         let ask = cluster::Join { uid, channel: channel.to_owned() };
         self.ask_gate(key, gate_request::Ask::Join(ask), What::Join(channel.to_owned(), join));
         Ok(())
+    }
+
+    /// Counts a room that this core does not have against the session and its address (rule 38).
+    ///
+    /// # Errors
+    /// What the client is to be told.
+    pub(super) fn draw_new_room(&mut self, key: Key, channel: &str) -> Result<(), client::Error> {
+        if self.names.contains_key(channel) {
+            return Ok(());
+        }
+        if self.drain.is_some() {
+            return Err(error(ErrorCode::Draining, row(ErrorCode::Draining).meaning));
+        }
+        let (now_ms, rate) = (self.now.mono_ms, self.config.new_rooms_per_session);
+        let Some(session) = self.session(key) else { return Ok(()) };
+        let address = session.address;
+        let own = session.new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS) == Verdict::Within;
+        let counts = self.limits(address);
+        if own && (!counts || self.addresses.new_room(now_ms, address, self.config.new_rooms_per_address)) {
+            return Ok(());
+        }
+        let mut error = error(ErrorCode::TooFast, "too many rooms that nobody was in");
+        error.retry_after_ms = (NEW_ROOMS_PERIOD_MS / u64::from(rate.max(1))) as u32;
+        Err(error)
     }
 
     /// A session was not let into a room, or the room cannot be had.

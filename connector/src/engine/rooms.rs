@@ -179,9 +179,9 @@ impl Engine {
         let Feed { lanes, members, .. } = &mut room.feeds[feed];
         let member = members.swap_remove(place.member);
         for lane in lanes.iter_mut() {
-            // Who was moved may not have been looked at.
-            lane.left = if lane.queued { members.len() } else { 0 };
-            lane.at = 0;
+            // A walk goes on where it is, or those who come and go would keep it from the others. Whom it has passed over
+            // by being moved gets his turn below.
+            lane.left = lane.left.min(members.len());
         }
         let moved = members.get(place.member).map(|moved| moved.slot);
         if let (Some((room, lane)), Some(session)) = (half, self.slots[key.slot as usize].session.as_deref_mut())
@@ -196,10 +196,12 @@ impl Engine {
             room.feeds.swap_remove(feed);
             room.forget();
         }
-        if let Some(moved) = moved.and_then(|slot| self.slots[slot as usize].session.as_deref_mut())
-            && let Some(moved) = moved.places.iter_mut().find(|moved| moved.room == index)
-        {
-            moved.member = place.member;
+        if let Some(moved) = moved.and_then(|slot| self.slots[slot as usize].session.as_deref_mut()) {
+            let key = moved.key;
+            if let Some(moved) = moved.places.iter_mut().find(|moved| moved.room == index) {
+                moved.member = place.member;
+            }
+            self.ready(key);
         }
         self.count_changed(index);
         self.linger(index);
@@ -376,14 +378,23 @@ impl Engine {
                 }
                 Act::Unsubscribe(names) => {
                     for channel in &names.names {
-                        self.take_out(key, channel);
+                        self.take_out(key, channel, ErrorCode::Kicked);
                     }
                 }
             }
         }
     }
 
-    fn take_out(&mut self, key: Key, channel: &str) {
+    /// The channels that a session is in, or coming into.
+    pub(super) fn channels(&mut self, key: Key) -> Vec<String> {
+        let Some(session) = self.session(key) else { return Vec::new() };
+        let (places, mut channels) = (session.places.clone(), session.joining.clone());
+        channels.extend(places.iter().map(|place| self.rooms[place.room].name.to_string()));
+        channels
+    }
+
+    /// Takes a session out of a channel, or gives up its coming, and says why.
+    pub(super) fn take_out(&mut self, key: Key, channel: &str, reason: ErrorCode) {
         if let Some(&index) = self.names.get(channel) {
             let room = &mut self.rooms[index];
             if let Some(at) = room.waiters.iter().position(|waiter| waiter.key == key) {
@@ -404,7 +415,7 @@ impl Engine {
         {
             packets.room = None;
         }
-        let reason = ErrorCode::Kicked.into();
-        self.reply(key, 0, Body::Unsubscribed(client::Unsubscribed { channel: channel.to_owned(), reason }));
+        let unsubscribed = client::Unsubscribed { channel: channel.to_owned(), reason: reason.into() };
+        self.reply(key, 0, Body::Unsubscribed(unsubscribed));
     }
 }

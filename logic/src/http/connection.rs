@@ -61,14 +61,9 @@ async fn connection(stream: TcpStream, from: SocketAddr, router: Router, stop: C
         request.extensions_mut().insert(ConnectInfo(from));
         router.clone().oneshot(request)
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    // HTTP/1.1 alone: before the version is known no timer would run, and who says nothing would keep his place for ever.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HEAD_WITHIN)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .max_concurrent_streams(100);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = served.as_mut() => ended,

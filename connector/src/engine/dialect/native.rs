@@ -137,9 +137,15 @@ impl Engine {
             return self.refuse_error(key, request, error);
         }
         identity.expires_at_ms = admitted.expires_at_ms;
-        (identity.subscribe, identity.publish) = (admitted.subscribe, admitted.publish);
+        (identity.subscribe, identity.publish) = (admitted.subscribe.clone(), admitted.publish);
         self.rearm(key);
         self.reply(key, request, Body::Refreshed(client::Refreshed { expires_at_ms: admitted.expires_at_ms }));
+        // The new token may allow less.
+        for channel in self.channels(key) {
+            if !admitted.subscribe.iter().any(|pattern| matches(pattern, &channel)) {
+                self.take_out(key, &channel, ErrorCode::Forbidden);
+            }
+        }
     }
 
     fn subscribe(&mut self, key: Key, request: u32, subscribe: client::Subscribe) -> Result<(), client::Error> {

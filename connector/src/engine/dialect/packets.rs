@@ -18,6 +18,19 @@ use super::super::{
 use super::goim::ACCEPTS_MAX;
 use crate::driver::Key;
 
+/// Letters of an incarnation, with which session IDs begin.
+const INCARNATION_LENGTH: usize = 13;
+
+/// Whether a key has the shape of a session ID (`<incarnation>.<core>.<slot>.<generation>`). That is the key of a session
+/// that chose none: who could choose it would take that session's place.
+fn is_session_id(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(incarnation, numbers)| {
+        incarnation.len() == INCARNATION_LENGTH
+            && numbers.split('.').count() == 3
+            && numbers.bytes().all(|b| b == b'.' || b.is_ascii_hexdigit())
+    })
+}
+
 impl Engine {
     /// A packet came.
     pub(in super::super) fn packet(&mut self, key: Key, packet: Packet<'_>) {
@@ -50,6 +63,10 @@ impl Engine {
                 let goim_key = auth.session_key().unwrap_or_default();
                 if !goim_key.is_empty() && !proto::channel::is_id(goim_key) {
                     let reason = "a session key is 1-64 of A-Z a-z 0-9 _ . -";
+                    return self.end(key, Ending::new(ErrorCode::BadRequest, reason));
+                }
+                if is_session_id(goim_key) {
+                    let reason = "a session key may not be a session's ID: that is the key of who chose none";
                     return self.end(key, Ending::new(ErrorCode::BadRequest, reason));
                 }
                 if auth.accepts.len() > ACCEPTS_MAX {
@@ -103,6 +120,10 @@ impl Engine {
         match channel {
             None => self.entered(key, turn, sequence, true),
             Some(channel) => {
+                if let Err(error) = self.draw_new_room(key, &channel) {
+                    let code = ErrorCode::try_from(error.code).unwrap_or(ErrorCode::Internal);
+                    return self.end(key, Ending::new(code, error.message));
+                }
                 if let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) {
                     packets.moving = true;
                 }

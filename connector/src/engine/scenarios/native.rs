@@ -222,3 +222,41 @@ fn a_websocket_is_pinged_and_closed_by_the_book() {
         assert_eq!(bench.sink.closed.last(), Some(&key));
     }
 }
+
+#[test]
+fn a_token_that_allows_less_takes_the_session_out() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.viewer();
+    bench.request(key, client_frame::Body::Refresh(client::Refresh { token: "less".into() }));
+    bench.answer(Answer::Admitted(cluster::Admitted { subscribe: vec!["room:2".into()], ..admitted() }));
+    let frames = bench.frames(key);
+    let left = frames.iter().any(|frame| {
+        matches!(&frame.body, Some(Body::Unsubscribed(left)) if left.channel == "room:1" && left.reason() == client::ErrorCode::Forbidden)
+    });
+    assert!(left, "{frames:?}");
+    bench.input(Input::Deliver(vec![item(1, "not for it any more")]));
+    assert_eq!(bench.frames(key), []);
+}
+
+#[test]
+fn who_comes_and_goes_keeps_no_message_from_the_others() {
+    let mut bench = Bench::new(|config| (config.round_sends, config.requests_per_s) = (32, 100_000));
+    let viewers: Vec<Key> = (0..200).map(|_| bench.viewer()).collect();
+    let restless = bench.viewer();
+    bench.engine.input(bench.now, Input::Deliver(vec![item(1, "for all")]));
+    // After each round, which is not enough for all, someone leaves: as many rounds as all of them need, and some.
+    for _ in 0..100 {
+        let _ = bench.engine.round(bench.now, &mut bench.sink);
+        let leave = native_bytes(9, client_frame::Body::Unsubscribe(client::Unsubscribe { channel: "room:1".into() }));
+        let _ = bench.engine.bytes(bench.now, restless, &mut leave.clone());
+        bench.collect();
+        let come = native_bytes(9, client_frame::Body::Subscribe(room("room:1")));
+        let _ = bench.engine.bytes(bench.now, restless, &mut come.clone());
+        bench.collect();
+        for (id, _) in std::mem::take(&mut bench.gate) {
+            bench.engine.input(bench.now, Input::Reply { id, answer: Answer::Joined(cluster::Joined {}) });
+        }
+    }
+    let without = viewers.iter().filter(|&&key| texts(&bench.frames(key)) != ["for all"]).count();
+    assert_eq!(without, 0, "of {} viewers", viewers.len());
+}

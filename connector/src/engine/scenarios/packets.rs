@@ -186,3 +186,26 @@ fn a_packet_that_no_peer_may_send_closes() {
     let _ = bench.say(web, &masked(Opcode::Binary, cut));
     assert_eq!(close_code(&bench.heard(web)), Some(1002));
 }
+
+#[test]
+fn nobody_chooses_the_key_of_a_session_that_chose_none() {
+    let mut bench = Bench::new(|_| {});
+    for (auth, closed) in [(r#"{"key":"abcdefghijklm.0.5.0"}"#, true), (r#"{"key":"my.own.key.1"}"#, false)] {
+        let key = bench.packet_client(auth);
+        assert_eq!((bench.sink.closed.contains(&key), bench.gate.is_empty()), (closed, closed), "{auth}");
+    }
+}
+
+#[test]
+fn rooms_that_are_made_by_authenticating_are_limited_too() {
+    let mut bench = Bench::new(|config| config.new_rooms_per_address = 2);
+    let mut let_in = Vec::new();
+    for room in 1..=3 {
+        let key = bench.packet_client(&format!(r#"{{"uid":0,"roomid":{room},"protover":0}}"#));
+        bench.admit();
+        let_in.push(!bench.sink.closed.contains(&key));
+    }
+    assert_eq!(let_in, [true, true, false]);
+    let holds = bench.asks.iter().filter(|ask| matches!(ask, Ask::Hold { .. })).count();
+    assert_eq!(holds, 2);
+}
