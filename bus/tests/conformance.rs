@@ -316,6 +316,34 @@ async fn a_paused_partition_rests_and_goes_on_without_loss(place: Place) {
     soon(consumer.leave()).await;
 }
 
+async fn a_paused_partition_goes_on_after_it_was_started_again_and_unpaused(place: Place) {
+    let bus = place.open().await;
+    let mut consumer = join(&*bus, "job").await;
+    let mut seen = Seen::default();
+    seen.until(&mut *consumer, |_| Start::At(1), |seen| seen.owned.len() == PARTITIONS as usize).await;
+    publish(&*bus, Topic::Rooms, 0, "x", 10).await;
+    seen.until(&mut *consumer, |_| Start::At(1), |seen| seen.count() == 10).await;
+    consumer.pause(0, true);
+    publish(&*bus, Topic::Rooms, 0, "x", 10).await;
+    // A start alone does not end the pause.
+    consumer.start(0, Start::At(6));
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), consumer.next()).await.is_err());
+    // In either order, whether or not the start took effect between the two.
+    consumer.pause(0, false);
+    seen.until(&mut *consumer, |_| Start::At(1), |seen| seen.count() == 25).await;
+    consumer.pause(0, true);
+    consumer.start(0, Start::At(16));
+    consumer.pause(0, false);
+    seen.until(&mut *consumer, |_| Start::At(1), |seen| seen.count() == 30).await;
+    consumer.pause(0, true);
+    consumer.pause(0, false);
+    consumer.start(0, Start::At(18));
+    seen.until(&mut *consumer, |_| Start::At(1), |seen| seen.count() == 33).await;
+    let offsets: Vec<u64> = seen.records[&0].iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, (1..=10).chain(6..=20).chain(16..=20).chain(18..=20).collect::<Vec<_>>());
+    soon(consumer.leave()).await;
+}
+
 async fn next_can_be_given_up_at_any_time(place: Place) {
     let bus = place.open().await;
     let publishing = async {
@@ -434,6 +462,7 @@ promises! {
     reading_begins_where_it_was_told
     a_consumer_starts_where_it_is_told_and_starts_anew
     a_paused_partition_rests_and_goes_on_without_loss
+    a_paused_partition_goes_on_after_it_was_started_again_and_unpaused
     next_can_be_given_up_at_any_time
     a_record_over_the_limit_is_too_large_and_one_at_it_is_not
     a_dropped_publish_is_not_taken_back

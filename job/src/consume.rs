@@ -24,7 +24,7 @@ use proto::cluster::from_holder::Frame;
 use proto::record;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::unix_ms;
 use crate::fleet::Fleet;
@@ -54,6 +54,9 @@ struct Part {
     committed: Offset,
     /// Dead letters that are not durable yet.
     letters: BTreeSet<Offset>,
+    /// Takes back the claim that is under way when the part goes or claims anew: one that was published after the
+    /// partition was revoked would take it from its next owner.
+    claiming: Option<DropGuard>,
 }
 
 /// Something that was waited for beside the loop.
@@ -74,6 +77,8 @@ enum Done {
         offset: Offset,
     },
     Ends(Vec<(u32, Offset)>),
+    /// A claim that nobody waits for any more was not published, or not waited for.
+    TakenBack,
 }
 
 pub(crate) struct Rooms {
@@ -137,7 +142,8 @@ impl Rooms {
         match event {
             bus::Event::Assigned(partition) => {
                 self.turns += 1;
-                let part = Part { turn: self.turns, owner: None, committed: 0, letters: BTreeSet::new() };
+                let part =
+                    Part { turn: self.turns, owner: None, committed: 0, letters: BTreeSet::new(), claiming: None };
                 self.parts.insert(partition, part);
                 self.begin(partition, self.turns).await;
             }
@@ -225,6 +231,7 @@ impl Rooms {
                     self.commit(partition);
                 }
             }
+            Done::TakenBack => {}
             Done::Ends(ends) => {
                 let behind = |(partition, next): (u32, Offset)| {
                     let owner = self.parts.get(&partition)?.owner.as_ref()?;
@@ -305,7 +312,12 @@ impl Rooms {
                         over.insert(to);
                     }
                 }
-                Action::Read(from) => self.consumer.start(partition, from),
+                Action::Read(from) => {
+                    self.consumer.start(partition, from);
+                    // The owner before this one may have lost it, and stopped it. After the start, so that nothing is
+                    // read from where that one was.
+                    self.consumer.pause(partition, false);
+                }
                 Action::Letter { offset, reason, record } => self.letter(partition, offset, &reason, &record),
                 Action::Pause(offset) => {
                     tracing::error!(partition, offset, "a record is newer than this program: paused until an upgrade");
@@ -351,11 +363,21 @@ impl Rooms {
             body: Some(record::record::Body::Claim(record::Claim { owner: self.terms.owner.clone() })),
             ..record::Record::default()
         };
+        let Some(part) = self.parts.get_mut(&partition) else { return };
+        let taken_back = CancellationToken::new();
+        part.claiming = Some(taken_back.clone().drop_guard());
         let (bus, value) = (self.bus.clone(), Bytes::from(claim.encode_to_vec()));
         self.waiting.push(Box::pin(async move {
-            tokio::time::sleep(after).await;
-            let epoch = publish(&*bus, Topic::Rooms, partition, value).await;
-            Done::Claimed { partition, turn, epoch }
+            let claimed = async {
+                tokio::time::sleep(after).await;
+                publish(&*bus, Topic::Rooms, partition, value).await
+            };
+            tokio::select! {
+                // First: whoever took it back runs in the same task, so nothing is published afterwards.
+                biased;
+                () = taken_back.cancelled() => Done::TakenBack,
+                epoch = claimed => Done::Claimed { partition, turn, epoch },
+            }
         }));
     }
 

@@ -151,6 +151,32 @@ async fn a_record_of_a_newer_version_pauses_its_partition_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_another_claimed_is_claimed_again_and_flows_on() {
+    let world = World::new(1).await;
+    let connector = Connector::start(&world, "a", 1).await;
+    let job = world.job("job-0");
+    job.ready().await;
+    connector.hold("room:1").await;
+    let texts = || {
+        let messages = connector.with(|state| state.channels["room:1"].messages.clone());
+        messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+    };
+    world.publish("room:1", "before", "before").await;
+    until("the first is there", || texts() == ["before"]).await;
+    // Twice, so that what is left of the first time shows in the second.
+    for (number, text) in ["again", "and again"].into_iter().enumerate() {
+        // One that was slow to learn that the partition is no longer its own.
+        let claim = record::record::Body::Claim(record::Claim { owner: "another".into() });
+        world.publish_body(Topic::Rooms, "room:1", claim).await;
+        world.publish("room:1", text, text).await;
+        until("the one behind the claim is there", || texts().len() == number + 2).await;
+    }
+    assert_eq!(texts(), ["before", "again", "and again"]);
+    assert_eq!(connector.with(|state| state.channels["room:1"].missed), 0);
+    job.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushes_and_commands_go_where_the_sessions_are() {
     let world = World::new(2).await;
     let (a, b) = (Connector::start(&world, "a", 300).await, Connector::start(&world, "b", 100).await);
