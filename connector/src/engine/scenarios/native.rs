@@ -245,8 +245,10 @@ fn who_comes_and_goes_keeps_no_message_from_the_others() {
     let restless = bench.viewer();
     bench.engine.input(bench.now, Input::Deliver(vec![item(1, "for all")]));
     // After each round, which is not enough for all, someone leaves: as many rounds as all of them need, and some.
-    for _ in 0..100 {
+    for offset in 2..100 {
         let _ = bench.engine.round(bench.now, &mut bench.sink);
+        // What has gathered is encoded when he comes again: those in front have something new each time.
+        bench.engine.input(bench.now, Input::Deliver(vec![item(offset, "more")]));
         let leave = native_bytes(9, client_frame::Body::Unsubscribe(client::Unsubscribe { channel: "room:1".into() }));
         let _ = bench.engine.bytes(bench.now, restless, &mut leave.clone());
         bench.collect();
@@ -257,6 +259,6 @@ fn who_comes_and_goes_keeps_no_message_from_the_others() {
             bench.engine.input(bench.now, Input::Reply { id, answer: Answer::Joined(cluster::Joined {}) });
         }
     }
-    let without = viewers.iter().filter(|&&key| texts(&bench.frames(key)) != ["for all"]).count();
+    let without = viewers.iter().filter(|&&key| texts(&bench.frames(key)).is_empty()).count();
     assert_eq!(without, 0, "of {} viewers", viewers.len());
 }
