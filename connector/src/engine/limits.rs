@@ -8,6 +8,13 @@ use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
+/// A reader that is skipped over again and again for so long stays behind, and is closed, milliseconds: a poor minute of a
+/// mobile network is borne.
+pub(super) const BEHIND_MS: u64 = 60_000;
+/// Whoever was not skipped over for so long has caught up, milliseconds.
+pub(super) const CAUGHT_UP_MS: u64 = 10_000;
+const _: () = assert!(CAUGHT_UP_MS < BEHIND_MS);
+
 /// A session whose refused requests amount to this many seconds of its rate is closed: it does not heed refusals.
 pub(super) const DEBT_SECONDS: u32 = 5;
 

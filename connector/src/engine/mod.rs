@@ -87,6 +87,8 @@ pub struct Engine {
     ready: VecDeque<Key>,
     /// Sessions that may be read from again.
     readable: VecDeque<Key>,
+    /// They stay behind, and are closed with the next round.
+    hopeless: Vec<Key>,
     /// Connections to be closed in the next round; the sessions are gone.
     dead: Vec<Key>,
     alls: VecDeque<pushes::All>,
@@ -131,6 +133,7 @@ impl Engine {
             schedule: round::Schedule::default(),
             ready: VecDeque::new(),
             readable: VecDeque::new(),
+            hopeless: Vec::new(),
             dead: Vec::new(),
             alls: VecDeque::new(),
             wheel: Wheel::new(now.mono_ms),
@@ -174,7 +177,12 @@ impl Engine {
             members: self.rooms.iter().map(|(_, room)| room.sessions()).sum(),
             room_bytes: self.rooms.iter().map(|(_, room)| room.footprint()).sum(),
             asked: self.asked.len(),
-            queued: self.ready.len() + self.readable.len() + self.schedule.len() + self.dead.len() + self.alls.len(),
+            queued: self.ready.len()
+                + self.readable.len()
+                + self.hopeless.len()
+                + self.schedule.len()
+                + self.dead.len()
+                + self.alls.len(),
             timers: self.wheel.len(),
             addresses: self.addresses.len(),
         }
@@ -250,6 +258,7 @@ impl Machine for Engine {
             born_ms: now.mono_ms,
             heard_ms: now.mono_ms,
             progress_ms: now.mono_ms,
+            skipped_ms: (0, 0),
             wheel_ms: u64::MAX,
             identity: None,
             packets: None,

@@ -8,14 +8,14 @@
 
 use std::collections::VecDeque;
 
-use proto::client::{self, server_frame::Body};
+use proto::client::{self, ErrorCode, server_frame::Body};
 
 use super::{
     Counters, Engine,
     config::Fault,
     encode::{Encoder, Encoding},
     room::{Feed, FeedLane, HIGH, Member, NORMAL, Room},
-    session::Session,
+    session::{Ending, Session},
 };
 use crate::driver::{Key, Next, Outlet, Sent};
 
@@ -230,12 +230,15 @@ impl Engine {
         for member in feed.members.iter_mut().filter(|member| member.cursors[lane] < tail) {
             let cursor = member.cursors[lane];
             let boundary = ring.boundary_after(cursor);
-            if boundary != cursor
-                && let Some(session) = self.slots[member.slot as usize].session.as_deref_mut()
-            {
-                session.half = None;
-                if fault != Some(Fault::LostRemainder) {
-                    session.out.push_rest(ring.rest(cursor));
+            if let Some(session) = self.slots[member.slot as usize].session.as_deref_mut() {
+                if session.stays_behind(self.now.mono_ms) {
+                    self.hopeless.push(session.key);
+                }
+                if boundary != cursor {
+                    session.half = None;
+                    if fault != Some(Fault::LostRemainder) {
+                        session.out.push_rest(ring.rest(cursor));
+                    }
                 }
             }
             let skipped = ring.messages_at(ring.head()) - ring.messages_at(boundary);
@@ -264,6 +267,9 @@ impl Engine {
             outlet.stop_accepting();
         }
         self.drain_on();
+        for key in std::mem::take(&mut self.hopeless) {
+            self.end(key, Ending::new(ErrorCode::TooSlow, "reads too slowly, and stays behind"));
+        }
         for _ in 0..self.readable.len() {
             let Some(key) = self.readable.pop_front() else { break };
             self.read_again(key, outlet);

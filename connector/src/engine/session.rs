@@ -14,7 +14,10 @@ use std::{collections::VecDeque, net::IpAddr};
 use bytes::Bytes;
 use proto::{bilibili::Version, client::ErrorCode, websocket::Decoder};
 
-use super::{encode::Encoding, limits::Bucket};
+use super::{
+    encode::Encoding,
+    limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS},
+};
 use crate::driver::Key;
 
 /// An entry of the table of sessions. A walk over a room's members touches nothing else of who has nothing to do.
@@ -75,6 +78,8 @@ pub(super) struct Session {
     pub(super) heard_ms: u64,
     /// See `born_ms`.
     pub(super) progress_ms: u64,
+    /// When it was skipped over first without having caught up since, and when last, milliseconds.
+    pub(super) skipped_ms: (u64, u64),
     /// When the wheel looks at it.
     pub(super) wheel_ms: u64,
     /// Who it is, once that is known.
@@ -175,6 +180,16 @@ pub(super) struct Packets {
 }
 
 impl Session {
+    /// It is skipped over at `now_ms`: whether that has gone on for too long.
+    pub(super) fn stays_behind(&mut self, now_ms: u64) -> bool {
+        let (first_ms, last_ms) = &mut self.skipped_ms;
+        if now_ms.saturating_sub(*last_ms) > CAUGHT_UP_MS {
+            *first_ms = now_ms;
+        }
+        *last_ms = now_ms;
+        now_ms - *first_ms >= BEHIND_MS
+    }
+
     /// Its bytes' form, once the dialect is known.
     pub(super) fn encoding(&self) -> Option<Encoding> {
         let web = matches!(self.wire, Wire::WebSocket(_));

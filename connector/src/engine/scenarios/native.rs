@@ -90,6 +90,34 @@ fn a_slow_reader_is_told_how_many_it_missed_and_closed_if_it_reads_nothing() {
 }
 
 #[test]
+fn who_reads_but_stays_behind_is_closed() {
+    let mut bench = Bench::new(|config| (config.ring_bytes_max, config.slow_close_s) = (1000, 20));
+    let (slow, quick) = (bench.viewer(), bench.viewer());
+    let mut offset = 0;
+    for second in 0..90 {
+        if bench.sink.closed == [slow] {
+            assert!((55..75).contains(&second), "after {second} s");
+            return;
+        }
+        assert_eq!(bench.sink.closed, []);
+        // It takes some of what comes, each second.
+        bench.sink.room.insert(slow, 200);
+        bench.engine.writable(bench.now, slow);
+        for _ in 0..50 {
+            offset += 1;
+            bench.input(Input::Deliver(vec![item(offset, "a message of some length")]));
+        }
+        for key in [slow, quick] {
+            let ping = native_bytes(9, client_frame::Body::Ping(client::Ping {}));
+            let _ = bench.say(key, &ping);
+        }
+        bench.pass(1000);
+        bench.heard(quick);
+    }
+    panic!("it is not closed");
+}
+
+#[test]
 fn over_the_budget_who_has_read_nothing_for_longest_is_closed_first() {
     let mut bench = Bench::new(|config| (config.socket_bytes, config.stuck_bytes_max) = (100, 250));
     let stuck: Vec<Key> = (0..4).map(|_| bench.viewer()).collect();
