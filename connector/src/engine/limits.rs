@@ -18,6 +18,14 @@ const _: () = assert!(CAUGHT_UP_MS < BEHIND_MS);
 /// A session whose refused requests amount to this many seconds of its rate is closed: it does not heed refusals.
 pub(super) const DEBT_SECONDS: u32 = 5;
 
+/// What counts as one address: an IPv6 client has a whole /64 to choose from (RFC 6177), and no limit would hold it.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+    }
+}
+
 /// A token bucket that refused requests draw on, too. Holds at most what the rate gives in [`Bucket::PERIOD`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bucket {
@@ -86,6 +94,7 @@ pub(super) const NEW_ROOMS_PERIOD_MS: u64 = 60_000;
 impl Addresses {
     /// Counts a connection; `false`, and not counted, if there are `most` (0: any number).
     pub(super) fn connect(&mut self, address: IpAddr, most: u32) -> bool {
+        let address = network(address);
         let entry = self.table.entry(address).or_default();
         if most > 0 && entry.connections >= most {
             return false;
@@ -96,6 +105,7 @@ impl Addresses {
 
     /// A connection that [`Addresses::connect`] counted is gone.
     pub(super) fn disconnect(&mut self, now_ms: u64, address: IpAddr) {
+        let address = network(address);
         if let Some(entry) = self.table.get_mut(&address) {
             entry.connections = entry.connections.saturating_sub(1);
             if entry.connections == 0 && entry.sessions == 0 && entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS) {
@@ -106,6 +116,7 @@ impl Addresses {
 
     /// One of the connections became a session.
     pub(super) fn admit(&mut self, address: IpAddr) {
+        let address = network(address);
         let entry = self.table.entry(address).or_default();
         entry.sessions += 1;
         if entry.sessions == 1 {
@@ -115,6 +126,7 @@ impl Addresses {
 
     /// A session is gone (its connection is counted apart).
     pub(super) fn dismiss(&mut self, address: IpAddr) {
+        let address = network(address);
         if let Some(entry) = self.table.get_mut(&address) {
             entry.sessions = entry.sessions.saturating_sub(1);
             if entry.sessions == 0 {
@@ -125,6 +137,7 @@ impl Addresses {
 
     /// Whether `address` may make one more new room.
     pub(super) fn new_room(&mut self, now_ms: u64, address: IpAddr, rate: u32) -> bool {
+        let address = network(address);
         rate == 0
             || self.table.entry(address).or_default().new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS)
                 == Verdict::Within
@@ -181,5 +194,17 @@ mod tests {
         assert_eq!(addresses.len(), 1);
         addresses.sweep(2_000_000);
         assert_eq!(addresses.len(), 0);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_one_address_however_many_it_uses() {
+        let mut addresses = Addresses::default();
+        let of = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(addresses.connect(of("2001:db8::1"), 2));
+        assert!(addresses.connect(of("2001:db8::2"), 2));
+        assert!(!addresses.connect(of("2001:db8::3"), 2));
+        assert!(addresses.connect(of("2001:db8:0:1::1"), 2));
+        addresses.disconnect(0, of("2001:db8::2"));
+        assert!(addresses.connect(of("2001:db8::4"), 2));
     }
 }
