@@ -8,6 +8,14 @@ use std::path::PathBuf;
 /// Most partitions: a segment's header names the first offset of each, and so many more would not be read by anyone.
 pub const PARTITIONS_MAX: u32 = 4096;
 
+/// Shortest `bus.kafka.session_timeout_ms`, milliseconds: who takes a partition over from a member that died counts on
+/// it to know what that one cannot have read. Brokers take no less by default.
+pub const SESSION_TIMEOUT_MS_MIN: u32 = 6000;
+
+/// Longest time between two heartbeats of a member of a group, milliseconds: its silence may have begun so much before
+/// its death.
+pub const HEARTBEAT_MS_MAX: u32 = 1000;
+
 /// What the log is and how long it keeps what it took. The shipped file is the defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +74,8 @@ pub struct Kafka {
     pub min_in_sync: u32,
     /// One broker will do: copies are not asked for.
     pub development: bool,
-    /// How long a consumer may be silent before its partitions go to others, milliseconds (rule 11).
+    /// How long a consumer may be silent before its partitions go to others, milliseconds (rule 11). At least
+    /// [`SESSION_TIMEOUT_MS_MIN`].
     pub session_timeout_ms: u32,
     /// How long a publish may take before it is told that it is not known to be durable, milliseconds.
     pub delivery_timeout_ms: u32,
@@ -140,10 +149,10 @@ impl Config {
                     "at least 2, unless bus.kafka.development is true, and at most bus.kafka.replication",
                 )?;
                 require(
-                    (1000..=60_000).contains(&kafka.session_timeout_ms),
+                    (SESSION_TIMEOUT_MS_MIN..=60_000).contains(&kafka.session_timeout_ms),
                     "bus.kafka.session_timeout_ms",
                     kafka.session_timeout_ms,
-                    "1000 to 60000",
+                    "6000 to 60000",
                 )?;
                 require(
                     (1000..=300_000).contains(&kafka.delivery_timeout_ms),
@@ -189,7 +198,7 @@ mod tests {
             ("bus.kafka.topic_prefix", |config| config.kafka.topic_prefix = "a/".into()),
             ("bus.kafka.replication", |config| config.kafka.replication = 2),
             ("bus.kafka.min_in_sync", |config| config.kafka.min_in_sync = 1),
-            ("bus.kafka.session_timeout_ms", |config| config.kafka.session_timeout_ms = 10),
+            ("bus.kafka.session_timeout_ms", |config| config.kafka.session_timeout_ms = SESSION_TIMEOUT_MS_MIN - 1),
             ("bus.kafka.delivery_timeout_ms", |config| config.kafka.delivery_timeout_ms = 0),
         ];
         for (key, spoil) in bad {

@@ -18,7 +18,7 @@ pub mod config;
 mod embedded;
 mod kafka;
 
-pub use config::Config;
+pub use config::{Config, HEARTBEAT_MS_MAX, SESSION_TIMEOUT_MS_MIN};
 
 use async_trait::async_trait;
 use bytes::Bytes;

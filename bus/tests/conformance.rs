@@ -239,6 +239,47 @@ async fn members_share_the_partitions_and_take_over_without_loss(place: Place) {
     soon(first.leave()).await;
 }
 
+async fn the_next_member_finds_what_was_committed_last_before_a_partition_moved(place: Place) {
+    const RECORDS: u64 = 5000;
+    let bus = place.open().await;
+    for partition in 0..PARTITIONS {
+        publish(&*bus, Topic::Rooms, partition, "x", RECORDS).await;
+    }
+    let mut first = join(&*bus, "job").await;
+    let mut of_first = Seen::default();
+    of_first.until(&mut *first, |_| Start::End, |seen| seen.owned.len() == PARTITIONS as usize).await;
+    (0..PARTITIONS).for_each(|partition| first.commit(partition, 1));
+    let mut second = join(&*bus, "job").await;
+    let (mut committed, mut given_up, mut taken) = (1, Vec::new(), Vec::new());
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while taken.len() < PARTITIONS as usize / 2 {
+        tokio::select! {
+            event = first.next() => match event.expect("an event") {
+                Event::Revoked(partition) => given_up.push((partition, committed)),
+                // Not any more after the first is given up: the others went with it, though it is yet to be told.
+                _ if given_up.is_empty() && committed < RECORDS => {
+                    committed += 1;
+                    (0..PARTITIONS).for_each(|partition| first.commit(partition, committed));
+                }
+                _ => {}
+            },
+            event = second.next() => if let Event::Assigned(partition) = event.expect("an event") {
+                taken.push((partition, soon(second.committed(partition)).await.expect("committed")));
+            },
+            // So that there is always something to be told, and to be committed.
+            () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {
+                publish(&*bus, Topic::Rooms, 0, "more", 1).await;
+            }
+            () = tokio::time::sleep_until(until) => panic!("within the deadline: {given_up:?}, {taken:?}"),
+        }
+    }
+    given_up.sort_unstable();
+    taken.sort_unstable();
+    assert_eq!(taken, given_up);
+    soon(first.leave()).await;
+    soon(second.leave()).await;
+}
+
 async fn reading_begins_where_it_was_told(place: Place) {
     let bus = place.open().await;
     publish(&*bus, Topic::Rooms, 0, "before", 5).await;
@@ -459,6 +500,7 @@ promises! {
     a_recreated_log_has_another_id_and_old_checkpoints_are_refused_until_accepted
     a_commit_is_found_after_a_restart
     members_share_the_partitions_and_take_over_without_loss
+    the_next_member_finds_what_was_committed_last_before_a_partition_moved
     reading_begins_where_it_was_told
     a_consumer_starts_where_it_is_told_and_starts_anew
     a_paused_partition_rests_and_goes_on_without_loss

@@ -3,7 +3,8 @@
 //!
 //! What it is not: ordered against rooms, or kept. At most once is held across a takeover without a claim: an owner that
 //! died had been silent for the group's session timeout before its partition was assigned anew, so what is younger than
-//! [`TAKEOVER_MS`] then was not delivered by it, and what is older and not committed is skipped.
+//! [`TAKEOVER_MS`] then was not delivered by it, and what is older and not committed is skipped. Where a partition moves
+//! between owners that live, the bus has the first one's commits before the second one has the partition.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,8 +28,10 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::owner::message;
 
-/// Just under the session timeout of the bus's groups (6 s by default).
-const TAKEOVER_MS: i64 = 5_000;
+/// An owner that died read nothing in this time before its partition went to another: under the shortest session timeout
+/// by the time between two heartbeats, and by what the clocks of the bus and of job may differ.
+const TAKEOVER_MS: i64 = 4_000;
+const _: () = assert!(TAKEOVER_MS + 1_000 <= (bus::SESSION_TIMEOUT_MS_MIN - bus::HEARTBEAT_MS_MAX) as i64);
 /// A push that waited longer in the bus, or for the routes, is dropped: it is for who is online now.
 const AGE_MS_MAX: i64 = 30_000;
 /// Before the bus or the routes are asked again after a passing fault.

@@ -6,9 +6,12 @@
 //!
 //! Invariants:
 //! - no record is told of a partition that is not assigned and started, and none from before the last start;
-//! - nothing is committed for a partition that was given up: neither by us, nor, as its generation is over, by Kafka.
+//! - nothing is committed for a partition that was given up: neither by us, nor, as its generation is over, by Kafka;
+//! - what was committed of a partition is with the brokers before the partition is given up, unless it was lost (its
+//!   member was silent for too long) or the brokers do not take it.
 
 use super::{Cluster, blocking, client, group_name, tell, topic, unavailable};
+use crate::config::HEARTBEAT_MS_MAX;
 use crate::{Consumer, Error, Event, Offset, Record, Start, Topic};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +25,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::Offset as Place;
 use rdkafka::{ClientConfig, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -42,6 +45,56 @@ const POLL_MS_MAX: u32 = 30_000;
 pub(super) struct Context {
     changes: Mutex<VecDeque<Event>>,
     changed: Notify,
+    /// To be sent. Here, so that a partition is not given up without what was committed of it.
+    commits: Mutex<BTreeMap<u32, Commit>>,
+}
+
+/// A partition's checkpoint.
+struct Commit {
+    topic: Arc<str>,
+    /// The log's ID.
+    log: Arc<str>,
+    offset: Offset,
+}
+
+impl Context {
+    fn commits(&self) -> MutexGuard<'_, BTreeMap<u32, Commit>> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what was committed of `partitions`, and waits for the brokers.
+    fn commit_last(&self, consumer: &BaseConsumer<Self>, partitions: &[u32]) {
+        let last: BTreeMap<_, _> = {
+            let mut commits = self.commits();
+            partitions.iter().filter_map(|partition| commits.remove_entry(partition)).collect()
+        };
+        // Lost: others have these partitions already, and the brokers would refuse it.
+        let Some(list) = commit_list(last).filter(|_| !consumer.assignment_lost()) else { return };
+        if let Err(error) = waiting(|| consumer.commit(&list, CommitMode::Sync)) {
+            tracing::warn!(%error, ?partitions, "the last commit of partitions that are given up");
+        }
+    }
+}
+
+/// Runs what waits for the brokers, so that other tasks of this thread go on elsewhere if there is an elsewhere.
+fn waiting<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+fn commit_list(commits: BTreeMap<u32, Commit>) -> Option<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (partition, Commit { topic, log, offset }) in commits {
+        let mut element = list.add_partition(&topic, partition as i32);
+        // Ours of what is done is Kafka's of what is next.
+        if element.set_offset(Place::Offset(offset as i64)).is_ok() {
+            element.set_metadata(&*log);
+        }
+    }
+    (list.count() > 0).then_some(list)
 }
 
 impl ClientContext for Context {
@@ -65,6 +118,7 @@ impl ConsumerContext for Context {
                 .and_then(|()| consumer.incremental_assign(list))
                 .and_then(|()| consumer.pause(list))
         } else {
+            self.commit_last(consumer, &partitions);
             consumer.incremental_unassign(list)
         };
         if let Err(error) = result {
@@ -85,7 +139,7 @@ impl ConsumerContext for Context {
 }
 
 pub(super) fn context() -> Context {
-    Context { changes: Mutex::default(), changed: Notify::new() }
+    Context { changes: Mutex::default(), changed: Notify::new(), commits: Mutex::default() }
 }
 
 /// What members and readers are told.
@@ -100,7 +154,7 @@ pub(super) fn reading(cluster: &Cluster, group: String) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", session_ms.to_string())
-        .set("heartbeat.interval.ms", (session_ms / 3).min(2000).to_string())
+        .set("heartbeat.interval.ms", (session_ms / 3).min(HEARTBEAT_MS_MAX).to_string())
         .set("max.poll.interval.ms", POLL_MS_MAX.max(session_ms).to_string())
         .set("fetch.error.backoff.ms", "100")
         .set("fetch.queue.backoff.ms", "10")
@@ -172,7 +226,9 @@ pub(super) fn is_out_of_range(error: &KafkaError) -> bool {
 pub(super) struct Member {
     cluster: Arc<Cluster>,
     topic: Topic,
-    name: String,
+    name: Arc<str>,
+    /// The log's ID.
+    log: Arc<str>,
     group: String,
     /// `None` only while it is being dropped.
     client: Option<Arc<StreamConsumer<Context>>>,
@@ -180,8 +236,7 @@ pub(super) struct Member {
     /// Read, and not yet told.
     read: VecDeque<(u32, Vec<Record>)>,
     finding: Option<JoinHandle<Result<Vec<Found>, Error>>>,
-    /// To be sent.
-    commits: BTreeMap<u32, Offset>,
+    /// When what the context has to commit is sent.
     commit_at: Option<Instant>,
     refused: watch::Receiver<Option<String>>,
 }
@@ -243,13 +298,13 @@ impl Member {
         Ok(Self {
             cluster: cluster.clone(),
             topic,
-            name,
+            name: name.into(),
+            log: cluster.log(topic).into(),
             group: group.to_owned(),
             client: Some(Arc::new(client)),
             owned: BTreeMap::new(),
             read: VecDeque::new(),
             finding: None,
-            commits: BTreeMap::new(),
             commit_at: None,
             refused: cluster.refused.subscribe(),
         })
@@ -271,7 +326,8 @@ impl Member {
             }
             Event::Revoked(partition) => {
                 self.owned.remove(&partition);
-                self.commits.remove(&partition);
+                // What was committed since it was given up.
+                self.client().context().commits().remove(&partition);
                 self.read.retain(|read| read.0 != partition);
             }
             Event::Records(..) => {}
@@ -385,20 +441,11 @@ impl Member {
         result.map_err(unavailable)
     }
 
-    fn commit_list(&mut self) -> Option<TopicPartitionList> {
+    /// What is to be committed now.
+    fn commits(&mut self) -> Option<TopicPartitionList> {
         self.commit_at = None;
-        if self.commits.is_empty() {
-            return None;
-        }
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in std::mem::take(&mut self.commits) {
-            let mut element = list.add_partition(&self.name, partition as i32);
-            // Ours of what is done is Kafka's of what is next.
-            if element.set_offset(Place::Offset(offset as i64)).is_ok() {
-                element.set_metadata(self.cluster.log(self.topic));
-            }
-        }
-        Some(list)
+        let commits = std::mem::take(&mut *self.client().context().commits());
+        commit_list(commits)
     }
 }
 
@@ -436,7 +483,7 @@ impl Consumer for Member {
                 return Ok(event);
             }
             if self.commit_at.is_some_and(|at| at <= Instant::now())
-                && let Some(list) = self.commit_list()
+                && let Some(list) = self.commits()
             {
                 self.client().commit(&list, CommitMode::Async).map_err(unavailable)?;
             }
@@ -490,7 +537,8 @@ impl Consumer for Member {
     fn commit(&mut self, partition: u32, offset: Offset) {
         if let Some(owned) = self.owned.get_mut(&partition) {
             owned.committed = Some(offset);
-            self.commits.insert(partition, offset);
+            let commit = Commit { topic: self.name.clone(), log: self.log.clone(), offset };
+            self.client().context().commits().insert(partition, commit);
             self.commit_at.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
         }
     }
@@ -517,7 +565,7 @@ impl Consumer for Member {
     async fn leave(mut self: Box<Self>) {
         // What went since the last `next` is not committed any more.
         while self.change().is_some() {}
-        let commits = self.commit_list();
+        let commits = self.commits();
         let Some(client) = self.client.take() else { return };
         let group = self.group.clone();
         let left = blocking(move || {
