@@ -15,8 +15,9 @@ pub struct Config {
     pub age_s_max: u32,
     /// Messages a second that a room delivers; what is over it is dropped, counted and told. 0: no cap.
     pub room_messages_per_s_max: u32,
-    /// Memory for rooms' recent messages beyond the last few of each, bytes: what lets a connector that was away for
-    /// some seconds miss nothing.
+    /// Memory for rooms and their recent messages beyond the last few of each, bytes: what lets a connector that was
+    /// away for some seconds miss nothing. Over it rooms that nobody holds are forgotten when their messages are older
+    /// than `age_s_max`.
     pub recent_bytes_max: usize,
     /// Message IDs that are remembered for dropping repeated ones (about 100 bytes each); over it the oldest are
     /// forgotten early, and counted.

@@ -44,7 +44,7 @@ metrics! {
     lag: Gauge = "lag" "Records of owned partitions in the bus that are not read yet, a few seconds old";
     connectors: Gauge = "connectors" "Connectors attached";
     queued_bytes: Gauge = "queued_bytes" "Bytes waiting for connectors, sent and not acknowledged included";
-    recent_bytes: Gauge = "recent_bytes" "Bytes of recent messages kept";
+    recent_bytes: Gauge = "recent_bytes" "Bytes of recent messages kept, and of the rooms that they are kept for";
     rooms: Gauge = "rooms" "Rooms known";
     pushes: Count = "pushes" "Pushes and commands handed to a connector, one for each connector";
     pushes_dropped: Count = "pushes_dropped" "Pushes and commands dropped: the queue to the connector was full, or the routes were away for too long";

@@ -15,7 +15,7 @@
 //!   anything that is still young enough to be delivered;
 //! - a record is never lost because it was itself seen before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bus::{Offset, Start};
@@ -46,6 +46,7 @@ const _: () = assert!(THROUGH_MS * 10 < REPEAT_MS);
 const HELD_BYTES: usize = 512;
 
 /// A room that nobody holds is forgotten this long after its last message, milliseconds: as long as the bus keeps it.
+/// Over the budget of recent messages it is forgotten as soon as what it keeps is too old to be delivered.
 const ROOM_IDLE_MS: i64 = 60 * 60 * 1000;
 
 /// How often rooms are looked through for what can be let go, milliseconds.
@@ -146,8 +147,8 @@ pub(crate) struct Owner {
     rewound: bool,
     /// Read up to here.
     progress: Offset,
-    /// The last record of a room that was forgotten.
-    forgotten: Offset,
+    /// The last record and the last ordinal of rooms that were forgotten: what is there again knows nothing up to here.
+    forgotten: (Offset, u64),
     connectors: BTreeMap<Holder, Connector>,
     rooms: FxHashMap<String, Room>,
     waiting: Vec<Waiting>,
@@ -179,7 +180,7 @@ impl Owner {
             from: None,
             rewound: false,
             progress: 0,
-            forgotten: 0,
+            forgotten: (0, 0),
             connectors: BTreeMap::new(),
             rooms: FxHashMap::default(),
             waiting: Vec::new(),
@@ -431,7 +432,8 @@ impl Owner {
     fn room(&mut self, channel: &str) -> &mut Room {
         // A room's name is copied only when it is new.
         if !self.rooms.contains_key(channel) {
-            let room = Room::new(channel, self.from.unwrap_or(0).max(self.forgotten));
+            let room =
+                Room::new(channel, self.from.unwrap_or(0).max(self.forgotten.0), self.forgotten.1, &self.terms.recent);
             self.rooms.insert(channel.to_owned(), room);
         }
         self.rooms.get_mut(channel).expect("it was just put there")
@@ -602,21 +604,49 @@ impl Owner {
         }
     }
 
-    /// Forgets rooms that nobody needs, and what is too old of the others.
+    /// Forgets rooms that nobody needs, over the budget those that somebody might still come back to, oldest first, and
+    /// what is too old of the others.
     fn sweep(&mut self, now_ms: i64) {
-        let (budget, keep_from_ms) = (&self.terms.recent, now_ms - self.terms.age_ms);
-        let (waiting, forgotten) = (&self.waiting, &mut self.forgotten);
+        let terms = self.terms.clone();
+        let (budget, keep_from_ms) = (&terms.recent, now_ms - terms.age_ms);
+        let waiting: HashSet<&str> = self.waiting.iter().map(|waiting| waiting.channel.as_str()).collect();
+        let free = |channel: &str, room: &Room| room.holders.is_empty() && !waiting.contains(channel);
+        let forgotten = &mut self.forgotten;
+        let mut forget = |room: &mut Room| {
+            *forgotten = (forgotten.0.max(room.last()), forgotten.1.max(room.ordinal()));
+            room.clear(budget);
+        };
         self.rooms.retain(|channel, room| {
             let idle = room.newest_ms().is_none_or(|newest_ms| now_ms - newest_ms > ROOM_IDLE_MS);
-            let held = !room.holders.is_empty() || waiting.iter().any(|waiting| waiting.channel == *channel);
-            if idle && !held {
-                *forgotten = room.last().max(*forgotten);
-                room.clear(budget);
+            if idle && free(channel, room) {
+                forget(room);
                 return false;
             }
-            room.trim(keep_from_ms, budget);
             true
         });
+        if budget.is_over() {
+            let old = |(channel, room): (&String, &Room)| {
+                let newest_ms = room.newest_ms().filter(|&newest_ms| newest_ms < keep_from_ms)?;
+                free(channel, room).then(|| (newest_ms, channel.clone()))
+            };
+            let mut old: Vec<_> = self.rooms.iter().filter_map(old).collect();
+            old.sort_unstable();
+            for (_, channel) in old {
+                if !budget.is_over() {
+                    break;
+                }
+                if let Some(mut room) = self.rooms.remove(&channel) {
+                    forget(&mut room);
+                }
+            }
+            // Else the table stays as large as it ever was.
+            if self.rooms.len() < self.rooms.capacity() / 4 {
+                self.rooms.shrink_to_fit();
+            }
+        }
+        for room in self.rooms.values_mut() {
+            room.trim(keep_from_ms, budget);
+        }
     }
 
     fn is_ours(&self, channel: &str) -> bool {
@@ -653,5 +683,105 @@ pub(crate) fn message(channel: String, offset: Offset, time_ms: i64, post: recor
         payload: Some(native::payload(post.payload)),
         style: post.style,
         lane: post.lane,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::ROOM_BYTES;
+
+    const AGE_MS: i64 = 60_000;
+
+    fn owner(recent_bytes_max: usize) -> Owner {
+        let terms = Terms {
+            owner: "job".into(),
+            log: "log".into(),
+            partitions: 1,
+            age_ms: AGE_MS,
+            per_s_max: 0,
+            answer_bytes_max: 1 << 20,
+            recent: Budget::new(recent_bytes_max),
+            repeats: Budget::new(1000),
+            metrics: Arc::default(),
+        };
+        let mut owner = Owner::new(Arc::new(terms), 0, 1, 0, [1], 0);
+        owner.holds_done(1, 1, 0);
+        let claim = record::record::Body::Claim(record::Claim { owner: "job".into() });
+        owner.records(0, &[record(1, 0, "", claim)]);
+        assert!(owner.is_live());
+        owner
+    }
+
+    fn record(offset: Offset, time_ms: i64, channel: &str, body: record::record::Body) -> bus::Record {
+        let (log, channel) = ("log".to_owned(), channel.to_owned());
+        let record = record::Record { min_reader: 1, log, time_ms, channel, body: Some(body) };
+        bus::Record { offset, time_ms, value: record.encode_to_vec().into() }
+    }
+
+    fn post(offset: Offset, time_ms: i64, channel: &str) -> bus::Record {
+        record(offset, time_ms, channel, record::record::Body::Post(record::Post::default()))
+    }
+
+    /// Holds `channel` from `offset` on, and what it is told that it misses.
+    fn hold(owner: &mut Owner, channel: &str, offset: Offset, ordinal: u64) -> Option<cluster::Missed> {
+        let (epoch, ordinal_epoch) = (owner.epoch(), if ordinal > 0 { owner.epoch() } else { 0 });
+        let (log, channel) = ("log".to_owned(), channel.to_owned());
+        let hold = cluster::Hold { epoch, log, channel, offset, ordinal, ordinal_epoch, ..cluster::Hold::default() };
+        owner.actions();
+        owner.hold(1, hold);
+        owner.answer_holds(|_| 1 << 20);
+        owner
+            .actions()
+            .into_iter()
+            .find_map(|action| match action {
+                Action::Send(_, Out::Held(held, _)) => Some(held.missed),
+                _ => None,
+            })
+            .expect("the hold is answered")
+    }
+
+    #[test]
+    fn rooms_of_one_message_stay_in_the_budget() {
+        const BYTES_MAX: usize = 1000 * 2 * ROOM_BYTES;
+        let mut owner = owner(BYTES_MAX);
+        hold(&mut owner, "room:held", 1, 0);
+        owner.records(0, &[post(2, 0, "room:held")]);
+        let mut most = 0;
+        // Ten a second, an hour long.
+        for number in 0..36_000 {
+            let now_ms = number as i64 * 100;
+            owner.records(now_ms, &[post(number + 3, now_ms, &format!("room:{number}"))]);
+            owner.tick(now_ms);
+            owner.actions();
+            most = most.max(owner.rooms());
+            // What is younger than the age is kept, and what comes until it is looked through again.
+            let young = 10 * (AGE_MS + SWEEP_MS) as usize / 1000 * 2 * ROOM_BYTES;
+            assert!(owner.terms.recent.used() <= BYTES_MAX + young);
+        }
+        assert!((1000..4000).contains(&most), "{most}");
+        assert!(owner.rooms.contains_key("room:held"));
+        let newest = owner.rooms.keys().filter_map(|name| name.strip_prefix("room:")?.parse::<u64>().ok());
+        assert!(newest.min().is_some_and(|oldest| oldest > 30_000), "the oldest were forgotten");
+        let budget = owner.terms.recent.clone();
+        drop(owner);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn who_comes_back_to_a_forgotten_room_is_not_told_a_wrong_number() {
+        let mut owner = owner(1);
+        let posts: Vec<_> = (2..=11).map(|offset| post(offset, 0, "room:1")).collect();
+        owner.records(0, &posts);
+        assert_eq!(hold(&mut owner, "room:1", 8, 7), None, "all that it lacks is kept");
+        owner.release(1, "room:1");
+        owner.tick(2 * AGE_MS);
+        assert_eq!(owner.rooms(), 0);
+        // It is back with two more, of which the holder, having had the first seven, knows nothing.
+        let posts: Vec<_> = (12..=13).map(|offset| post(offset, 2 * AGE_MS, "room:1")).collect();
+        owner.records(2 * AGE_MS, &posts);
+        assert_eq!(hold(&mut owner, "room:1", 8, 7), Some(cluster::Missed { count: 0, exact: false }));
+        owner.release(1, "room:1");
+        assert_eq!(hold(&mut owner, "room:1", 11, 10), None, "it had all when it was forgotten");
     }
 }

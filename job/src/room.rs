@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants: every record of the channel that is no repetition takes the next ordinal, delivered or not; entries and
-//! the index are in the order of offsets and without a hole from `counted` on, so that a gap can be counted.
+//! the index are in the order of offsets and without a hole from `counted` on, so that a gap can be counted; a room that
+//! was forgotten and is there again has other ordinals than before, so that nothing is counted from one of those.
 
 use std::collections::VecDeque;
 
@@ -27,6 +28,9 @@ pub(crate) const RECENT_BYTES: usize = 64 * 1024;
 const RECENT_MESSAGES_MIN: usize = 8;
 /// How many messages that are no longer kept can be counted exactly: 16 bytes each.
 const INDEX_MAX: usize = 2048;
+/// What a room takes of the budget besides its messages, bytes, generously: itself, its name, its place among the rooms
+/// and what its queues have room for at first.
+pub(crate) const ROOM_BYTES: usize = 1024;
 
 /// The stream of a connector, numbered by its attaching: the same connector's next stream is another holder.
 pub(crate) type Holder = u64;
@@ -105,6 +109,8 @@ pub(crate) struct Room {
     index: VecDeque<(Offset, u64)>,
     /// Every record of the channel after this offset is in `index` or `entries`, and its ordinal after this one.
     counted: (Offset, u64),
+    /// Ordinals up to this one are none of this room's: they may be of its life before it was forgotten.
+    base: u64,
     pub(crate) holders: Vec<Holding>,
     /// The flow cap's second of the log's time, and the messages in it.
     second: (i64, u32),
@@ -113,17 +119,20 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// A room of which nothing is known up to offset `from`, and everything after.
-    pub(crate) fn new(channel: &str, from: Offset) -> Self {
+    /// A room of which nothing is known up to offset `from`, and everything after; its ordinals begin after `base`. Takes
+    /// [`ROOM_BYTES`] of the budget, which [`Room::clear`] gives back.
+    pub(crate) fn new(channel: &str, from: Offset, base: u64, budget: &Budget) -> Self {
+        budget.take(ROOM_BYTES);
         Self {
             channel: channel.into(),
             closed: true,
-            ordinal: 0,
+            ordinal: base,
+            base,
             last: 0,
             entries: VecDeque::new(),
             bytes: 0,
             index: VecDeque::new(),
-            counted: (from, 0),
+            counted: (from, base),
             holders: Vec::new(),
             second: (i64::MIN, 0),
         }
@@ -139,8 +148,8 @@ impl Room {
 
     /// Nothing was read of it yet, so its beginning can still be set.
     pub(crate) fn begin(&mut self, from: Offset) {
-        debug_assert_eq!(self.ordinal, 0, "only before the first record");
-        self.counted = (from, 0);
+        debug_assert_eq!(self.ordinal, self.base, "only before the first record");
+        self.counted = (from, self.base);
     }
 
     /// Takes the next ordinal, and says whether the record is over the flow cap (0: there is none).
@@ -202,9 +211,9 @@ impl Room {
         }
     }
 
-    /// Gives all its bytes back; for a room that is forgotten.
+    /// Gives all its bytes back, itself included; for a room that is forgotten, once.
     pub(crate) fn clear(&mut self, budget: &Budget) {
-        budget.give_back(std::mem::take(&mut self.bytes));
+        budget.give_back(std::mem::take(&mut self.bytes) + ROOM_BYTES);
         self.entries.clear();
     }
 
@@ -247,7 +256,7 @@ impl Room {
             let at = self.index.partition_point(|&(offset, _)| offset <= position);
             let reached = if at == 0 { self.counted.1 } else { self.index[at - 1].1 };
             Some(Missed { count: before - reached, exact: true })
-        } else if let Some(ordinal) = ordinal.filter(|&ordinal| ordinal <= before) {
+        } else if let Some(ordinal) = ordinal.filter(|ordinal| (self.base + 1..=before).contains(ordinal)) {
             Some(Missed { count: before - ordinal, exact: true })
         } else {
             Some(Missed { count: before - self.counted.1, exact: false })
@@ -307,7 +316,7 @@ mod tests {
     /// A room with a message at each even offset up to `2 * count`, one each 100 ms of the log's time, trimmed with
     /// only the last ten seconds worth keeping.
     fn room(count: u64, bytes: usize, budget: &Budget) -> Room {
-        let mut room = Room::new("room:1", 0);
+        let mut room = Room::new("room:1", 0, 0, budget);
         for i in 1..=count {
             let time_ms = i as i64 * 100;
             let (ordinal, _) = room.next(2 * i, time_ms, 0);
@@ -355,13 +364,30 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_counted_from_an_ordinal_of_the_life_before() {
+        let budget = Budget::new(100 << 20);
+        // It had 10 messages before it was forgotten at offset 20; another room had 30.
+        let mut room = Room::new("room:1", 20, 30, &budget);
+        for offset in 101..=5100 {
+            let (ordinal, _) = room.next(offset, 0, 0);
+            room.keep(offset, 0, item(offset, ordinal, 10), &budget);
+            room.trim(1, &budget);
+        }
+        // Told up to offset 50, where it had no message of this life; then one of this life.
+        let known = INDEX_MAX as u64;
+        let before = room.answer(Place::At { offset: 50, ordinal: Some(10) }, ANSWER_MAX);
+        assert_eq!(before.missed, Some(Missed { count: known, exact: false }));
+        assert_eq!(room.answer(Place::At { offset: 102, ordinal: Some(32) }, ANSWER_MAX).missed, EXACT(4800 - 2));
+    }
+
+    #[test]
     fn the_last_seconds_are_kept_while_the_budget_lasts() {
         let budget = Budget::new(100 << 20);
         let room_of_large = room(1000, 10_000, &budget);
         assert_eq!(room_of_large.entries.len(), 101, "ten seconds, though they are 1 MB");
         let budget = Budget::new(200_000);
         let mut room_of_large = room(1000, 10_000, &budget);
-        assert!(budget.used() <= 200_000 + RECENT_MESSAGES_MIN * 10_100);
+        assert!(budget.used() <= 200_000 + RECENT_MESSAGES_MIN * 10_100 + ROOM_BYTES);
         room_of_large.clear(&budget);
         assert_eq!(budget.used(), 0);
     }
@@ -378,7 +404,7 @@ mod tests {
     #[test]
     fn the_flow_cap_counts_by_the_log_s_second_and_leaves_gaps() {
         let budget = Budget::new(100 << 20);
-        let mut room = Room::new("room:1", 0);
+        let mut room = Room::new("room:1", 0, 0, &budget);
         for offset in 1..=9 {
             let time_ms = offset as i64 * 250;
             let (ordinal, over) = room.next(offset, time_ms, 2);
