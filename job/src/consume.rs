@@ -43,7 +43,7 @@ const RETRY: Duration = Duration::from_millis(300);
 /// was slower to learn that it had lost it.
 const RECLAIM: Duration = Duration::from_secs(1);
 /// On a graceful end the streams have this long to take what was handed to them.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// A partition that is assigned.
 struct Part {
@@ -92,6 +92,8 @@ pub(crate) struct Rooms {
     attached: HashMap<u64, crate::link::Attachment>,
     turns: u64,
     ticks: u32,
+    /// The bus was asked for the partitions' ends and has not answered: a slow one is not asked more and more.
+    asking_ends: bool,
     waiting: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -105,7 +107,20 @@ impl Rooms {
         ready: Ready,
     ) -> Self {
         let (parts, attached, waiting) = (HashMap::new(), HashMap::new(), FuturesUnordered::new());
-        Self { bus, consumer, terms, fleet, events, ready, parts, attached, turns: 0, ticks: 0, waiting }
+        Self {
+            bus,
+            consumer,
+            terms,
+            fleet,
+            events,
+            ready,
+            parts,
+            attached,
+            turns: 0,
+            ticks: 0,
+            asking_ends: false,
+            waiting,
+        }
     }
 
     /// Runs until `stop`, then gives everything up in order.
@@ -233,6 +248,7 @@ impl Rooms {
             }
             Done::TakenBack => {}
             Done::Ends(ends) => {
+                self.asking_ends = false;
                 let behind = |(partition, next): (u32, Offset)| {
                     let owner = self.parts.get(&partition)?.owner.as_ref()?;
                     Some(next.saturating_sub(1 + owner.progress()))
@@ -255,7 +271,8 @@ impl Rooms {
         let queued = self.attached.values().map(|attachment| attachment.outbox.with(|outbox| outbox.bytes()));
         metrics.queued_bytes.set(queued.sum::<usize>() as i64);
         self.ticks += 1;
-        if self.ticks.is_multiple_of(LAG_EVERY) {
+        if self.ticks.is_multiple_of(LAG_EVERY) && !self.asking_ends {
+            self.asking_ends = true;
             let (bus, partitions) = (self.bus.clone(), self.parts.keys().copied().collect::<Vec<_>>());
             self.waiting.push(Box::pin(async move {
                 let mut ends = Vec::new();
