@@ -23,7 +23,7 @@ use routes::{By, Routes};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
-use crate::consume::{dead_letter, publish};
+use crate::consume::{DRAIN_MAX, dead_letter, publish};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::owner::message;
@@ -94,7 +94,7 @@ impl Pushes {
                     }
                 }
                 Err(bus::Error::Refused(why)) => {
-                    consumer.leave().await;
+                    leave(consumer, letters).await;
                     return Err(bus::Error::Refused(why));
                 }
                 Err(error) => {
@@ -103,7 +103,7 @@ impl Pushes {
                 }
             }
         }
-        consumer.leave().await;
+        leave(consumer, letters).await;
         Ok(())
     }
 
@@ -277,6 +277,15 @@ impl Pushes {
             false => self.metrics.pushes_dropped.inc(),
         };
     }
+}
+
+/// Leaves the group after the dead letters under way: their records are committed, so nobody puts them aside again.
+async fn leave(consumer: Box<dyn Consumer>, mut letters: FuturesUnordered<BoxFuture<'static, ()>>) {
+    let durable = async { while letters.next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_MAX, durable).await.is_err() {
+        tracing::error!("the bus did not take the last dead letters of pushes: they are lost");
+    }
+    consumer.leave().await;
 }
 
 /// The names of a record that have to be looked up.
