@@ -250,6 +250,14 @@ async fn the_next_member_finds_what_was_committed_last_before_a_partition_moved(
     of_first.until(&mut *first, |_| Start::End, |seen| seen.owned.len() == PARTITIONS as usize).await;
     (0..PARTITIONS).for_each(|partition| first.commit(partition, 1));
     let mut second = join(&*bus, "job").await;
+    // So that there is always something to be told, and to be committed.
+    let more = bus.clone();
+    let more = tokio::spawn(async move {
+        loop {
+            publish(&*more, Topic::Rooms, 0, "more", 1).await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
     let (mut committed, mut given_up, mut taken) = (1, Vec::new(), Vec::new());
     let until = tokio::time::Instant::now() + DEADLINE;
     while taken.len() < PARTITIONS as usize / 2 {
@@ -266,13 +274,10 @@ async fn the_next_member_finds_what_was_committed_last_before_a_partition_moved(
             event = second.next() => if let Event::Assigned(partition) = event.expect("an event") {
                 taken.push((partition, soon(second.committed(partition)).await.expect("committed")));
             },
-            // So that there is always something to be told, and to be committed.
-            () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {
-                publish(&*bus, Topic::Rooms, 0, "more", 1).await;
-            }
             () = tokio::time::sleep_until(until) => panic!("within the deadline: {given_up:?}, {taken:?}"),
         }
     }
+    more.abort();
     given_up.sort_unstable();
     taken.sort_unstable();
     assert_eq!(taken, given_up);
