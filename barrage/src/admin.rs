@@ -87,8 +87,8 @@ async fn readiness(state: &State) -> impl IntoResponse + use<> {
     (status, Json(services))
 }
 
-/// What `--version` and `/version` tell.
-pub(crate) fn version() -> serde_json::Value {
+/// What `/version` tells.
+fn version() -> serde_json::Value {
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "commit": env!("BARRAGE_COMMIT"),

@@ -54,28 +54,9 @@ enum ConfigCommand {
 struct ConfigOf {
     /// For which role.
     #[arg(long, value_enum, default_value = "run")]
-    role: RoleName,
+    role: Role,
     #[command(flatten)]
     sources: Sources,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum RoleName {
-    Run,
-    Connector,
-    Logic,
-    Job,
-}
-
-impl From<RoleName> for Role {
-    fn from(name: RoleName) -> Self {
-        match name {
-            RoleName::Run => Self::Run,
-            RoleName::Connector => Self::Connector,
-            RoleName::Logic => Self::Logic,
-            RoleName::Job => Self::Job,
-        }
-    }
 }
 
 /// Does what the command line says.
@@ -89,12 +70,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Logic(sources) => service::run(Role::Logic, &sources),
         Command::Job(sources) => service::run(Role::Job, &sources),
         Command::Config { what: ConfigCommand::Show(of) } => {
-            let figment = of.sources.figment(of.role.into())?;
-            say(&settings::show(&figment)?)
+            let figment = of.sources.figment(of.role)?;
+            say(&settings::show(&figment)?).map(drop)
         }
         Command::Config { what: ConfigCommand::Check(of) } => {
-            of.sources.load(of.role.into())?;
-            say("the configuration is right")
+            of.sources.load(of.role)?;
+            say("the configuration is right").map(drop)
         }
         Command::Token(token) => token.run(),
         Command::Publish(publish) => publish.run(),

@@ -48,7 +48,7 @@ impl Token {
         claims.device = self.device;
         claims.subscribe = Some(self.subscribe).filter(|patterns| !patterns.is_empty());
         claims.publish = Some(self.publish).filter(|patterns| !patterns.is_empty());
-        say(&logic::token::mint(&settings.logic.token, &claims)?)
+        say(&logic::token::mint(&settings.logic.token, &claims)?).map(drop)
     }
 }
 
@@ -88,7 +88,7 @@ impl Publish {
         let status = response.status();
         let body = response.body_mut().read_to_string().context("the answer breaks off")?;
         anyhow::ensure!(status.is_success(), "{status}: {body}");
-        say(&body)
+        say(&body).map(drop)
     }
 }
 
@@ -148,7 +148,9 @@ impl Tail {
                     // From here on silence is no fault: it is broken by a ping.
                     stream.set_read_timeout(Some(Duration::from_secs(connected.heartbeat_s.max(1).into())))?;
                 }
-                self.show(&frame)?;
+                if !self.show(&frame)? {
+                    return Ok(());
+                }
             }
             let taken = buffer.len() - input.len();
             buffer.drain(..taken);
@@ -166,25 +168,22 @@ impl Tail {
         }
     }
 
-    fn show(&self, frame: &ServerFrame) -> anyhow::Result<()> {
+    /// Says what a frame has for a person; `false` where nobody reads any more.
+    fn show(&self, frame: &ServerFrame) -> anyhow::Result<bool> {
         let line = match &frame.body {
             Some(server_frame::Body::Error(error)) => {
                 let code = ErrorCode::try_from(error.code).unwrap_or(ErrorCode::Internal);
                 anyhow::bail!("refused: {}: {}", proto::error::row(code).name, error.message)
             }
             Some(server_frame::Body::Goodbye(goodbye)) => anyhow::bail!("ended: {}", goodbye.reason),
-            Some(body @ (server_frame::Body::Message(_) | server_frame::Body::Gap(_))) => {
-                if self.json {
-                    serde_json::to_string(frame)?
-                } else if let server_frame::Body::Message(message) = body {
-                    told(message)
-                } else if let server_frame::Body::Gap(gap) = body {
-                    format!("-- {}{} messages missed", if gap.exact { "" } else { "at least " }, gap.count)
-                } else {
-                    return Ok(());
-                }
+            Some(server_frame::Body::Message(_) | server_frame::Body::Gap(_)) if self.json => {
+                serde_json::to_string(frame)?
             }
-            _ => return Ok(()),
+            Some(server_frame::Body::Message(message)) => told(message),
+            Some(server_frame::Body::Gap(gap)) => {
+                format!("-- {}{} messages missed", if gap.exact { "" } else { "at least " }, gap.count)
+            }
+            _ => return Ok(true),
         };
         say(&line)
     }

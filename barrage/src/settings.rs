@@ -71,7 +71,7 @@ pub(crate) enum LogFormat {
 }
 
 /// Which services this process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
     /// All three.
     Run,

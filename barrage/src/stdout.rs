@@ -2,14 +2,15 @@
 
 use std::io::{ErrorKind, Write as _};
 
-/// Writes `line` and its end.
+/// Writes `line` and its end; `false` where nobody reads any more.
 ///
 /// # Errors
 /// It cannot be written, but not because nobody reads on.
-pub(crate) fn say(line: &str) -> anyhow::Result<()> {
+pub(crate) fn say(line: &str) -> anyhow::Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(line.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
