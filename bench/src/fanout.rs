@@ -82,10 +82,10 @@ pub struct Fanout {
     #[arg(long, env = "BARRAGE_API_KEY", hide_env_values = true, default_value = "")]
     #[serde(skip)]
     pub api_key: String,
-    /// Prints one JSON object instead of the table.
-    #[arg(long)]
+    /// Where the result goes.
+    #[command(flatten)]
     #[serde(skip)]
-    pub json: bool,
+    pub output: crate::output::Output,
 }
 
 /// Why there is no measurement, or no good one.
@@ -120,6 +120,14 @@ pub enum Error {
     /// This machine has no thread or no runtime to give.
     #[error("cannot run: {0}")]
     Machine(#[from] std::io::Error),
+    /// A result's file cannot be written.
+    #[error("{}: {reason}", .path.display())]
+    File {
+        /// As given.
+        path: std::path::PathBuf,
+        /// The system's, or the drawing's.
+        reason: String,
+    },
     /// It was measured, and it is not right.
     #[error("{0}")]
     Fault(String),
@@ -128,11 +136,7 @@ pub enum Error {
 impl Fanout {
     pub(crate) fn run(&self, commit: &str) -> Result<(), Error> {
         let report = self.measure(commit)?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&report).expect("a report is numbers and text"));
-        } else {
-            print!("{report}");
-        }
+        self.output.tell(&report, "fanout: latency from the intended time", &[("delivered", &report.distribution)])?;
         report.fault().map_or(Ok(()), |fault| Err(Error::Fault(fault)))
     }
 
@@ -354,6 +358,7 @@ impl Fanout {
                 seconds,
             },
             latency: (&tally.latency).into(),
+            distribution: tally.latency.clone(),
             sessions: Sessions {
                 viewers: self.viewers.into(),
                 closed: tally.closed.values().sum(),

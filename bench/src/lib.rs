@@ -11,6 +11,8 @@
 mod environment;
 mod fanout;
 mod note;
+mod output;
+mod plot;
 mod publish;
 mod report;
 mod tally;
@@ -18,6 +20,7 @@ mod viewers;
 mod wire;
 
 pub use fanout::{Error, Fanout};
+pub use output::Output;
 pub use report::{Deliveries, Millis, Publishing, Report, Sessions};
 pub use wire::Dialect;
 

@@ -24,6 +24,9 @@ pub struct Report {
     pub deliveries: Deliveries,
     /// From a message's intended time to its arrival at a viewer.
     pub latency: Millis,
+    /// The same whole, microseconds.
+    #[serde(skip)]
+    pub distribution: Histogram<u64>,
     /// The connections.
     pub sessions: Sessions,
     /// Processors that this client kept busy, on average. Near the number that it may use, it measures itself.
