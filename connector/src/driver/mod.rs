@@ -17,7 +17,9 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Sender, TrySendError};
 use futures::task::AtomicWaker;
 
+mod clock;
 mod descriptors;
+mod limits;
 mod listen;
 mod monoio;
 

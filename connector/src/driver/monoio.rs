@@ -23,45 +23,26 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use ::monoio::LegacyDriver;
 use ::monoio::net::TcpListener;
 use crossbeam::channel::{Receiver, bounded};
 
 use self::table::{Event, Events, Read, Table};
+use super::clock::now;
+use super::limits::{
+    ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, ASK_PAUSE_MS, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, SLEEP_MS_MAX,
+    gave_up,
+};
 use super::{Asks, Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
-
-/// Reads in a turn; the rest have theirs in the next. At some microseconds each a turn stays near a millisecond.
-const READS_A_TURN: usize = 256;
-/// Accepted connections in a turn, of each listener.
-const ACCEPTS_A_TURN: usize = 64;
-/// Inputs in a turn.
-const INPUTS_A_TURN: usize = 256;
-/// The core's one read buffer: what one read takes at most.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// Accepting rests this long when there are no descriptors or no memory: connections wait in the backlog meanwhile.
-const ACCEPT_PAUSE_MS: u64 = 50;
-/// How soon an ask is offered again that was given back.
-const ASK_PAUSE_MS: u64 = 2;
-/// Longest sleep: only keeps the clock's arithmetic in bounds.
-const SLEEP_MS_MAX: u64 = 60_000;
-
-/// Where monotonic time begins: the same for all cores.
-static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Now { mono_ms: BEGINNING.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as i64 }
-}
 
 pub(super) fn spawn<M: Machine>(
     setup: Setup<M::Ask>,
     make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
-    LazyLock::force(&BEGINNING);
     let (sender, inputs) = bounded(setup.inputs_max);
     let doorbell = Arc::new(Doorbell::default());
     let port = Port { inputs: sender, doorbell: doorbell.clone() };
@@ -310,10 +291,4 @@ impl<M: Machine> Loop<M> {
         })
         .await;
     }
-}
-
-/// Whether accepting failed because of the one connection that would have been accepted (`accept(2)`, "Error handling"),
-/// rather than for want of descriptors or memory.
-fn gave_up(error: &io::Error) -> bool {
-    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
 }

@@ -11,13 +11,8 @@ use ::monoio::net::tcp::stream_poll::TcpStreamPoll;
 use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::super::limits::{LINGER_MS, LINGERING_MAX};
 use super::super::{Doorbell, Key, Outlet, Sent};
-
-/// How long a closed connection may wait for its peer to close too, milliseconds. Then it is closed for good, and an
-/// RST may overtake bytes that the peer has not yet acknowledged.
-const LINGER_MS: u64 = 3_000;
-/// Connections that linger; over it the oldest is closed for good. They are a descriptor each, and no more.
-const LINGERING_MAX: usize = 16 * 1024;
 
 /// News from epoll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
