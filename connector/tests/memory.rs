@@ -1,0 +1,273 @@
+//! What a session costs in heap memory, and what a delivery allocates: the engine under a counting allocator, without
+//! sockets. A driver's, the control thread's and the routes' parts are theirs; BENCHMARKS.md has the whole process.
+//!
+//! What is asserted is the sum of the live allocations' sizes, tables that have grown by doubling among them, so that it
+//! does not depend on the machine. A session that has done all that sessions do (handshake, token, room, heartbeats, a
+//! message) and is idle again must have given back all but what it needs.
+
+use std::alloc::System;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use connector::driver::{Key, Machine, Now, Outlet, Sent};
+use connector::engine::event::{Ask, Held, Input};
+use connector::engine::{Engine, EngineConfig};
+use prost::Message as _;
+use proto::client::{self, client_frame::Body};
+use proto::cluster::{Admitted, Item, Joined, gate_reply::Answer, gate_request};
+use proto::packet::{self, Packet, operation};
+use proto::websocket::{self, Opcode};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The allocator counts for the process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Bytes that are allocated now.
+fn live() -> isize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated as isize - stats.bytes_deallocated as isize
+}
+
+/// Allocations so far; growing one counts, too.
+fn allocations() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.allocations + stats.reallocations
+}
+
+/// A network that takes everything.
+struct Sink;
+
+impl Outlet for Sink {
+    fn send(&mut self, _: Key, bytes: &[u8]) -> Sent {
+        Sent::Took(bytes.len())
+    }
+
+    fn read(&mut self, _: Key) {}
+
+    fn close(&mut self, key: Key) {
+        panic!("{key:?} is closed");
+    }
+
+    fn stop_accepting(&mut self) {}
+}
+
+/// The engine between clients that do as they are told and a cluster that agrees to everything.
+struct Host {
+    engine: Engine,
+    now: Now,
+    rooms: usize,
+}
+
+/// A core of a connector as shipped.
+fn config() -> EngineConfig {
+    EngineConfig {
+        node: "connector-host-1".into(),
+        proxies: Vec::new(),
+        operations: Default::default(),
+        origins: Vec::new(),
+        sessions_max: 1_000_000,
+        connections_per_address: 0,
+        limit_loopback: false,
+        auth_deadline_ms: 5000,
+        heartbeat_s: 30,
+        requests_per_s: 20,
+        requests_in_flight: 16,
+        payload_bytes_max: 4096,
+        rooms_per_session: 16,
+        new_rooms_per_session: 30,
+        new_rooms_per_address: 0,
+        ring_bytes_max: 256 * 1024,
+        private_bytes_max: 64 * 1024,
+        slow_close_s: 30,
+        socket_bytes: 128 * 1024,
+        stuck_bytes_max: 1 << 30,
+        token_leeway_s: 30,
+        room_linger_s: 10,
+        round_sends: 512,
+        drain_delay_max_ms: 10_000,
+    }
+}
+
+impl Host {
+    fn new(rooms: usize) -> Self {
+        let now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
+        Self { engine: Engine::new(Arc::new(config()), 0, "abcdefghijklm".into(), now), now, rooms }
+    }
+
+    fn open(&mut self) -> Key {
+        self.engine.opened(self.now, 0, SocketAddr::from((Ipv4Addr::LOCALHOST, 4000))).expect("there is room")
+    }
+
+    fn say(&mut self, key: Key, mut bytes: Vec<u8>) {
+        let _ = self.engine.bytes(self.now, key, &mut bytes);
+        self.round();
+    }
+
+    /// Rounds, and what the cluster says to what is asked, until nothing is to be done.
+    fn round(&mut self) {
+        loop {
+            let next = self.engine.round(self.now, &mut Sink);
+            let mut inputs = Vec::new();
+            while let Some(ask) = self.engine.ask() {
+                inputs.extend(Self::answer(ask));
+            }
+            if inputs.is_empty() && !next.again {
+                return;
+            }
+            inputs.into_iter().for_each(|input| self.engine.input(self.now, input));
+        }
+    }
+
+    fn answer(ask: Ask) -> Option<Input> {
+        match ask {
+            Ask::Gate { id, session, ask } => {
+                let answer = match ask {
+                    gate_request::Ask::Authenticate(_) => {
+                        let uid = format!("user-{:07}", session.slot);
+                        Answer::Admitted(Admitted {
+                            name: uid.clone(),
+                            uid,
+                            expires_at_ms: 1_700_086_400_000,
+                            subscribe: vec!["room:*".into()],
+                            publish: vec!["room:*".into()],
+                            ..Admitted::default()
+                        })
+                    }
+                    _ => Answer::Joined(Joined {}),
+                };
+                Some(Input::Reply { id, answer })
+            }
+            Ask::Hold { channel, .. } => {
+                Some(Input::Held(Held { channel, log: "log".into(), offset: 0, missed: None, recent: Vec::new() }))
+            }
+            _ => None,
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now.mono_ms += 100;
+            self.now.unix_ms += 100;
+            self.round();
+        }
+    }
+
+    fn room(&self, nth: usize) -> String {
+        format!("room:{}", nth % self.rooms)
+    }
+
+    fn native(&mut self, nth: usize) -> Key {
+        let (key, room) = (self.open(), self.room(nth));
+        self.say(
+            key,
+            b"GET /sub HTTP/1.1\r\nHost: live.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+              Sec-WebSocket-Protocol: barrage.v1\r\n\r\n"
+                .to_vec(),
+        );
+        let connect = client::Connect { token: "a.b.c".repeat(60), ..Default::default() };
+        self.say(key, native(1, Body::Connect(connect)));
+        self.say(key, native(2, Body::Subscribe(client::Subscribe { channel: room, ..Default::default() })));
+        key
+    }
+
+    fn goim(&mut self, nth: usize) -> Key {
+        let (key, room) = (self.open(), nth % self.rooms);
+        let token = "a.b.c".repeat(60);
+        let auth = format!(r#"{{"mid":{nth},"token":"{token}","room_id":"live://{room}","accepts":[1000,1001,1002]}}"#);
+        self.say(key, goim(operation::AUTH, auth.as_bytes()));
+        key
+    }
+
+    /// Everyone's heartbeats for two minutes, and a message to each room.
+    fn live(&mut self, keys: &[Key], beat: &[u8]) {
+        for offset in 1..=4 {
+            for &key in keys {
+                self.say(key, beat.to_vec());
+            }
+            for room in 0..self.rooms {
+                let item = item(&self.room(room), offset);
+                self.engine.input(self.now, Input::Deliver(vec![item]));
+            }
+            self.pass(25_000);
+        }
+        // What is forgotten, is forgotten by now.
+        self.pass(1_000);
+    }
+}
+
+fn native(request: u32, body: Body) -> Vec<u8> {
+    let (mut frame, mut bytes) = (Vec::new(), Vec::new());
+    proto::native::to_binary(&client::ClientFrame { request, body: Some(body) }, &mut frame);
+    websocket::frame(true, Opcode::Binary, Some([1, 2, 3, 4]), &frame, &mut bytes);
+    bytes
+}
+
+fn goim(operation: i32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    packet::write(Packet { version: 1, operation, sequence: 1, body }, &mut bytes);
+    bytes
+}
+
+fn item(channel: &str, offset: u64) -> Arc<Item> {
+    let message = client::Message {
+        channel: channel.into(),
+        id: format!("{offset:022}"),
+        offset,
+        r#type: "text".into(),
+        payload: Some(client::message::Payload::Text("the message that everyone reads".into())),
+        ..Default::default()
+    };
+    Arc::new(Item { channel: channel.into(), offset, message: message.encode_to_vec().into(), ..Item::default() })
+}
+
+/// Live bytes a session after `sessions` of them came into `rooms` and were idle for a while.
+fn bytes_a_session(sessions: usize, rooms: usize, come: impl Fn(&mut Host, usize) -> Key, beat: &[u8]) -> isize {
+    let mut host = Host::new(rooms);
+    // The rooms themselves are not the sessions'.
+    let first: Vec<_> = (0..rooms).map(|nth| come(&mut host, nth)).collect();
+    host.live(&first, beat);
+    let before = live();
+    let mut keys: Vec<_> = first;
+    keys.extend((rooms..rooms + sessions).map(|nth| come(&mut host, nth)));
+    host.live(&keys, beat);
+    (live() - before - (keys.capacity() * size_of::<Key>()) as isize) / sessions as isize
+}
+
+#[test]
+fn an_idle_session_costs_little() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let ping = native(3, Body::Ping(client::Ping {}));
+    let native = bytes_a_session(20_000, 10, Host::native, &ping);
+    let goim = bytes_a_session(20_000, 10, Host::goim, &goim(operation::HEARTBEAT, b""));
+    println!("bytes a session in the engine: native {native}, goim {goim}");
+    assert!(native <= 900 && goim <= 960, "native {native}, goim {goim}");
+}
+
+#[test]
+fn a_delivery_allocates_nothing() {
+    const SESSIONS: usize = 5_000;
+    const MESSAGES: u64 = 200;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut host = Host::new(1);
+    for nth in 0..SESSIONS {
+        host.native(nth);
+    }
+    let publish = |host: &mut Host, offset: u64| {
+        let item = item("room:0", offset);
+        let before = allocations();
+        host.engine.input(host.now, Input::Deliver(vec![item]));
+        while host.engine.round(host.now, &mut Sink).again {}
+        host.now.mono_ms += 5;
+        allocations() - before
+    };
+    let _: usize = (1..=MESSAGES).map(|offset| publish(&mut host, offset)).sum();
+    let made: usize = (MESSAGES + 1..=2 * MESSAGES).map(|offset| publish(&mut host, offset)).sum();
+    let delivered = host.engine.counters().deliveries;
+    println!("{made} allocations for {MESSAGES} messages of {SESSIONS} deliveries each");
+    assert_eq!(delivered, 2 * MESSAGES * SESSIONS as u64);
+    assert!(made as u64 <= 8 * MESSAGES, "{made} allocations");
+}
