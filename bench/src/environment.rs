@@ -1,5 +1,6 @@
 //! Where a measurement was made: a number without it says little.
 
+use std::fmt;
 use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -31,6 +32,12 @@ impl Environment {
             cpu: model.unwrap_or_else(unknown),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
         }
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "commit {}, Linux {}, {} x {}", self.commit, self.kernel, self.cpus, self.cpu)
     }
 }
 

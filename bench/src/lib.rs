@@ -8,25 +8,34 @@
 //!   schedule ─▶ publish: HTTP connections ─▶ the server ─▶ viewers: sockets ─▶ wire ─▶ tally ─▶ report
 //! ```
 
+mod clock;
+mod dial;
 mod environment;
 mod fanout;
+mod limit;
 mod note;
 mod output;
 mod plot;
+mod processor;
 mod publish;
+mod reading;
 mod report;
 mod tally;
 mod viewers;
 mod wire;
 
 pub use fanout::{Error, Fanout};
-pub use output::Output;
+pub use limit::{Limit, LimitReport, LimitRow};
+pub use output::{Output, Printing};
+pub use processor::{Cpus, Usage};
 pub use report::{Deliveries, Millis, Publishing, Report, Sessions};
 pub use wire::Dialect;
 
 /// `barrage bench`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// What this machine does without a server: loopback connections, one processor that only sends.
+    Limit(Limit),
     /// Viewers in rooms, messages at a steady rate: deliveries a second, what is lost, how late they are.
     Fanout(Fanout),
 }
@@ -38,6 +47,7 @@ impl Command {
     /// [`Error`] where it could not be measured, and where the server did not deliver everything in order.
     pub fn run(&self, commit: &str) -> Result<(), Error> {
         match self {
+            Self::Limit(limit) => limit.run(commit),
             Self::Fanout(fanout) => fanout.run(commit),
         }
     }

@@ -1,6 +1,7 @@
 //! Where a result goes: a table or JSON to standard output, distributions to files.
 //!
-//! Every subcommand has these options, and hands over its report and its histograms of microseconds at the end.
+//! Every subcommand has [`Printing`]; one that measures latency has [`Output`], and hands over its report and its
+//! histograms of microseconds at the end.
 
 use std::fmt::Display;
 use std::fs;
@@ -16,12 +17,20 @@ use crate::plot;
 /// Lines of a distribution for each halving of what is left: what HdrHistogram's own tools write.
 const TICKS_A_HALVING: u32 = 5;
 
-/// The options of every subcommand.
+/// The option of every subcommand.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Output {
+pub struct Printing {
     /// Prints one JSON object instead of the table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The options of every subcommand that measures latency.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Output {
+    /// How it is printed.
+    #[command(flatten)]
+    pub printing: Printing,
     /// Writes the distribution of latency, in HdrHistogram's text format (values in milliseconds).
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
@@ -42,7 +51,7 @@ impl Output {
         title: &str,
         latencies: &[(&str, &Histogram<u64>)],
     ) -> Result<(), Error> {
-        self.print(report);
+        self.printing.print(report);
         if let (Some(path), Some((_, histogram))) = (&self.hgrm, latencies.first()) {
             let mut file = Vec::new();
             hgrm(histogram, &mut file)
@@ -54,8 +63,10 @@ impl Output {
         }
         Ok(())
     }
+}
 
-    /// Prints `report` alone.
+impl Printing {
+    /// Prints `report`.
     pub(crate) fn print(&self, report: &(impl Serialize + Display)) {
         if self.json {
             println!("{}", serde_json::to_string_pretty(report).expect("a report is numbers and text"));

@@ -154,11 +154,7 @@ impl fmt::Display for Report {
             settings.seconds,
             settings.dialect,
         )?;
-        writeln!(
-            f,
-            "commit {}, Linux {}, {} x {}",
-            environment.commit, environment.kernel, environment.cpus, environment.cpu
-        )?;
+        writeln!(f, "{environment}")?;
         writeln!(f)?;
         let percent = 100.0 * deliveries.delivered as f64 / (deliveries.expected.max(1)) as f64;
         writeln!(f, "  deliveries/s   {:>16}", grouped(deliveries.per_second as u64))?;
