@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each text or binary message is returned as it came; pings are answered, a close is answered with its code, and a peer
-//! that breaks the protocol is told so by a close of the codec's code. What a peer does not read is kept for it up to
+//! that breaks the protocol is told so by a close of the codec's code. permessage-deflate is agreed to with any window
+//! that the codec can keep to; messages then come back compressed. What a peer does not read is kept for it up to
 //! [`OUTPUT_BYTES_MAX`] and what its last message brings on top; then it is not read from.
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use connector::driver::{
     Core, Key, Kind, Listeners, Machine, Next, Now, Outlet, Reading, Sent, Setup, SocketOptions,
     raise_descriptor_limit, spawn,
 };
+use proto::deflate::{self, Agreed, Deflater, Inflater};
 use proto::http::{self, BadHandshake, Request};
 use proto::websocket::{self, Decoder, Event, Opcode, Role};
 use slab::Slab;
@@ -83,11 +85,33 @@ pub(crate) struct Stop;
 #[derive(Debug, Default)]
 struct Echo {
     connections: Slab<Connection>,
+    deflate: Deflate,
     /// Of each slot: how many have had it.
     generations: Vec<u32>,
     /// Who has output that the kernel may take.
     due: VecDeque<Key>,
     stopping: bool,
+}
+
+/// What all connections compress and inflate with, one message at a time.
+#[derive(Debug, Default)]
+struct Deflate {
+    inflater: Inflater,
+    deflaters: Deflaters,
+}
+
+/// By window; most peers leave it open.
+#[derive(Debug, Default)]
+struct Deflaters([Option<Box<Deflater>>; 1 + (deflate::WINDOW_BITS_MAX - deflate::WINDOW_BITS_MIN) as usize]);
+
+impl Deflaters {
+    /// Appends a message, compressed where that was agreed on.
+    fn encode(&mut self, agreed: Option<Agreed>, opcode: Opcode, payload: &[u8], output: &mut Vec<u8>) {
+        let Some(bits) = agreed.map(Agreed::window_bits) else { return websocket::encode(opcode, payload, output) };
+        let deflater = &mut self.0[usize::from(bits - deflate::WINDOW_BITS_MIN)];
+        let deflater = deflater.get_or_insert_with(|| Box::new(Deflater::new(bits)));
+        websocket::encode_deflated(opcode, payload, deflater, output);
+    }
 }
 
 #[derive(Debug)]
@@ -106,22 +130,22 @@ struct Connection {
 enum Stage {
     /// What came of the request's head.
     Handshake(Vec<u8>),
-    Open(Decoder),
+    Open(Decoder, Option<Agreed>),
 }
 
 impl Connection {
-    fn take(&mut self, bytes: &mut [u8]) {
+    fn take(&mut self, deflate: &mut Deflate, bytes: &mut [u8]) {
         if self.last {
             return;
         }
-        let Stage::Handshake(head) = &mut self.stage else { return self.frames(bytes) };
+        let Stage::Handshake(head) = &mut self.stage else { return self.frames(deflate, bytes) };
         head.extend_from_slice(bytes);
         let mut head = std::mem::take(head);
         match handshake(&head, &mut self.output) {
             Ok(None) => self.stage = Stage::Handshake(head),
-            Ok(Some(consumed)) => {
-                self.stage = Stage::Open(Decoder::new(Role::Server, MESSAGE_BYTES_MAX));
-                self.frames(&mut head[consumed..]);
+            Ok(Some((consumed, agreed))) => {
+                self.stage = Stage::Open(Decoder::new(Role::Server, MESSAGE_BYTES_MAX), agreed);
+                self.frames(deflate, &mut head[consumed..]);
             }
             Err(bad) => {
                 bad.refuse(&mut self.output);
@@ -130,14 +154,18 @@ impl Connection {
         }
     }
 
-    fn frames(&mut self, mut bytes: &mut [u8]) {
-        let Stage::Open(decoder) = &mut self.stage else { return };
-        let output = &mut self.output;
+    fn frames(&mut self, Deflate { inflater, deflaters }: &mut Deflate, mut bytes: &mut [u8]) {
+        let Stage::Open(decoder, agreed) = &mut self.stage else { return };
+        let (agreed, output) = (*agreed, &mut self.output);
         loop {
-            match decoder.next(&mut bytes) {
+            let event = match agreed {
+                Some(_) => decoder.next_inflated(inflater, &mut bytes),
+                None => decoder.next(&mut bytes),
+            };
+            match event {
                 Ok(None) => return,
-                Ok(Some(Event::Text(text))) => websocket::encode(Opcode::Text, text.as_bytes(), output),
-                Ok(Some(Event::Binary(data))) => websocket::encode(Opcode::Binary, data, output),
+                Ok(Some(Event::Text(text))) => deflaters.encode(agreed, Opcode::Text, text.as_bytes(), output),
+                Ok(Some(Event::Binary(data))) => deflaters.encode(agreed, Opcode::Binary, data, output),
                 Ok(Some(Event::Ping(data))) => websocket::encode(Opcode::Pong, data, output),
                 Ok(Some(Event::Pong(_))) => {}
                 Ok(Some(Event::Close(close))) => {
@@ -162,11 +190,13 @@ impl Connection {
     }
 }
 
-/// Appends the answer to a whole head and says how long that is.
-fn handshake(head: &[u8], output: &mut Vec<u8>) -> Result<Option<usize>, BadHandshake> {
+/// Appends the answer to a whole head and says how long that is, and how messages may be compressed.
+fn handshake(head: &[u8], output: &mut Vec<u8>) -> Result<Option<(usize, Option<Agreed>)>, BadHandshake> {
     let Some((request, consumed)) = Request::parse(head)? else { return Ok(None) };
-    http::accept(&request.upgrade()?, None, output);
-    Ok(Some(consumed))
+    let upgrade = request.upgrade()?;
+    let agreed = deflate::agree(&request.extensions, deflate::WINDOW_BITS_MIN)?;
+    http::accept(&upgrade, None, agreed, output);
+    Ok(Some((consumed, agreed)))
 }
 
 impl Echo {
@@ -223,8 +253,11 @@ impl Machine for Echo {
     }
 
     fn bytes(&mut self, _: Now, key: Key, bytes: &mut [u8]) -> Reading {
-        let Some(connection) = self.get(key) else { return Reading::On };
-        connection.take(bytes);
+        // Not by `get`, which would lend all of the machine.
+        let Self { connections, deflate, .. } = self;
+        let connection = connections.get_mut(key.slot as usize);
+        let Some(connection) = connection.filter(|it| it.generation == key.generation) else { return Reading::On };
+        connection.take(deflate, bytes);
         connection.paused = connection.waiting() >= OUTPUT_BYTES_MAX;
         let reading = if connection.paused { Reading::Paused } else { Reading::On };
         self.due.push_back(key);

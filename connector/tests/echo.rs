@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use connector::driver::Core;
+use proto::deflate::{Deflater, Inflater};
 use proto::websocket::{Decoder, Event, Opcode, Role, frame};
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -221,6 +222,41 @@ fn what_is_no_handshake_is_refused() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    server.stop();
+}
+
+#[test]
+fn what_was_offered_compressed_comes_back_compressed() {
+    let server = Server::start();
+    let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    for (offer, answer) in [
+        ("permessage-deflate; client_max_window_bits", format!("{agreed}; client_max_window_bits=15")),
+        ("permessage-deflate; server_max_window_bits=9", format!("{agreed}; server_max_window_bits=9")),
+    ] {
+        let mut stream = server.connect();
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let text = "弹幕弹幕弹幕 ".repeat(200);
+        let (mut deflater, mut compressed) = (Deflater::default(), Vec::new());
+        deflater.deflate(text.as_bytes(), &mut compressed);
+        let mut message = masked(true, Opcode::Text, &compressed);
+        message[0] |= 0x40;
+        stream.write_all(&message).unwrap();
+        stream.write_all(&masked(true, Opcode::Close, &1000_u16.to_be_bytes())).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        assert!(head.contains(&format!("\r\nSec-WebSocket-Extensions: {answer}\r\n")), "{head}");
+        assert!(bytes.len() - end < 200, "{} bytes", bytes.len() - end);
+        let (mut decoder, mut inflater, mut input) =
+            (Decoder::new(Role::Client, u32::MAX), Inflater::default(), &mut bytes[end..]);
+        assert_eq!(decoder.next_inflated(&mut inflater, &mut input), Ok(Some(Event::Text(&text))));
+        assert_eq!(decoder.next_inflated(&mut inflater, &mut input), Ok(Some(Event::Close(Some((1000, ""))))));
     }
     server.stop();
 }

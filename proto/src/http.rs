@@ -8,13 +8,15 @@
 //!
 //! Invariants, each the name of a test:
 //! - `an_endless_head_is_refused`: what waits for the rest of a head is at most [`HEAD_BYTES_MAX`].
-//! - `offers_of_compression_are_declined_however_they_are_written`: no extension is ever answered.
+//! - `an_extension_is_answered_only_where_the_caller_agreed`: which one, [`crate::deflate::agree`] says.
 //! - `a_refusal_carries_nothing_of_the_request`: nothing is reflected.
 
 use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD};
+
+use crate::deflate::Agreed;
 
 /// Longest request head, bytes: browsers with many cookies stay below 8 KiB, as other servers' defaults show
 /// (nginx: 4 of 8 KiB, Apache: 8 KiB a line). Over it: 431 and close.
@@ -38,7 +40,7 @@ pub struct Request<'a> {
     pub key: Option<&'a str>,
     /// `Sec-WebSocket-Version`, as it came.
     pub version: Option<&'a str>,
-    /// The values of `Sec-WebSocket-Extensions`, as they came: offers, of which none is taken yet (rule 34).
+    /// The values of `Sec-WebSocket-Extensions`, as they came: offers, for [`crate::deflate::agree`].
     pub extensions: Vec<&'a str>,
     /// `User-Agent`.
     pub user_agent: Option<&'a str>,
@@ -82,6 +84,9 @@ pub enum BadHandshake {
     /// 400.
     #[error("Host is missing")]
     Host,
+    /// 400.
+    #[error("Sec-WebSocket-Extensions is not a list of extensions")]
+    Extensions,
 }
 
 impl BadHandshake {
@@ -89,7 +94,7 @@ impl BadHandshake {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
-            Self::Malformed | Self::Body | Self::Key | Self::Host => 400,
+            Self::Malformed | Self::Body | Self::Key | Self::Host | Self::Extensions => 400,
             Self::Method => 405,
             Self::NotUpgrade | Self::Version => 426,
             Self::TooLarge => 431,
@@ -246,8 +251,9 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.digest().bytes())
 }
 
-/// Appends the 101 that opens a WebSocket. `subprotocol` must be one of the client's; no extension is answered.
-pub fn accept(upgrade: &Upgrade<'_>, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+/// Appends the 101 that opens a WebSocket. `subprotocol` must be one of the client's, and so the offer that was `agreed`
+/// on.
+pub fn accept(upgrade: &Upgrade<'_>, subprotocol: Option<&str>, agreed: Option<Agreed>, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
@@ -255,6 +261,9 @@ pub fn accept(upgrade: &Upgrade<'_>, subprotocol: Option<&str>, out: &mut Vec<u8
     if let Some(subprotocol) = subprotocol {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.as_bytes());
+    }
+    if let Some(agreed) = agreed {
+        write!(out, "\r\nSec-WebSocket-Extensions: {agreed}").expect("a Vec takes what it is given");
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -321,7 +330,7 @@ mod tests {
         assert_eq!(request.extensions, ["permessage-deflate; client_max_window_bits"]);
         assert_eq!(request.user_agent, Some("Chrome"));
         let mut answer = Vec::new();
-        accept(&request.upgrade().expect("an upgrade"), Some("barrage.v1"), &mut answer);
+        accept(&request.upgrade().expect("an upgrade"), Some("barrage.v1"), None, &mut answer);
         let answer = String::from_utf8(answer).expect("ASCII");
         assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{answer}");
         assert!(answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{answer}");
@@ -405,12 +414,21 @@ mod tests {
     }
 
     #[test]
-    fn offers_of_compression_are_declined_however_they_are_written() {
-        for offer in ["", ";;,", "permessage-deflate", "permessage-deflate; server_max_window_bits=\"", "x\u{e9}"] {
+    fn an_extension_is_answered_only_where_the_caller_agreed() {
+        for offer in ["permessage-deflate; client_max_window_bits", "permessage-deflate", "", "x"] {
             let head = with("permessage-deflate; client_max_window_bits", offer);
-            let mut answer = Vec::new();
-            accept(&parse(&head).expect("valid").upgrade().expect("an upgrade"), None, &mut answer);
-            assert!(!String::from_utf8(answer).expect("ASCII").to_lowercase().contains("extensions"));
+            let request = parse(&head).expect("valid");
+            let upgrade = request.upgrade().expect("an upgrade");
+            let (mut without, mut with) = (Vec::new(), Vec::new());
+            accept(&upgrade, None, None, &mut without);
+            assert!(!String::from_utf8(without).expect("ASCII").to_lowercase().contains("extensions"));
+            let agreed = crate::deflate::agree(&request.extensions, 15).expect("a list");
+            accept(&upgrade, None, agreed, &mut with);
+            let with = String::from_utf8(with).expect("ASCII");
+            let line = "\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+                client_no_context_takeover";
+            assert_eq!(with.contains(line), offer.starts_with("permessage"), "{with}");
+            assert!(with.ends_with("\r\n\r\n"));
         }
     }
 

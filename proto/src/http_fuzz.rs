@@ -92,7 +92,7 @@ pub fn run(data: &[u8]) {
                 assert_eq!(theirs, accept_key(key));
             }
             let mut answer = Vec::new();
-            accept(&upgrade, dice.pick(&[None, Some("barrage.v1")]), &mut answer);
+            accept(&upgrade, dice.pick(&[None, Some("barrage.v1")]), None, &mut answer);
             assert_eq!(answer_of(&answer), (101, answer.len()));
         }
         Err(failure) => {

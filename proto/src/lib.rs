@@ -4,7 +4,7 @@
 //! ```text
 //!   first bytes ─▶ sniff ─▶ proxy (then anew)
 //!                    ├────▶ http ─▶ websocket ─▶ native (binary, JSON)
-//!                    │                  └──────▶ packet ─▶ sniff::auth ─▶ goim | bilibili
+//!                    │    deflate ┘     └──────▶ packet ─▶ sniff::auth ─▶ goim | bilibili
 //!                    ├────▶ native (TCP)
 //!                    └────▶ packet (TCP) ─▶ as above
 //! ```
@@ -59,6 +59,7 @@ macro_rules! planted {
 pub mod bilibili;
 pub mod channel;
 pub mod config;
+pub mod deflate;
 pub mod error;
 pub mod goim;
 pub mod http;
@@ -79,7 +80,7 @@ macro_rules! fuzz_bodies {
     };
 }
 // For `fuzz/` and the smoke tests.
-fuzz_bodies! { fuzz bilibili_fuzz goim_fuzz http_fuzz native_fuzz packet_fuzz sniff_fuzz websocket_fuzz }
+fuzz_bodies! { fuzz bilibili_fuzz deflate_fuzz goim_fuzz http_fuzz native_fuzz packet_fuzz sniff_fuzz websocket_fuzz }
 #[cfg(test)]
 mod websocket_tests;
 

@@ -1,17 +1,25 @@
 //! WebSocket framing (RFC 6455 sections 5 to 8), both roles. Bytes in any split in, whole messages out; knows no socket.
-//! Not the opening handshake ([`crate::http`]), and no extension: a set RSV bit fails the connection.
+//! Not the opening handshake ([`crate::http`]). Of extensions permessage-deflate ([`crate::deflate`]), where it was agreed
+//! on; else a set RSV bit fails the connection.
 //!
 //! ```text
 //!   bytes ─▶ header, judged as its bytes come ─▶ payload, unmasked in place ─▶ a whole message in the input: borrowed
 //!                                                        └ split or fragmented ─▶ Part's buffer ─▶ borrowed from there
+//!                                                              either, compressed ─▶ Inflater's ─▶ borrowed from there
 //! ```
+//!
+//! A compressed message is kept compressed until it is whole: what a sender of half a message costs is what it sent, and
+//! an inflater, which costs more, is lent for one call.
 //!
 //! Invariants, each the name of a test:
 //! - `an_idle_decoder_owns_nothing`: between messages a [`Decoder`] is 16 bytes and no heap memory.
 //! - `rfc6455_10_4_a_length_is_judged_before_anything_is_allocated`: memory grows with what came, never with what was
 //!   claimed, and never beyond the limit.
-//! - `rfc6455_8_1_utf8_fails_at_the_first_impossible_byte`: across fragments and reads.
+//! - `rfc6455_8_1_utf8_fails_at_the_first_impossible_byte`: across fragments and reads; of a compressed text, at its end.
+//! - `rfc7692_6_only_a_messages_first_frame_says_that_it_is_compressed`, and only where that was agreed on.
 //! - `rfc6455_5_5_1_nothing_is_read_after_a_close`: nor after a failure.
+
+use crate::deflate::{self, Deflater, Inflater};
 
 /// Longest payload of a control frame, bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
@@ -83,7 +91,7 @@ pub enum Event<'a> {
 /// The peer broke the protocol. Its fault, no use retrying: send a close of [`Failure::code`], then close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// No extension was agreed on.
+    /// One that means nothing here: no extension was agreed on that uses it, or not in this frame.
     #[error("a reserved bit is set")]
     ReservedBits,
     /// 3-7 and 11-15.
@@ -113,6 +121,9 @@ pub enum Failure {
     /// A text message, or a close reason.
     #[error("text is not UTF-8")]
     Utf8,
+    /// A compressed message.
+    #[error("a message that cannot be inflated")]
+    Deflated,
     /// Of one byte.
     #[error("a close frame's body is one byte")]
     CloseBody,
@@ -126,7 +137,7 @@ impl Failure {
     #[must_use]
     pub fn code(self) -> u16 {
         match self {
-            Self::Utf8 => 1007,
+            Self::Utf8 | Self::Deflated => 1007,
             Self::TooLarge => 1009,
             _ => 1002,
         }
@@ -137,6 +148,8 @@ impl Failure {
 #[derive(Debug, Clone, Copy)]
 struct Header {
     fin: bool,
+    /// Begins a compressed message.
+    deflated: bool,
     opcode: Opcode,
     /// Zero where the role's peer does not mask: unmasking with it changes nothing.
     mask: [u8; 4],
@@ -164,6 +177,8 @@ struct Part {
     frame: Option<Rest>,
     /// The message whose end has not come: text or binary.
     message: Option<Opcode>,
+    /// It is compressed.
+    deflated: bool,
     utf8: Utf8,
     /// The message so far, then the control frame within it so far.
     buffer: Vec<u8>,
@@ -205,6 +220,27 @@ impl Decoder {
     /// # Errors
     /// [`Failure`] as soon as a byte breaks the protocol; after it, as after a close, the rest is swallowed.
     pub fn next<'a, 'input: 'a>(&'a mut self, input: &mut &'input mut [u8]) -> Result<Option<Event<'a>>, Failure> {
+        self.next_with(None, input)
+    }
+
+    /// [`Decoder::next`] where permessage-deflate was agreed on: compressed messages are inflated by `inflater`, the
+    /// limit being on what they become.
+    ///
+    /// # Errors
+    /// As [`Decoder::next`].
+    pub fn next_inflated<'a, 'input: 'a>(
+        &'a mut self,
+        inflater: &'a mut Inflater,
+        input: &mut &'input mut [u8],
+    ) -> Result<Option<Event<'a>>, Failure> {
+        self.next_with(Some(inflater), input)
+    }
+
+    fn next_with<'a, 'input: 'a>(
+        &'a mut self,
+        inflater: Option<&'a mut Inflater>,
+        input: &mut &'input mut [u8],
+    ) -> Result<Option<Event<'a>>, Failure> {
         if let Some(part) = &mut self.part
             && part.spent
         {
@@ -214,16 +250,22 @@ impl Decoder {
                 self.part = None;
             }
         }
-        let step = match self.advance(input) {
+        let step = match self.advance(inflater.is_some(), input) {
             Ok(step) => step,
             Err(failure) => return Err(self.fail(failure, input)),
         };
-        let event = match step {
+        let (opcode, deflated, payload): (_, _, &'a [u8]) = match step {
             Step::Starved => return Ok(None),
-            Step::InInput(opcode, payload) => event(opcode, payload),
-            Step::InPart(opcode, start) => {
-                event(opcode, self.part.as_ref().map_or(&[][..], |part| &part.buffer[start..]))
+            Step::InInput { opcode, deflated, payload } => (opcode, deflated, payload),
+            Step::InPart { opcode, deflated, start } => {
+                (opcode, deflated, self.part.as_ref().map_or(&[][..], |part| &part.buffer[start..]))
             }
+        };
+        let event = match inflater {
+            Some(inflater) if deflated => {
+                inflater.inflate(payload, self.message_bytes_max).and_then(|payload| event(opcode, payload))
+            }
+            _ => event(opcode, payload),
         };
         match event {
             Ok(event) => {
@@ -261,7 +303,7 @@ impl Decoder {
     }
 
     /// Up to the end of what an event is made of.
-    fn advance<'input>(&mut self, input: &mut &'input mut [u8]) -> Result<Step<'input>, Failure> {
+    fn advance<'input>(&mut self, inflates: bool, input: &mut &'input mut [u8]) -> Result<Step<'input>, Failure> {
         if self.done {
             *input = &mut [];
             return Ok(Step::Starved);
@@ -272,7 +314,8 @@ impl Decoder {
             {
                 let taken = rest.bytes.min(input.len());
                 let payload = input.split_off_mut(..taken).unwrap_or_default();
-                part.take(rest, payload, self.message_bytes_max)?;
+                let most = bytes_max(part.deflated, self.message_bytes_max);
+                part.take(rest, payload, most)?;
                 if taken < rest.bytes {
                     return Ok(Step::Starved);
                 }
@@ -281,7 +324,7 @@ impl Decoder {
                 }
                 continue;
             }
-            let Some(header) = self.header(input)? else {
+            let Some(header) = self.header(inflates, input)? else {
                 return Ok(Step::Starved);
             };
             self.judge(&header)?;
@@ -294,21 +337,22 @@ impl Decoder {
                 if !in_message {
                     self.part = None;
                 }
-                return Ok(Step::InInput(header.opcode, payload));
+                return Ok(Step::InInput { opcode: header.opcode, deflated: header.deflated, payload });
             }
             let part = self.part.get_or_insert_default();
             if !header.opcode.is_control() && part.message.is_none() {
                 part.message = Some(header.opcode);
+                part.deflated = header.deflated;
             }
             part.frame = Some(Rest { fin: header.fin, opcode: header.opcode, mask: header.mask, bytes });
         }
     }
 
     /// Takes a header off `input`; `None` while it is incomplete, what came of it being kept.
-    fn header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Failure> {
+    fn header(&mut self, inflates: bool, input: &mut &mut [u8]) -> Result<Option<Header>, Failure> {
         let kept = self.part.as_ref().map_or(0, |part| part.head_bytes);
         if kept == 0
-            && let Some((header, bytes)) = Header::parse(input, self.role)?
+            && let Some((header, bytes)) = Header::parse(input, self.role, inflates)?
         {
             skip(input, bytes);
             return Ok(Some(header));
@@ -319,7 +363,7 @@ impl Decoder {
         let part = self.part.get_or_insert_default();
         let taken = input.len().min(HEADER_BYTES_MAX - kept);
         part.head[kept..kept + taken].copy_from_slice(&input[..taken]);
-        match Header::parse(&part.head[..kept + taken], self.role)? {
+        match Header::parse(&part.head[..kept + taken], self.role, inflates)? {
             Some((header, bytes)) => {
                 part.head_bytes = 0;
                 skip(input, bytes - kept);
@@ -338,7 +382,8 @@ impl Decoder {
         if header.opcode.is_control() {
             return Ok(());
         }
-        let message = self.part.as_ref().and_then(|part| part.message.map(|_| part.message_bytes));
+        let part = self.part.as_ref().filter(|part| part.message.is_some());
+        let message = part.map(|part| part.message_bytes);
         match (header.opcode, message) {
             (Opcode::Continuation, None) => return Err(Failure::Continuation),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Failure::Interrupted),
@@ -346,16 +391,30 @@ impl Decoder {
         }
         let before = if planted!("websocket_limit") { 0 } else { message.unwrap_or(0) };
         let bytes = header.payload_bytes.saturating_add(before as u64);
-        if bytes > u64::from(self.message_bytes_max) { Err(Failure::TooLarge) } else { Ok(()) }
+        let most = bytes_max(header.deflated || part.is_some_and(|part| part.deflated), self.message_bytes_max);
+        if bytes > u64::from(most) { Err(Failure::TooLarge) } else { Ok(()) }
     }
 }
 
 /// Where the next event lies, or that there is none.
 enum Step<'input> {
     Starved,
-    InInput(Opcode, &'input [u8]),
-    /// In the part's buffer, from here on.
-    InPart(Opcode, usize),
+    InInput {
+        opcode: Opcode,
+        deflated: bool,
+        payload: &'input [u8],
+    },
+    /// In the part's buffer, from `start` on.
+    InPart {
+        opcode: Opcode,
+        deflated: bool,
+        start: usize,
+    },
+}
+
+/// How long a message may be on the wire.
+fn bytes_max(deflated: bool, message_bytes_max: u32) -> u32 {
+    if deflated { deflate::message_bytes_max(message_bytes_max) } else { message_bytes_max }
 }
 
 impl Part {
@@ -367,7 +426,7 @@ impl Part {
             mask.rotate_left(payload.len() % 4);
         }
         self.frame = Some(Rest { mask, bytes: rest.bytes - payload.len(), ..rest });
-        if !rest.opcode.is_control() && self.message == Some(Opcode::Text) {
+        if !rest.opcode.is_control() && self.message == Some(Opcode::Text) && !self.deflated {
             self.utf8.push(payload)?;
         }
         // Doubling, as a Vec does, but not beyond what may come.
@@ -386,7 +445,7 @@ impl Part {
         self.frame = None;
         if rest.opcode.is_control() {
             self.spent = true;
-            return Ok(Some(Step::InPart(rest.opcode, self.message_bytes)));
+            return Ok(Some(Step::InPart { opcode: rest.opcode, deflated: false, start: self.message_bytes }));
         }
         self.message_bytes = self.buffer.len();
         if !rest.fin {
@@ -394,7 +453,8 @@ impl Part {
         }
         self.utf8.end()?;
         self.spent = true;
-        Ok(self.message.take().map(|opcode| Step::InPart(opcode, 0)))
+        let deflated = std::mem::take(&mut self.deflated);
+        Ok(self.message.take().map(|opcode| Step::InPart { opcode, deflated, start: 0 }))
     }
 }
 
@@ -434,15 +494,18 @@ pub fn may_be_sent(code: u16) -> bool {
 
 impl Header {
     /// Judges what is there of a header, and reads it when it is whole.
-    fn parse(bytes: &[u8], role: Role) -> Result<Option<(Self, usize)>, Failure> {
+    fn parse(bytes: &[u8], role: Role, inflates: bool) -> Result<Option<(Self, usize)>, Failure> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
-        if first & 0x70 != 0 {
+        let (fin, deflated, bits) = (first & 0x80 != 0, first & DEFLATED != 0, first & 0x0f);
+        if first & 0x30 != 0 || (deflated && !inflates) {
             return Err(Failure::ReservedBits);
         }
-        let (fin, bits) = (first & 0x80 != 0, first & 0x0f);
         let opcode = Opcode::of(bits).ok_or(Failure::ReservedOpcode(bits))?;
+        if deflated && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+            return Err(Failure::ReservedBits);
+        }
         if opcode.is_control() && !fin {
             return Err(Failure::FragmentedControl);
         }
@@ -471,9 +534,9 @@ impl Header {
             return Err(Failure::Length);
         }
         if role == Role::Client {
-            return Ok(Some((Self { fin, opcode, mask: [0; 4], payload_bytes }, at)));
+            return Ok(Some((Self { fin, deflated, opcode, mask: [0; 4], payload_bytes }, at)));
         }
-        Ok(bytes[at..].first_chunk().map(|mask| (Self { fin, opcode, mask: *mask, payload_bytes }, at + 4)))
+        Ok(bytes[at..].first_chunk().map(|mask| (Self { fin, deflated, opcode, mask: *mask, payload_bytes }, at + 4)))
     }
 }
 
@@ -531,6 +594,9 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
+/// RSV1, which begins a compressed message (RFC 7692 section 6).
+const DEFLATED: u8 = 0x40;
+
 /// Appends the header of a server's unfragmented frame, whose payload of `payload_bytes` follows.
 pub fn header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
     head(true, opcode, false, payload_bytes, out);
@@ -553,6 +619,26 @@ fn head(fin: bool, opcode: Opcode, masked: bool, payload_bytes: usize, out: &mut
 /// Appends a server's unfragmented frame. A control frame's payload must not be over [`CONTROL_BYTES_MAX`].
 pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     frame(true, opcode, None, payload, out);
+}
+
+/// Appends a server's text or binary message where permessage-deflate was agreed on: compressed, where that is shorter.
+pub fn encode_deflated(opcode: Opcode, payload: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
+    debug_assert!(!opcode.is_control());
+    let start = out.len();
+    // A header's length follows from what it stands before: room for the longest, filled in from its end.
+    let room = [0; HEADER_BYTES_MAX];
+    out.extend_from_slice(&room);
+    deflater.deflate(payload, out);
+    let bytes = out.len() - start - room.len();
+    if bytes >= payload.len() {
+        out.truncate(start);
+        return encode(opcode, payload, out);
+    }
+    let mut head_of = Vec::with_capacity(HEADER_BYTES_MAX);
+    header(opcode, bytes, &mut head_of);
+    head_of[0] |= DEFLATED;
+    out.drain(start..start + room.len() - head_of.len());
+    out[start..start + head_of.len()].copy_from_slice(&head_of);
 }
 
 /// Appends any frame: a fragment where not `fin`, a client's with its `mask` (which must not be guessable by whoever

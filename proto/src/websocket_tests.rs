@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use crate::deflate::Deflater;
+use crate::deflate_fuzz::decode as inflate;
 use crate::fuzz::{pieces, smoke};
 use crate::websocket::*;
 use crate::websocket_fuzz::{Decoded, Owned, decode, run};
@@ -72,6 +74,60 @@ fn rfc6455_5_2_reserved_bits_and_opcodes_fail() {
         assert_eq!(fails(&raw(0x80 | opcode, b"")), Failure::ReservedOpcode(opcode));
         assert_eq!(fails(&[0x80 | opcode]), Failure::ReservedOpcode(opcode), "on its first byte");
     }
+}
+
+#[test]
+fn rfc7692_6_only_a_messages_first_frame_says_that_it_is_compressed() {
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let inflated = |parts: &[(u8, &[u8])]| {
+        let stream = frames(parts);
+        let decoded = inflate(Role::Server, LIMIT, pieces(&stream, &[]));
+        assert_eq!(decoded, inflate(Role::Server, LIMIT, pieces(&stream, &[0])));
+        decoded
+    };
+    assert_eq!(inflated(&[(0xc1, &hello)]), (vec![text("Hello")], None));
+    // In fragments, a ping between them; what is not compressed goes through as it is.
+    let parts: &[(u8, &[u8])] = &[(0x42, &hello[..3]), (0x89, b"p"), (0x80, &hello[3..]), (0x81, b"plain")];
+    let events = vec![Owned::Ping(b"p".to_vec()), Owned::Binary(b"Hello".to_vec()), text("plain")];
+    assert_eq!(inflated(parts), (events, None));
+    let bad: &[&[(u8, &[u8])]] = &[
+        &[(0x41, &hello[..3]), (0xc0, &hello[3..])],
+        &[(0x01, b"x"), (0xc0, b"y")],
+        &[(0xc9, b"")],
+        &[(0xc8, b"")],
+        &[(0xa1, b"")],
+        &[(0x91, b"")],
+        &[(0xe1, &hello)],
+    ];
+    for parts in bad {
+        assert_eq!(inflated(parts), (Vec::new(), Some(Failure::ReservedBits)), "{parts:x?}");
+    }
+}
+
+#[test]
+fn rfc7692_the_limit_and_utf8_are_judged_of_what_was_inflated() {
+    let mut deflater = Deflater::default();
+    let mut compressed = |opcode, payload: &[u8]| {
+        let mut stream = Vec::new();
+        encode_deflated(opcode, payload, &mut deflater, &mut stream);
+        inflate(Role::Client, LIMIT, pieces(&stream, &[]))
+    };
+    assert_eq!(compressed(Opcode::Binary, &[7; 1000]), (vec![Owned::Binary(vec![7; 1000])], None));
+    assert_eq!(compressed(Opcode::Binary, &[7; 1001]), (Vec::new(), Some(Failure::TooLarge)));
+    assert_eq!(compressed(Opcode::Text, &[0xff; 100]), (Vec::new(), Some(Failure::Utf8)));
+    assert_eq!(compressed(Opcode::Text, "弹".repeat(100).as_bytes()), (vec![text(&"弹".repeat(100))], None));
+    // On the wire, too, before anything is allocated.
+    let mut long = raw(0xc2, &[0; 1000]);
+    long[2..4].copy_from_slice(&(LIMIT as u16 + LIMIT as u16 / 8 + 65).to_be_bytes());
+    let decoded = inflate(Role::Server, LIMIT, pieces(&long[..8], &[]));
+    assert_eq!(decoded, (Vec::new(), Some(Failure::TooLarge)));
+}
+
+#[test]
+fn what_would_grow_by_compression_is_sent_as_it_is() {
+    let mut out = Vec::new();
+    encode_deflated(Opcode::Binary, b"abc", &mut Deflater::default(), &mut out);
+    assert_eq!(out, b"\x82\x03abc");
 }
 
 #[test]

@@ -243,6 +243,7 @@ async fn admit(stream: &mut TcpStream) -> Option<(Speech, String)> {
                 http::accept(
                     &upgrade,
                     request.subprotocols.iter().copied().find(|name| *name == "barrage.v1"),
+                    None,
                     &mut out,
                 );
                 break length;

@@ -216,7 +216,7 @@ impl Engine {
         let ours = [native::SUBPROTOCOL_BINARY, native::SUBPROTOCOL_JSON];
         let subprotocol = request.subprotocols.iter().copied().find(|offered| ours.contains(offered));
         let mut answer = Vec::new();
-        http::accept(&upgrade, subprotocol, &mut answer);
+        http::accept(&upgrade, subprotocol, None, &mut answer);
         let Some(session) = self.session(key) else { return Step::Wait };
         let (dialect, most) = match subprotocol {
             Some(name) => {

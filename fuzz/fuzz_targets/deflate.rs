@@ -1,0 +1,4 @@
+//! libFuzzer's door to `proto::deflate_fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| proto::deflate_fuzz::run(data));

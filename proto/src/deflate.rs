@@ -1,0 +1,441 @@
+//! permessage-deflate (RFC 7692), server side: which offer is taken, and messages compressed and inflated one by one.
+//! Not the frames that carry them ([`crate::websocket`]).
+//!
+//! ```text
+//!   Sec-WebSocket-Extensions ─▶ agree ─▶ Agreed ─▶ the answer's line
+//!   payload ─▶ Deflater ─▶ a compressed message          a compressed message ─▶ Inflater, bounded ─▶ payload
+//! ```
+//!
+//! No context is taken over, in either direction: a message depends on none before it, so a session owns no state of
+//! zlib, a compressed message can be shared by sessions, and one [`Inflater`] and one [`Deflater`] serve a thread.
+//!
+//! Invariants, each the name of a test:
+//! - `an_offer_is_taken_as_it_stands_or_not_at_all`: what cannot be done as asked is declined.
+//! - `what_inflates_beyond_the_limit_is_refused_before_it_is_made`: memory follows the limit, not the bomb.
+//! - `what_was_deflated_inflates_to_the_same`: whatever came before.
+
+use std::fmt;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use crate::http::BadHandshake;
+use crate::websocket::Failure;
+
+/// What a compressed message ends with, and is sent without (RFC 7692 section 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// The largest window's bytes as a power of two, and the default.
+pub const WINDOW_BITS_MAX: u8 = 15;
+/// The smallest window that a [`Deflater`] keeps to: zlib makes none of 8.
+pub const WINDOW_BITS_MIN: u8 = 9;
+
+/// Bytes that a window may refer back to.
+const WINDOW_BYTES: usize = 1 << WINDOW_BITS_MAX;
+
+/// zlib's level, of 1 to 9.
+const LEVEL: u32 = 6;
+
+/// Output that an [`Inflater`] keeps for the next message, bytes; what is larger is given back.
+const KEPT_BYTES_MAX: usize = 32 * 1024;
+
+/// How often the stream of one message may end and begin anew (RFC 7692 section 7.2.3.4 allows it; nobody is known to
+/// do it more than once). Each time may cost a window's copying, so over it: [`Failure::Deflated`].
+const STREAMS_MAX: usize = 16;
+
+/// Longest compressed message, bytes, where its payload may have `payload_bytes_max`: zlib's worst is an eighth more
+/// (fixed codes, RFC 1951 section 3.2.6), and some flushes. Over it: [`Failure::TooLarge`].
+#[must_use]
+pub(crate) const fn message_bytes_max(payload_bytes_max: u32) -> u32 {
+    payload_bytes_max.saturating_add(payload_bytes_max / 8).saturating_add(64)
+}
+
+/// Parameters of permessage-deflate that both sides keep to. Its [`fmt::Display`] is the value of the answer's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// The window of what the server sends, where the client bounds it.
+    server_window_bits: Option<u8>,
+    /// The window of what the client sends, where it lets the server say.
+    client_window_bits: Option<u8>,
+}
+
+impl Agreed {
+    /// The window of what the server sends, bytes as a power of two.
+    #[must_use]
+    pub fn window_bits(self) -> u8 {
+        self.server_window_bits.unwrap_or(WINDOW_BITS_MAX)
+    }
+}
+
+impl fmt::Display for Agreed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("permessage-deflate; server_no_context_takeover; client_no_context_takeover")?;
+        if let Some(bits) = self.server_window_bits {
+            write!(out, "; server_max_window_bits={bits}")?;
+        }
+        if let Some(bits) = self.client_window_bits {
+            write!(out, "; client_max_window_bits={bits}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the client's first offer (`extensions`: the values of `Sec-WebSocket-Extensions`) that can be kept to as it
+/// stands; `None` where there is none. What the server sends refers back up to `2^window_bits_min` bytes at least: an
+/// offer that allows less is declined, as is one that has a parameter unknown, twice or of a wrong value (RFC 7692
+/// section 7.1).
+///
+/// ```
+/// let agreed = proto::deflate::agree(&["permessage-deflate; client_max_window_bits"], 15).unwrap().unwrap();
+/// let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=15";
+/// assert_eq!(agreed.to_string(), answer);
+/// ```
+///
+/// # Errors
+/// [`BadHandshake::Extensions`] where a value is no list of extensions (RFC 6455 section 9.1).
+pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>, BadHandshake> {
+    let mut taken = None;
+    for value in extensions {
+        let mut rest = Rest(value);
+        loop {
+            rest.space();
+            // An element of a list may be empty (RFC 9110 section 5.6.1).
+            if !rest.0.is_empty() && !rest.0.starts_with(',') {
+                let name = rest.token()?;
+                let mut offer = Some(Agreed { server_window_bits: None, client_window_bits: None });
+                let mut seen = [false; 4];
+                while let Some((parameter, value)) = rest.parameter()? {
+                    offer = offer.and_then(|offer| offer.with(parameter, value, &mut seen));
+                }
+                let keeps = |offer: &Agreed| {
+                    name.eq_ignore_ascii_case("permessage-deflate") && offer.window_bits() >= window_bits_min
+                };
+                taken = taken.or(offer.filter(keeps));
+            }
+            if rest.0.is_empty() {
+                break;
+            }
+            rest.0 = rest.0.strip_prefix(',').ok_or(BadHandshake::Extensions)?;
+        }
+    }
+    Ok(taken)
+}
+
+impl Agreed {
+    /// With one more parameter; `None` where that cannot be.
+    fn with(mut self, parameter: &str, value: Option<&str>, seen: &mut [bool; 4]) -> Option<Self> {
+        let bits = |digits: &str| match digits.parse() {
+            Ok(bits @ 8..=WINDOW_BITS_MAX) if !digits.starts_with(['0', '+']) => Some(bits),
+            _ => None,
+        };
+        let at = match (parameter, value) {
+            ("server_no_context_takeover", None) => 0,
+            ("client_no_context_takeover", None) => 1,
+            ("server_max_window_bits", Some(digits)) => {
+                self.server_window_bits = Some(bits(digits)?);
+                2
+            }
+            ("client_max_window_bits", digits) => {
+                self.client_window_bits = Some(digits.map_or(Some(WINDOW_BITS_MAX), bits)?);
+                3
+            }
+            _ => return None,
+        };
+        (!std::mem::replace(&mut seen[at], true)).then_some(self)
+    }
+}
+
+/// What is left of a header's value.
+struct Rest<'a>(&'a str);
+
+impl<'a> Rest<'a> {
+    fn space(&mut self) {
+        self.0 = self.0.trim_start_matches([' ', '\t']);
+    }
+
+    fn token(&mut self) -> Result<&'a str, BadHandshake> {
+        let end = self.0.find(|letter| !is_token(letter)).unwrap_or(self.0.len());
+        let (token, rest) = self.0.split_at(end);
+        self.0 = rest;
+        if token.is_empty() { Err(BadHandshake::Extensions) } else { Ok(token) }
+    }
+
+    /// The next `; name`, `; name=value` or `; name="value"`; a value in quotes must be a token as well (RFC 6455
+    /// section 9.1), so that nothing need be unescaped but what is escaped for no reason, which nobody does.
+    fn parameter(&mut self) -> Result<Option<(&'a str, Option<&'a str>)>, BadHandshake> {
+        self.space();
+        let Some(rest) = self.0.strip_prefix(';') else { return Ok(None) };
+        self.0 = rest;
+        self.space();
+        let name = self.token()?;
+        self.space();
+        let Some(rest) = self.0.strip_prefix('=') else { return Ok(Some((name, None))) };
+        self.0 = rest;
+        self.space();
+        let quoted = self.0.strip_prefix('"');
+        self.0 = quoted.unwrap_or(self.0);
+        let value = self.token()?;
+        if quoted.is_some() {
+            self.0 = self.0.strip_prefix('"').ok_or(BadHandshake::Extensions)?;
+        }
+        Ok(Some((name, Some(value))))
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter)
+}
+
+/// Compresses messages, each by itself. Holds some 300 KiB: one serves a thread.
+pub struct Deflater {
+    state: Compress,
+}
+
+impl fmt::Debug for Deflater {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Deflater").finish_non_exhaustive()
+    }
+}
+
+impl Default for Deflater {
+    fn default() -> Self {
+        Self::new(WINDOW_BITS_MAX)
+    }
+}
+
+impl Deflater {
+    /// One that refers back at most `2^window_bits` bytes.
+    ///
+    /// # Panics
+    /// Where `window_bits` is not of [`WINDOW_BITS_MIN`] to [`WINDOW_BITS_MAX`].
+    #[must_use]
+    pub fn new(window_bits: u8) -> Self {
+        Self { state: Compress::new_with_window_bits(Compression::new(LEVEL), false, window_bits) }
+    }
+
+    /// Appends `payload` as a compressed message.
+    pub fn deflate(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        if payload.is_empty() {
+            // RFC 7692 section 7.2.3.6.
+            return out.push(0);
+        }
+        self.state.reset();
+        let mut rest = payload;
+        loop {
+            out.reserve(rest.len() / 2 + 64);
+            let before = self.state.total_in();
+            let status = self.state.compress_vec(rest, out, FlushCompress::Sync);
+            assert!(matches!(status, Ok(Status::Ok | Status::BufError)), "deflating goes on for ever");
+            rest = &rest[(self.state.total_in() - before) as usize..];
+            // It stopped for want of input, and not of room: all is flushed.
+            if rest.is_empty() && out.len() < out.capacity() {
+                break;
+            }
+        }
+        debug_assert!(out.ends_with(&TAIL));
+        out.truncate(out.len() - TAIL.len());
+    }
+}
+
+/// Inflates messages, each by itself. Empty until the first one; then some 50 KiB: one serves a thread.
+#[derive(Default)]
+pub struct Inflater {
+    state: Option<Decompress>,
+    out: Vec<u8>,
+}
+
+impl fmt::Debug for Inflater {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Inflater").field("out", &self.out.capacity()).finish_non_exhaustive()
+    }
+}
+
+impl Inflater {
+    /// What the compressed `message` becomes. Bounded: at most one byte beyond `payload_bytes_max` is made.
+    ///
+    /// # Errors
+    /// [`Failure::TooLarge`] beyond the limit, [`Failure::Deflated`] where it is no stream of DEFLATE.
+    pub(crate) fn inflate(&mut self, message: &[u8], payload_bytes_max: u32) -> Result<&[u8], Failure> {
+        let most = if planted!("deflate_limit") { u32::MAX as usize } else { payload_bytes_max as usize };
+        let state = self.state.get_or_insert_with(|| Decompress::new(false));
+        state.reset(false);
+        self.out.clear();
+        self.out.shrink_to(KEPT_BYTES_MAX);
+        let mut streams = 1;
+        for mut rest in [message, &TAIL] {
+            while !rest.is_empty() {
+                if self.out.len() == self.out.capacity() {
+                    // Doubling, as a Vec does, but not beyond what may come.
+                    let room = (2 * self.out.len()).max(3 * message.len()).max(256).min(most + 1);
+                    self.out.reserve_exact(room - self.out.len());
+                }
+                let before = (state.total_in(), self.out.len());
+                let status = state.decompress_vec(rest, &mut self.out, FlushDecompress::Sync);
+                rest = &rest[(state.total_in() - before.0) as usize..];
+                if self.out.len() > most {
+                    return Err(Failure::TooLarge);
+                }
+                match status {
+                    Ok(Status::StreamEnd) if streams < STREAMS_MAX => {
+                        // What follows is another stream on the same window.
+                        streams += 1;
+                        state.reset(false);
+                        let window = &self.out[self.out.len().saturating_sub(WINDOW_BYTES)..];
+                        if !window.is_empty() {
+                            state.set_dictionary(window).map_err(|_| Failure::Deflated)?;
+                        }
+                    }
+                    Ok(Status::StreamEnd) | Err(_) => return Err(Failure::Deflated),
+                    // It stops for want of input or of room only.
+                    Ok(Status::Ok | Status::BufError) if rest.is_empty() || self.out.len() == self.out.capacity() => {}
+                    Ok(Status::Ok | Status::BufError) => return Err(Failure::Deflated),
+                }
+            }
+        }
+        Ok(&self.out)
+    }
+
+    /// What its output takes, bytes.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.out.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn answer(value: &str) -> Option<String> {
+        agree(&[value], WINDOW_BITS_MIN).expect("a list").map(|agreed| agreed.to_string())
+    }
+
+    fn deflated(payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Deflater::default().deflate(payload, &mut out);
+        out
+    }
+
+    #[test]
+    fn an_offer_is_taken_as_it_stands_or_not_at_all() {
+        let plain = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        let with = |more: &str| Some(format!("{plain}{more}"));
+        for (offer, expected) in [
+            ("permessage-deflate", with("")),
+            ("PerMessage-Deflate;server_no_context_takeover", with("")),
+            ("permessage-deflate; client_max_window_bits", with("; client_max_window_bits=15")),
+            ("permessage-deflate; client_max_window_bits=\"10\"", with("; client_max_window_bits=10")),
+            ("permessage-deflate; server_max_window_bits=15", with("; server_max_window_bits=15")),
+            ("permessage-deflate; server_max_window_bits=9", with("; server_max_window_bits=9")),
+            // zlib makes no window of 8.
+            ("permessage-deflate; server_max_window_bits=8", None),
+            ("permessage-deflate; server_max_window_bits", None),
+            ("permessage-deflate; server_max_window_bits=7", None),
+            ("permessage-deflate; server_max_window_bits=16", None),
+            ("permessage-deflate; server_max_window_bits=09", None),
+            ("permessage-deflate; server_max_window_bits=+9", None),
+            ("permessage-deflate; client_max_window_bits=a", None),
+            ("permessage-deflate; server_no_context_takeover=1", None),
+            ("permessage-deflate; client_no_context_takeover; client_no_context_takeover", None),
+            ("permessage-deflate; unknown", None),
+            ("x-webkit-deflate-frame", None),
+            ("", None),
+            (" , ,", None),
+            // The first that can be kept to.
+            ("mux; max=3, permessage-deflate; server_max_window_bits=8, permessage-deflate", with("")),
+            ("permessage-deflate; client_max_window_bits , permessage-deflate", with("; client_max_window_bits=15")),
+        ] {
+            assert_eq!(answer(offer), expected, "{offer}");
+        }
+        let narrow = "permessage-deflate; server_max_window_bits=10";
+        assert_eq!(agree(&[narrow], WINDOW_BITS_MAX), Ok(None), "what is shared by sessions has one window");
+        assert!(agree(&[narrow, "permessage-deflate"], WINDOW_BITS_MAX).is_ok_and(|agreed| agreed.is_some()));
+    }
+
+    #[test]
+    fn what_is_no_list_of_extensions_fails_the_handshake() {
+        for bad in
+            [";", "permessage-deflate;", "permessage-deflate; =1", "a b", "permessage-deflate; a=", "a; b=\"c", "é"]
+        {
+            assert_eq!(agree(&[bad], WINDOW_BITS_MIN), Err(BadHandshake::Extensions), "{bad}");
+            assert_eq!(agree(&["permessage-deflate", bad], WINDOW_BITS_MIN), Err(BadHandshake::Extensions), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rfc7692_7_2_3_the_examples_of_the_specification() {
+        let inflated = |message: &[u8]| Inflater::default().inflate(message, 100).map(<[u8]>::to_vec);
+        // One block; another stored; with BFINAL; two blocks.
+        for message in [
+            &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
+            &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],
+            &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
+            &[0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00],
+        ] {
+            assert_eq!(inflated(message).as_deref(), Ok(&b"Hello"[..]), "{message:x?}");
+        }
+        assert_eq!(inflated(&[0]).as_deref(), Ok(&b""[..]));
+        assert_eq!(deflated(b""), [0]);
+        // It refers to a message before: no context is taken over.
+        assert_eq!(inflated(&[0xf2, 0x00, 0x11, 0x00, 0x00]), Err(Failure::Deflated));
+        assert_eq!(inflated(&[0xff]), Err(Failure::Deflated));
+        assert_eq!(Failure::Deflated.code(), 1007);
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_a_message_is_followed_by_another_on_the_same_window() {
+        // "Hello" and its end, then a copy of it.
+        let mut message = vec![0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        message.extend_from_slice(&[0xf2, 0x00, 0x11, 0x00, 0x00]);
+        assert_eq!(Inflater::default().inflate(&message, 100), Ok(&b"HelloHello"[..]));
+        let ends = |count: usize| [3, 0].repeat(count);
+        assert_eq!(Inflater::default().inflate(&ends(STREAMS_MAX - 1), 100), Ok(&b""[..]));
+        assert_eq!(Inflater::default().inflate(&ends(STREAMS_MAX), 100), Err(Failure::Deflated));
+    }
+
+    #[test]
+    fn what_inflates_beyond_the_limit_is_refused_before_it_is_made() {
+        let (bomb, mut inflater) = (deflated(&vec![7; 10 << 20]), Inflater::default());
+        assert!(bomb.len() < 20_000, "{}", bomb.len());
+        assert_eq!(inflater.inflate(&bomb, 100_000), Err(Failure::TooLarge));
+        assert!(inflater.buffer_bytes() <= 100_001, "{}", inflater.buffer_bytes());
+        // The limit itself, and one more.
+        assert_eq!(inflater.inflate(&deflated(&[7; 1000]), 1000).map(<[u8]>::len), Ok(1000));
+        assert_eq!(inflater.inflate(&deflated(&[7; 1001]), 1000), Err(Failure::TooLarge));
+        assert!(inflater.buffer_bytes() <= KEPT_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_cannot_be_compressed_is_within_what_a_message_may_be() {
+        let noise: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+        for bytes in [0, 1, 100, 65_536, noise.len()] {
+            assert!(deflated(&noise[..bytes]).len() <= message_bytes_max(bytes as u32) as usize);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_deflated_inflates_to_the_same(
+            payloads in prop::collection::vec(prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..2000),
+                prop::collection::vec(0..3_u8, 0..60_000),
+                ".{0,300}".prop_map(String::into_bytes),
+            ], 1..6),
+            window_bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX,
+        ) {
+            let (mut deflater, mut inflater) = (Deflater::new(window_bits), Inflater::default());
+            for payload in payloads {
+                let mut message = Vec::new();
+                deflater.deflate(&payload, &mut message);
+                prop_assert_eq!(inflater.inflate(&message, payload.len() as u32), Ok(&payload[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn smoke_of_the_fuzz_body() {
+        crate::fuzz::smoke(crate::deflate_fuzz::run);
+    }
+}
