@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use proto::error::TABLE;
 
 use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
@@ -21,21 +24,51 @@ const SAY_EVERY_MS: u64 = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct Said(Mutex<(Counters, Sizes)>);
 
+/// What the control thread tells a core.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) input: Input,
+    /// When.
+    pub(crate) at: Instant,
+}
+
+impl From<Input> for Told {
+    fn from(input: Input) -> Self {
+        Self { input, at: Instant::now() }
+    }
+}
+
 /// The machine of one core.
 pub(crate) struct Core {
     engine: Engine,
     said: Arc<Said>,
     say_ms: u64,
+    /// When the first of the messages was told that are not sent to everyone yet.
+    sending: Option<Instant>,
+    writing: Histogram,
 }
 
 impl Core {
-    pub(crate) fn new(engine: Engine, said: Arc<Said>) -> Self {
-        Self { engine, said, say_ms: 0 }
+    /// `writing` is one for all cores. It locks, but once for each time that a core has caught up, which is seldom
+    /// where there is much to do.
+    pub(crate) fn new(engine: Engine, said: Arc<Said>, writing: Histogram) -> Self {
+        Self { engine, said, say_ms: 0, sending: None, writing }
+    }
+
+    /// From a delivery to when a core had sent everything.
+    pub(crate) fn writing(registry: &mut Registry) -> Histogram {
+        let writing = Histogram::new(proto::SECONDS_BUCKETS);
+        registry.sub_registry_with_prefix("connector").register(
+            "writing_seconds",
+            "From handing a delivery to a core to when the core had sent all that it had to send, seconds",
+            writing.clone(),
+        );
+        writing
     }
 }
 
 impl Machine for Core {
-    type Input = Input;
+    type Input = Told;
     type Ask = Ask;
 
     fn opened(&mut self, now: Now, listener: usize, peer: SocketAddr) -> Option<Key> {
@@ -54,12 +87,20 @@ impl Machine for Core {
         self.engine.closed(now, key);
     }
 
-    fn input(&mut self, now: Now, input: Input) {
-        self.engine.input(now, input);
+    fn input(&mut self, now: Now, told: Told) {
+        if matches!(told.input, Input::Deliver(_)) {
+            self.sending.get_or_insert(told.at);
+        }
+        self.engine.input(now, told.input);
     }
 
     fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
         let next = self.engine.round(now, outlet);
+        if !next.again
+            && let Some(since) = self.sending.take()
+        {
+            self.writing.observe(since.elapsed().as_secs_f64());
+        }
         if now.mono_ms >= self.say_ms {
             self.say_ms = now.mono_ms + SAY_EVERY_MS;
             *self.said.0.lock().unwrap_or_else(PoisonError::into_inner) =

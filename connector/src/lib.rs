@@ -110,6 +110,7 @@ pub async fn start(
     let incarnation: Arc<str> = cluster.incarnation.as_str().into();
     let (asks, asked) = mpsc::channel(control::ASKS_MAX);
     let said: Vec<_> = (0..cores).map(|_| Arc::new(core::Said::default())).collect();
+    let writing = core::Core::writing(registry);
     let mut started = Vec::with_capacity(cores);
     for (core, listeners) in listeners.cores.into_iter().enumerate() {
         let asks = asks.clone();
@@ -119,9 +120,10 @@ pub async fn start(
             inputs_max: control::INPUTS_MAX,
             asks: Box::new(move |ask| asks.try_send((core, ask)).err().map(|error| error.into_inner().1)),
         };
-        let (engine, incarnation, said) = (engine.clone(), incarnation.clone(), said[core].clone());
+        let (engine, incarnation) = (engine.clone(), incarnation.clone());
+        let (said, writing) = (said[core].clone(), writing.clone());
         started.push(driver::spawn(config.driver, setup, move |now| {
-            core::Core::new(Engine::new(engine, core as u16, incarnation, now), said)
+            core::Core::new(Engine::new(engine, core as u16, incarnation, now), said, writing)
         })?);
     }
     registry.register_collector(Box::new(core::Sums(said)));

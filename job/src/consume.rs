@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::{Bus, Consumer, Offset, Topic};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::clock::unix_ms;
+use crate::clock::{unix_ms, unix_us};
 use crate::fleet::Fleet;
 use crate::link::Event;
 use crate::owner::{Action, Owner, Terms};
@@ -175,8 +175,13 @@ impl Rooms {
             bus::Event::Records(partition, records) => {
                 let Some(part) = self.parts.get_mut(&partition) else { return };
                 let Some(owner) = &mut part.owner else { return };
-                owner.records(unix_ms(), &records);
+                let (read, read_us) = (Instant::now(), unix_us());
+                owner.records(read_us / 1000, &records);
+                for handed_us in owner.take_handed() {
+                    self.terms.metrics.bus.observe((read_us - handed_us).max(0) as f64 / 1e6);
+                }
                 self.settle(partition);
+                self.terms.metrics.handling.observe(read.elapsed().as_secs_f64());
                 self.commit(partition);
             }
         }
@@ -318,13 +323,14 @@ impl Rooms {
     fn act(&mut self, partition: u32, epoch: u64, actions: Vec<Action>) {
         let mut fed = BTreeSet::new();
         let mut over = BTreeSet::new();
+        let now_us = unix_us() as u64;
         for action in actions {
             match action {
                 Action::Send(to, out) => {
                     // What follows an overflow in the same breath was meant for a holder that holds anew.
                     let Some(attachment) = self.attached.get(&to).filter(|_| !over.contains(&to)) else { continue };
                     fed.insert(to);
-                    if attachment.outbox.with(|outbox| outbox.push(partition, epoch, out)).is_err() {
+                    if attachment.outbox.with(|outbox| outbox.push(now_us, partition, epoch, out)).is_err() {
                         tracing::warn!(partition, connector = to, "a connector is too slow: its queue was dropped");
                         over.insert(to);
                     }

@@ -4,13 +4,21 @@ use std::sync::atomic::AtomicU64;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 macro_rules! metrics {
     ($($field:ident: $kind:ty = $name:literal $help:literal;)+) => {
         /// All of them; shared by what runs.
-        #[derive(Debug, Default)]
-        pub(crate) struct Metrics { $(pub(crate) $field: $kind),+ }
+        #[derive(Debug)]
+        pub(crate) struct Metrics { $(pub(crate) $field: $kind,)+ pub(crate) bus: Histogram, pub(crate) handling: Histogram }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let histogram = || Histogram::new(proto::SECONDS_BUCKETS);
+                Self { $($field: Default::default(),)+ bus: histogram(), handling: histogram() }
+            }
+        }
 
         impl Metrics {
             /// The metrics, known to `registry` under `job_`.
@@ -18,6 +26,16 @@ macro_rules! metrics {
                 let metrics = Self::default();
                 let registry = registry.sub_registry_with_prefix("job");
                 $(registry.register($name, $help, metrics.$field.clone());)+
+                registry.register(
+                    "bus_seconds",
+                    "From handing a room message to the bus, by logic's clock, to reading it from there, seconds",
+                    metrics.bus.clone(),
+                );
+                registry.register(
+                    "handling_seconds",
+                    "From reading records to queueing them for connectors, seconds",
+                    metrics.handling.clone(),
+                );
                 metrics
             }
         }

@@ -48,6 +48,8 @@ struct Lane {
     reset: bool,
     /// It stands in `turns`.
     waits: bool,
+    /// When the first item that waits was queued, microseconds since 1970; 0: none waits.
+    items_us: u64,
 }
 
 impl Lane {
@@ -85,8 +87,8 @@ impl Outbox {
         }
     }
 
-    /// Queues something of a partition.
-    pub(crate) fn push(&mut self, partition: u32, epoch: u64, out: Out) -> Result<(), Overflow> {
+    /// Queues something of a partition; `now_us` is microseconds since 1970.
+    pub(crate) fn push(&mut self, now_us: u64, partition: u32, epoch: u64, out: Out) -> Result<(), Overflow> {
         if self.closed {
             return Ok(());
         }
@@ -108,9 +110,13 @@ impl Outbox {
             self.bytes += lane.queued_bytes;
             lane.flying.clear();
             lane.flying_bytes = 0;
+            lane.items_us = 0;
             lane.seq = 0;
             lane.reset = true;
         } else {
+            if matches!(out, Out::Item(_)) && lane.items_us == 0 {
+                lane.items_us = now_us;
+            }
             self.bytes += bytes;
             lane.queued_bytes += bytes;
             lane.queue.push_back(out);
@@ -237,16 +243,19 @@ fn take(partition: u32, lane: &mut Lane) -> Option<Frame> {
             items.push(item);
             batch(lane, &mut items, &mut through, &mut bytes);
             lane.seq += 1;
-            Frame::Deliver { partition, epoch, seq: lane.seq, items, through }
+            Frame::Deliver { partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
         }
         Out::Through(offset) => {
             through = offset;
             batch(lane, &mut items, &mut through, &mut bytes);
             lane.seq += 1;
-            Frame::Deliver { partition, epoch, seq: lane.seq, items, through }
+            Frame::Deliver { partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
         }
     };
     lane.queued_bytes -= bytes;
+    if lane.queue.is_empty() {
+        lane.items_us = 0;
+    }
     if matches!(frame, Frame::Held(..) | Frame::Deliver { .. }) {
         lane.flying.push_back((lane.seq, bytes));
         lane.flying_bytes += bytes;
@@ -320,7 +329,7 @@ mod tests {
     fn what_has_gathered_goes_in_one_frame_and_numbers_are_dense() {
         let mut outbox = Outbox::new(1 << 20);
         for out in [own(7), held(), item(10), item(10), Out::Through(9), held(), item(10), Out::Disown] {
-            assert_eq!(outbox.push(3, 7, out), Ok(()));
+            assert_eq!(outbox.push(1, 3, 7, out), Ok(()));
         }
         let frames = ["own 7", "held #1", "2 items #2 to 9", "held #3", "1 items #4 to 0", "disown"];
         assert_eq!(names(&mut outbox), frames);
@@ -331,9 +340,9 @@ mod tests {
     fn a_frame_has_a_largest_size_and_partitions_take_turns() {
         let mut outbox = Outbox::new(16 << 20);
         for partition in [3, 4] {
-            outbox.push(partition, 7, own(7)).unwrap();
+            outbox.push(1, partition, 7, own(7)).unwrap();
             for _ in 0..3 {
-                outbox.push(partition, 7, item(DELIVER_BYTES_MAX / 2)).unwrap();
+                outbox.push(1, partition, 7, item(DELIVER_BYTES_MAX / 2)).unwrap();
             }
         }
         let one = "1 items #";
@@ -345,27 +354,27 @@ mod tests {
     #[test]
     fn over_its_bound_a_queue_is_dropped_and_reset_and_numbered_anew() {
         let mut outbox = Outbox::new(10_000);
-        outbox.push(3, 7, own(7)).unwrap();
-        outbox.push(4, 8, own(8)).unwrap();
-        outbox.push(4, 8, item(1_000)).unwrap();
+        outbox.push(1, 3, 7, own(7)).unwrap();
+        outbox.push(1, 4, 8, own(8)).unwrap();
+        outbox.push(1, 4, 8, item(1_000)).unwrap();
         let mut pushed = 0;
-        while outbox.push(3, 7, item(900)).is_ok() {
+        while outbox.push(1, 3, 7, item(900)).is_ok() {
             pushed += 1;
         }
         assert!((8..=9).contains(&pushed), "{pushed}");
-        outbox.push(3, 7, held()).unwrap();
+        outbox.push(1, 3, 7, held()).unwrap();
         assert_eq!(names(&mut outbox), ["own 7", "own 8", "reset", "1 items #1 to 0", "held #1"]);
         outbox.acked(3, 7, 1);
         outbox.acked(4, 8, 1);
         assert_eq!(outbox.bytes(), 0);
         // Sent and not acknowledged counts too.
         for _ in 0..10 {
-            outbox.push(3, 7, item(900)).unwrap();
+            outbox.push(1, 3, 7, item(900)).unwrap();
         }
         assert_eq!(names(&mut outbox), ["10 items #2 to 0"]);
-        assert_eq!(outbox.push(3, 7, item(900)), Err(Overflow));
+        assert_eq!(outbox.push(1, 3, 7, item(900)), Err(Overflow));
         assert_eq!(names(&mut outbox), ["reset"]);
-        outbox.push(3, 7, item(900)).unwrap();
+        outbox.push(1, 3, 7, item(900)).unwrap();
         assert_eq!(names(&mut outbox), ["1 items #1 to 0"]);
         outbox.acked(3, 7, 1);
         assert_eq!(outbox.bytes(), 0);
@@ -375,11 +384,11 @@ mod tests {
     fn a_new_epoch_voids_the_old_one_s_queue() {
         let mut outbox = Outbox::new(10_000);
         for out in [own(7), item(10), Out::Disown] {
-            outbox.push(3, 7, out).unwrap();
+            outbox.push(1, 3, 7, out).unwrap();
         }
-        outbox.push(3, 9, own(9)).unwrap();
-        outbox.push(3, 7, item(10)).unwrap();
-        outbox.push(3, 9, item(10)).unwrap();
+        outbox.push(1, 3, 9, own(9)).unwrap();
+        outbox.push(1, 3, 7, item(10)).unwrap();
+        outbox.push(1, 3, 9, item(10)).unwrap();
         assert_eq!(names(&mut outbox), ["own 9", "1 items #1 to 0"]);
     }
 

@@ -157,6 +157,8 @@ pub(crate) struct Owner {
     seen: Seen,
     through_ms: i64,
     sweep_ms: i64,
+    /// When each new message that was read was handed to the bus, microseconds since 1970: for the metric.
+    handed_us: Vec<i64>,
     actions: Vec<Action>,
 }
 
@@ -188,6 +190,7 @@ impl Owner {
             seen,
             through_ms: now_ms,
             sweep_ms: now_ms,
+            handed_us: Vec::new(),
             actions: Vec::new(),
         };
         for connector in attached {
@@ -221,6 +224,11 @@ impl Owner {
     /// Takes what is to be done, in order.
     pub(crate) fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// Takes when each message that was read first here was handed to the bus, microseconds since 1970.
+    pub(crate) fn take_handed(&mut self) -> std::vec::Drain<'_, i64> {
+        self.handed_us.drain(..)
     }
 
     /// A connector's stream is up.
@@ -483,6 +491,9 @@ impl Owner {
                 }
             }
             Some(record::record::Body::Post(post)) if self.is_ours(&read.channel) => {
+                if self.state == State::Live {
+                    self.handed_us.push(read.time_ms * 1000 + i64::from(read.handed_us));
+                }
                 self.post(now_ms, record, &read.channel, read.time_ms, post);
             }
             Some(record::record::Body::Post(_)) => {
@@ -715,7 +726,7 @@ mod tests {
 
     fn record(offset: Offset, time_ms: i64, channel: &str, body: record::record::Body) -> bus::Record {
         let (log, channel) = ("log".to_owned(), channel.to_owned());
-        let record = record::Record { min_reader: 1, log, time_ms, channel, body: Some(body) };
+        let record = record::Record { min_reader: 1, log, time_ms, channel, body: Some(body), ..Default::default() };
         bus::Record { offset, time_ms, value: record.encode_to_vec().into() }
     }
 

@@ -161,8 +161,14 @@ impl World {
 
     fn append(&mut self, channel: &str, body: record::record::Body) -> Offset {
         let (min_reader, log) = (1, LOG.to_owned());
-        let record =
-            record::Record { min_reader, log, time_ms: self.now_ms, channel: channel.into(), body: Some(body) };
+        let record = record::Record {
+            min_reader,
+            log,
+            time_ms: self.now_ms,
+            channel: channel.into(),
+            body: Some(body),
+            ..Default::default()
+        };
         self.append_bytes(record.encode_to_vec())
     }
 
@@ -249,7 +255,7 @@ impl World {
                     let Some(stream) = self.jobs[job].streams.get_mut(&to).filter(|_| !over.contains(&to)) else {
                         continue;
                     };
-                    if !lose && stream.outbox.push(0, epoch, out).is_err() {
+                    if !lose && stream.outbox.push(1, 0, epoch, out).is_err() {
                         over.push(to);
                     }
                 }

@@ -99,6 +99,7 @@ impl Api {
         messages: Vec<(String, Result<Draft, Error>)>,
     ) -> Result<Vec<Result<Accepted, Error>>, Error> {
         self.count(caller, "publish", async {
+            let read = Instant::now();
             self.allow(caller, Scope::Publish)?;
             let count = messages.len();
             if !(1..=BATCH_MAX).contains(&count) {
@@ -111,6 +112,7 @@ impl Api {
             };
             let accepting: Vec<_> = messages.into_iter().map(publish).collect();
             let since = Instant::now();
+            self.metrics.accepted(since - read);
             let outcomes = accepting.into_iter().map(|accepting| async {
                 match accepting {
                     Ok(accepting) => accepting.await,

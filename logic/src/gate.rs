@@ -147,7 +147,9 @@ impl Stream {
                 self.reply(id, answer.map(|()| Answer::Joined(Joined {})));
             }
             Some(Ask::Publish(ask)) => {
+                let read = Instant::now();
                 let accepting = self.clients.publish(ask, now_ms);
+                self.metrics.accepted(read.elapsed());
                 self.wait(id, "publish", accepting, |id| Answer::Published(Published { id }));
             }
             Some(Ask::Displace(ask)) => {

@@ -16,6 +16,7 @@ use proto::error::row;
 pub(crate) struct Metrics {
     gate: Family<Ask, Counter>,
     api: Family<Call, Counter>,
+    accept: Histogram,
     durable: Histogram,
     pub(crate) gate_waiting: Gauge,
     pub(crate) penalised: Gauge,
@@ -34,21 +35,24 @@ struct Call {
     result: &'static str,
 }
 
-/// Seconds: a group commit takes 1 to 10 ms, Kafka some more, and what takes a second is a fault.
-const DURABLE_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             gate: Family::default(),
             api: Family::default(),
-            durable: Histogram::new(DURABLE_BUCKETS),
+            accept: Histogram::new(proto::SECONDS_BUCKETS),
+            durable: Histogram::new(proto::SECONDS_BUCKETS),
             gate_waiting: Gauge::default(),
             penalised: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("logic");
         registry.register("gate_requests", "Requests of connectors, by kind and result", metrics.gate.clone());
         registry.register("api_calls", "Calls of the API, by call, key name and result", metrics.api.clone());
+        registry.register(
+            "accept_seconds",
+            "From a request to publish, read, to handing its records to the bus, seconds",
+            metrics.accept.clone(),
+        );
         registry.register(
             "durable_seconds",
             "From handing a record to the bus until it is durable, seconds",
@@ -65,6 +69,10 @@ impl Metrics {
 
     pub(crate) fn called<T>(&self, call: &'static str, caller: &str, answer: &Result<T, Error>) {
         self.api.get_or_create(&Call { call, caller: caller.to_owned(), result: result(answer) }).inc();
+    }
+
+    pub(crate) fn accepted(&self, took: Duration) {
+        self.accept.observe(took.as_secs_f64());
     }
 
     pub(crate) fn durable(&self, took: Duration) {

@@ -25,6 +25,7 @@ use proto::error::error;
 use proto::record::{Command, Penalty, Post, Push, Record, record::Body};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
+use crate::clock::us_since;
 use crate::content::Content;
 use crate::token::GUEST_PREFIX;
 
@@ -121,8 +122,14 @@ impl Publisher {
             return std::future::ready(Err(refused)).boxed();
         }
         let log = self.bus.log(topic);
-        let record =
-            Record { min_reader: 1, log: log.clone(), time_ms: now_ms, channel: key.to_owned(), body: Some(body) };
+        let record = Record {
+            min_reader: 1,
+            log: log.clone(),
+            time_ms: now_ms,
+            channel: key.to_owned(),
+            handed_us: us_since(now_ms),
+            body: Some(body),
+        };
         let partition = proto::channel::partition(key, self.bus.partitions(topic));
         let durable = self.bus.publish(topic, partition, Bytes::from(record.encode_to_vec()));
         durable

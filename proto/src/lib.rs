@@ -87,5 +87,14 @@ mod websocket_tests;
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
 pub const RECORD_VERSION: u32 = 1;
 
+/// Bounds of the buckets that all services count durations in, seconds: ten a decade (the R10 series of preferred
+/// numbers), from what a wake-up takes to what is a fault, so that a percentile read off them is within an eighth.
+pub const SECONDS_BUCKETS: [f64; 51] = [
+    0.0001, 0.000125, 0.00016, 0.0002, 0.00025, 0.00032, 0.0004, 0.0005, 0.00063, 0.0008, 0.001, 0.00125, 0.0016,
+    0.002, 0.0025, 0.0032, 0.004, 0.005, 0.0063, 0.008, 0.01, 0.0125, 0.016, 0.02, 0.025, 0.032, 0.04, 0.05, 0.063,
+    0.08, 0.1, 0.125, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.63, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 6.3, 8.0,
+    10.0,
+];
+
 /// The encoded descriptors of all of `schema/`: gRPC reflection reads them, and `rpc` makes its stubs from them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -414,7 +414,7 @@ mod tests {
 
     fn deliver(epoch: u64, seq: u64, offsets: &[u64], through: u64) -> FromOwner {
         let items = offsets.iter().copied().map(item).collect();
-        frame(from_owner::Frame::Deliver(Deliver { partition: P, epoch, seq, items, through }))
+        frame(from_owner::Frame::Deliver(Deliver { partition: P, epoch, seq, items, through, queued_us: 0 }))
     }
 
     fn held(epoch: u64, seq: u64, hold: u64, offset: u64, recent: &[u64]) -> FromOwner {

@@ -1,11 +1,14 @@
 //! What the control thread counts.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// Handles, shared with the registry.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Control {
     pub(super) gate_in_flight: Gauge,
     pub(super) gate_requests: Counter,
@@ -15,12 +18,41 @@ pub(super) struct Control {
     pub(super) channels: Gauge,
     pub(super) holds: Gauge,
     pub(super) delivered: Counter,
+    pub(super) delivery: Histogram,
     pub(super) queue_drops: Counter,
     pub(super) lease_failures: Counter,
     pub(super) routes_written: Counter,
 }
 
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            gate_in_flight: Gauge::default(),
+            gate_requests: Counter::default(),
+            gate_unreachable: Counter::default(),
+            logics: Gauge::default(),
+            owners: Gauge::default(),
+            channels: Gauge::default(),
+            holds: Gauge::default(),
+            delivered: Counter::default(),
+            delivery: Histogram::new(proto::SECONDS_BUCKETS),
+            queue_drops: Counter::default(),
+            lease_failures: Counter::default(),
+            routes_written: Counter::default(),
+        }
+    }
+}
+
 impl Control {
+    /// A delivery came whose first message was queued then by the job's clock, microseconds since 1970; 0: it is not
+    /// said.
+    pub(super) fn came(&self, queued_us: u64) {
+        if queued_us > 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.delivery.observe(now.saturating_sub(Duration::from_micros(queued_us)).as_secs_f64());
+        }
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("connector");
         let m = self.clone();
@@ -36,6 +68,11 @@ impl Control {
         registry.register("channels", "Channels that some core has (channels, now)", m.channels);
         registry.register("holds", "Channels whose owner has not answered a hold (channels, now)", m.holds);
         registry.register("delivered", "Messages of channels that jobs delivered (messages)", m.delivered);
+        registry.register(
+            "delivery_seconds",
+            "From queueing a delivery in job, by its clock, to taking it here, seconds",
+            m.delivery,
+        );
         registry.register(
             "queue_drops",
             "Messages and pushes dropped because a core's queue was full (messages)",

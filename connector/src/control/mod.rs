@@ -24,6 +24,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::Told;
 use crate::driver::{Key, Port};
 use crate::engine::event::{Ask, Input, Push, unreachable};
 
@@ -76,7 +77,7 @@ struct Control {
 struct State {
     gate: Gate,
     holder: Holder,
-    ports: Ports<Port<Input>>,
+    ports: Ports<Port<Told>>,
     registry: Registry,
     logics: FxHashMap<LogicId, (mpsc::Sender<GateRequest>, CancellationToken)>,
     owners: FxHashMap<StreamId, (Arc<Outbox>, CancellationToken)>,
@@ -84,7 +85,7 @@ struct State {
 }
 
 impl Control {
-    fn new(ports: Vec<Port<Input>>, hello: HolderHello, metrics: metrics::Control) -> Self {
+    fn new(ports: Vec<Port<Told>>, hello: HolderHello, metrics: metrics::Control) -> Self {
         Self {
             state: Mutex::new(State {
                 gate: Gate::default(),
@@ -240,6 +241,7 @@ impl Control {
             frame => {
                 if let Some(from_owner::Frame::Deliver(deliver)) = &frame {
                     self.metrics.delivered.inc_by(deliver.items.len() as u64);
+                    self.metrics.came(deliver.queued_us);
                 }
                 state.holder.frame(from, FromOwner { frame });
                 self.act(&mut state);

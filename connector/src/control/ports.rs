@@ -12,6 +12,7 @@ use proto::cluster::Item;
 use rustc_hash::FxHashMap;
 
 use super::metrics::Control as Metrics;
+use crate::core::Told;
 use crate::driver::Port;
 use crate::engine::event::{Held, Input};
 
@@ -31,9 +32,9 @@ pub(super) trait Queue {
     fn room(&self) -> usize;
 }
 
-impl Queue for Port<Input> {
+impl Queue for Port<Told> {
     fn tell(&self, input: Input) -> Option<Input> {
-        self.tell(input).err()
+        self.tell(input.into()).err().map(|told| told.input)
     }
 
     fn room(&self) -> usize {

@@ -144,7 +144,7 @@ impl Owner {
         let through = if self.live && !self.collecting { offset } else { 0 };
         if !items.is_empty() || through > 0 {
             self.seq += 1;
-            let deliver = Deliver { partition: 0, epoch: self.epoch, seq: self.seq, items, through };
+            let deliver = Deliver { partition: 0, epoch: self.epoch, seq: self.seq, items, through, queued_us: 0 };
             self.out.push_back(from_owner::Frame::Deliver(deliver));
         }
         self.go_live_if_read(log);

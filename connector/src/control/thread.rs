@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Control, delivery, leases, logics, metrics};
+use crate::core::Told;
 use crate::driver::Core;
 use crate::engine::event::{Ask, Input};
 
@@ -26,7 +27,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the control thread is given.
 pub(crate) struct Plan {
-    pub(crate) cores: Vec<Core<Input>>,
+    pub(crate) cores: Vec<Core<Told>>,
     pub(crate) asks: mpsc::Receiver<(usize, Ask)>,
     pub(crate) grpc: std::net::TcpListener,
     /// What jobs dial.

@@ -91,6 +91,7 @@ impl World {
             time_ms: 1_700_000_000_000,
             channel: key.into(),
             body: Some(body),
+            ..record::Record::default()
         }
     }
 }
