@@ -128,6 +128,12 @@ pub enum Error {
         /// The system's, or the drawing's.
         reason: String,
     },
+    /// What was to be measured beside the server could not be.
+    #[error("the bare measurement: {reason}")]
+    Bare {
+        /// The disk's or Kafka's.
+        reason: String,
+    },
     /// It was measured, and it is not right.
     #[error("{0}")]
     Fault(String),
@@ -248,19 +254,7 @@ impl Fanout {
             value: self.connect.clone(),
             want: "host:port of a connector".into(),
         })?;
-        let host = self.http.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']));
-        let host = host.ok_or_else(|| Error::Option {
-            option: "http",
-            value: self.http.clone(),
-            want: "http://host:port, without a path".into(),
-        })?;
-        let host = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-            host.to_owned()
-        } else {
-            format!("{host}:80")
-        };
-        Ok((spread, address, host))
+        Ok((spread, address, http_host(&self.http)?))
     }
 
     /// Waits until all viewers are in.
@@ -367,6 +361,25 @@ impl Fanout {
             client_cpus,
         }
     }
+}
+
+/// `host:port` of the API's `url`.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn http_host(url: &str) -> Result<String, Error> {
+    let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']));
+    let host = host.ok_or_else(|| Error::Option {
+        option: "http",
+        value: url.to_owned(),
+        want: "http://host:port, without a path".into(),
+    })?;
+    Ok(if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    })
 }
 
 fn panicked() -> std::io::Error {

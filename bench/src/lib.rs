@@ -15,6 +15,7 @@ mod fanout;
 mod limit;
 mod note;
 mod output;
+mod pipeline;
 mod plot;
 mod processor;
 mod publish;
@@ -27,6 +28,7 @@ mod wire;
 pub use fanout::{Error, Fanout};
 pub use limit::{Limit, LimitReport, LimitRow};
 pub use output::{Output, Printing};
+pub use pipeline::{Named, Pipeline, PipelineReport, Stage};
 pub use processor::{Cpus, Usage};
 pub use report::{Deliveries, Millis, Publishing, Report, Sessions};
 pub use wire::Dialect;
@@ -38,6 +40,8 @@ pub enum Command {
     Limit(Limit),
     /// Viewers in rooms, messages at a steady rate: deliveries a second, what is lost, how late they are.
     Fanout(Fanout),
+    /// From publishing to the last receiver at a light load, and where that time goes.
+    Pipeline(Pipeline),
 }
 
 impl Command {
@@ -49,6 +53,7 @@ impl Command {
         match self {
             Self::Limit(limit) => limit.run(commit),
             Self::Fanout(fanout) => fanout.run(commit),
+            Self::Pipeline(pipeline) => pipeline.run(commit),
         }
     }
 }

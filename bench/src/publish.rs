@@ -55,7 +55,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// When message `number` is to be sent, nanoseconds since the zero.
-    fn intended_ns(&self, number: u32) -> u64 {
+    pub(crate) fn intended_ns(&self, number: u32) -> u64 {
         self.begin.as_nanos() as u64 + (f64::from(number) * 1e9 / self.rate) as u64
     }
 
@@ -64,7 +64,7 @@ impl Plan {
     }
 
     /// Appends the request of a message.
-    fn request(&self, number: u32, out: &mut Vec<u8>) {
+    pub(crate) fn request(&self, number: u32, out: &mut Vec<u8>) {
         let note = Note { run: self.spread.run, number, intended_ns: self.intended_ns(number) };
         let room = &self.rooms[(number % self.spread.rooms) as usize];
         let payload = note.payload(self.bytes);
@@ -249,14 +249,14 @@ impl Publisher {
 
 /// An answer of HTTP/1.1 with a length.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     status: u16,
     body: &'a [u8],
 }
 
 impl<'a> Answer<'a> {
     /// The first answer in `input` and its length; `None` while it is incomplete.
-    fn read(input: &'a [u8]) -> Result<Option<(Self, usize)>, String> {
+    pub(crate) fn read(input: &'a [u8]) -> Result<Option<(Self, usize)>, String> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut headers);
         let body = match head.parse(input).map_err(|error| format!("not an HTTP answer: {error}"))? {
@@ -277,7 +277,7 @@ impl<'a> Answer<'a> {
     }
 
     /// goim answers 200 to everything, and says in the body how it is.
-    fn accepted(&self, dialect: Dialect) -> Result<(), String> {
+    pub(crate) fn accepted(&self, dialect: Dialect) -> Result<(), String> {
         let code = || serde_json::from_slice::<serde_json::Value>(self.body).ok()?.get("code")?.as_i64();
         if (200..300).contains(&self.status) && (dialect == Dialect::Native || code() == Some(0)) {
             return Ok(());
