@@ -20,6 +20,8 @@ if command -v npm >/dev/null; then
     scripts/web.sh test
 fi
 cargo test --workspace --locked --no-fail-fast
+# The driver behind a feature; glommio needs io_uring and half a MiB of locked memory, else it says so and fails.
+cargo test --package connector --features glommio --test driver --locked
 if command -v npm >/dev/null; then
     # Our WebSocket beside another implementation, in another language, on random byte streams.
     node scripts/websocket-differential.mjs

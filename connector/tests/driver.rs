@@ -54,6 +54,11 @@ suite! {
     monoio: connector::driver::Kind::Monoio;
 }
 
+#[cfg(feature = "glommio")]
+suite! {
+    glommio: connector::driver::Kind::Glommio;
+}
+
 fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes).map(|at| (at.wrapping_mul(31) + at / 251 + seed) as u8).collect()
 }
@@ -210,7 +215,12 @@ fn processor_ticks(process: u32) -> u64 {
 #[test]
 fn serves_for_its_parent() {
     let Ok(kind) = std::env::var(CHILD) else { return };
-    let kind = [Kind::Monoio].into_iter().find(|known| format!("{known:?}") == kind).unwrap();
+    let kinds = [
+        Kind::Monoio,
+        #[cfg(feature = "glommio")]
+        Kind::Glommio,
+    ];
+    let kind = kinds.into_iter().find(|known| format!("{known:?}") == kind).unwrap();
     let server = Server::start_quiet(kind);
     println!("serves on {}", server.addresses[0]);
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();

@@ -19,9 +19,12 @@ use futures::task::AtomicWaker;
 
 mod clock;
 mod descriptors;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod limits;
 mod listen;
 mod monoio;
+mod readiness;
 
 pub use descriptors::raise_descriptor_limit;
 pub use listen::{Listeners, SocketOptions};
@@ -130,6 +133,9 @@ pub enum Kind {
     /// The portable one, on the monoio crate's epoll driver.
     #[default]
     Monoio,
+    /// The one to compare with, on the glommio crate: only with the cargo feature `glommio`.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 /// Takes what a machine asks, without waiting; an ask that it gives back is offered again some milliseconds later, and
@@ -158,7 +164,9 @@ pub fn spawn<M: Machine>(
     make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
     match kind {
-        Kind::Monoio => monoio::spawn(setup, make),
+        Kind::Monoio => readiness::spawn::<M, monoio::Monoio>(setup, make),
+        #[cfg(feature = "glommio")]
+        Kind::Glommio => readiness::spawn::<M, glommio::Glommio>(setup, make),
     }
 }
 

@@ -1,294 +1,76 @@
-//! The portable driver: one monoio runtime a core, on epoll.
+//! The portable driver: one monoio runtime a core, on epoll, under the loop of [`readiness`](super::readiness).
 //!
 //! monoio would take io_uring where the system lets it. Not here: the same code would then run on two very different
 //! kernel interfaces, and the one that is met in containers (where io_uring is refused) would be the less tried; the
-//! `uring` driver is for those who have io_uring. Of monoio this uses what is cheapest for a great many idle
-//! connections: no task and no buffer for any of them, but a waker that notes which connection woke it.
-//!
-//! ```text
-//!  epoll ─wakers─▶ events ─▶ turn: reads ▶ accepts ▶ inputs ▶ round ▶ asks ─▶ sleep until an event, an input, wake_ms
-//!                              └───────── bounded each (rule 27) ────────┘
-//! ```
-//!
-//! Invariants, each held by a test of the conformance suite (`tests/driver.rs`):
-//! - a connection without traffic owns no buffer: all read into the core's one;
-//! - an event of a connection that is gone never reaches the one that took its slot (`Table` compares generations);
-//! - what a peer sent before it closed its half is answered before [`Machine::closed`] tells of it;
-//! - a closed connection's last bytes arrive: it lingers until the peer has closed too, so that no RST overtakes them;
-//! - without descriptors accepting pauses and goes on; nothing spins.
+//! `uring` driver is for those who have io_uring.
 
-mod table;
-
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ::monoio::LegacyDriver;
-use ::monoio::net::TcpListener;
-use crossbeam::channel::{Receiver, bounded};
+use ::monoio::net::tcp::stream_poll::TcpStreamPoll;
+use ::monoio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::table::{Event, Events, Read, Table};
-use super::clock::now;
-use super::limits::{
-    ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, ASK_PAUSE_MS, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, SLEEP_MS_MAX,
-    gave_up,
-};
-use super::{Asks, Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
+use super::readiness::{Accepted, Listen, Runtime, Stream};
 
-pub(super) fn spawn<M: Machine>(
-    setup: Setup<M::Ask>,
-    make: impl FnOnce(Now) -> M + Send + 'static,
-) -> io::Result<Core<M::Input>> {
-    let (sender, inputs) = bounded(setup.inputs_max);
-    let doorbell = Arc::new(Doorbell::default());
-    let port = Port { inputs: sender, doorbell: doorbell.clone() };
-    let (started, start) = bounded(1);
-    let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
-        let runtime = ::monoio::RuntimeBuilder::<LegacyDriver>::new().enable_timer().build();
-        let mut runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(started.send(Err(error))),
-        };
-        runtime.block_on(async move {
-            let events = Arc::new(Events::new(doorbell));
-            let listeners = setup.listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>();
-            let listeners = match listeners {
-                Ok(listeners) => listeners,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            let listeners = listeners.into_iter().enumerate().map(|(index, socket)| Listener {
-                socket: Some(socket),
-                waker: events.waker(Event::Accept(index)),
-                ready: true,
-                last: false,
-            });
-            let this = Loop {
-                listeners: listeners.collect(),
-                table: Table::new(events),
-                machine: make(now()),
-                inputs,
-                asks: setup.asks,
-                refused: None,
-                news: Vec::new(),
-                readable: VecDeque::new(),
-                accept_at_ms: 0,
-                accept_failed: false,
-                buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
-            };
-            drop(started.send(Ok(())));
-            this.run().await;
-        });
-    })?;
-    start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
-    Ok(Core { port, thread })
+pub(super) struct Monoio;
+
+impl Runtime for Monoio {
+    type Stream = TcpStreamPoll;
+    type Listener = TcpListener;
+
+    fn run(core: impl Future<Output = ()>) -> io::Result<()> {
+        let mut runtime = ::monoio::RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+        runtime.block_on(core);
+        Ok(())
+    }
+
+    fn listener(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+        TcpListener::from_std(socket)
+    }
+
+    fn sleep(duration: Duration) -> impl Future<Output = ()> {
+        ::monoio::time::sleep(duration)
+    }
 }
 
-struct Listener {
-    /// `None`: closed.
-    socket: Option<TcpListener>,
-    waker: Waker,
-    /// May have a connection to accept.
-    ready: bool,
-    /// Is closed when its backlog is empty (rule 33).
-    last: bool,
+impl Listen<TcpStreamPoll> for TcpListener {
+    fn accept(&mut self, waker: &Waker, last: bool) -> Poll<io::Result<Accepted<TcpStreamPoll>>> {
+        // In epoll mode a poll is one accept4, or takes down the waker: nothing is lost with the future.
+        let accepted = pin!(TcpListener::accept(self)).poll(&mut Context::from_waker(waker));
+        match accepted {
+            Poll::Pending if last => Poll::Ready(Ok(Accepted::Ended)),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(accepted) => {
+                let connection = |(stream, peer): (TcpStream, SocketAddr)| {
+                    // Cannot fail on epoll, where the stream is polled already.
+                    let stream = stream.try_into_poll_io().map_err(|(error, _)| error)?;
+                    Ok(Accepted::Connection(stream, peer))
+                };
+                Poll::Ready(accepted.and_then(connection))
+            }
+        }
+    }
 }
 
-struct Loop<M: Machine> {
-    machine: M,
-    table: Table,
-    listeners: Vec<Listener>,
-    inputs: Receiver<M::Input>,
-    asks: Asks<M::Ask>,
-    /// An ask that was given back.
-    refused: Option<M::Ask>,
-    /// Empty between turns: its room is used again.
-    news: Vec<Event>,
-    /// Connections that have something to read, or may.
-    readable: VecDeque<super::Key>,
-    accept_at_ms: u64,
-    /// Said once, not at every try.
-    accept_failed: bool,
-    buffer: Box<[u8]>,
-}
-
-impl<M: Machine> Loop<M> {
-    async fn run(mut self) {
-        loop {
-            let next = self.turn();
-            if self.machine.done() {
-                // What was closed last may still be on its way.
-                for listener in &mut self.listeners {
-                    listener.socket = None;
-                }
-                if self.table.lingering() == 0 {
-                    return;
-                }
-            }
-            self.wait(next).await;
-        }
+impl Stream for TcpStreamPoll {
+    fn receive(&mut self, reader: &Waker, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let read = Pin::new(self).poll_read(&mut Context::from_waker(reader), &mut buffer);
+        read.map_ok(|()| buffer.filled().len())
     }
 
-    /// Everyone's turn, bounded.
-    fn turn(&mut self) -> Next {
-        let now = now();
-        self.table.turn(now.mono_ms);
-        self.table.events.doorbell.answer();
-        self.sort_events(now);
-        self.read(now);
-        self.accept(now);
-        for _ in 0..INPUTS_A_TURN {
-            let Ok(input) = self.inputs.try_recv() else { break };
-            self.machine.input(now, input);
-        }
-        let mut next = self.machine.round(now, &mut self.table);
-        self.after_round(now);
-        self.ask();
-
-        if let Some(at_ms) = self.table.close_lingering() {
-            next.wake_ms = next.wake_ms.min(at_ms);
-        }
-        if self.refused.is_some() {
-            next.wake_ms = next.wake_ms.min(now.mono_ms + ASK_PAUSE_MS);
-        }
-        if self.listeners.iter().any(|listener| listener.ready && listener.socket.is_some()) {
-            next.wake_ms = next.wake_ms.min(self.accept_at_ms);
-        }
-        next.again |= !self.readable.is_empty() || !self.inputs.is_empty();
-        next
+    fn send(&mut self, writer: &Waker, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(&mut Context::from_waker(writer), bytes)
     }
 
-    fn sort_events(&mut self, now: Now) {
-        let mut news = std::mem::take(&mut self.news);
-        self.table.events.swap(&mut news);
-        for event in news.drain(..) {
-            match event {
-                Event::Read(key) => self.readable.push_back(key),
-                Event::Write(key) => {
-                    if self.table.unblock(key) {
-                        self.machine.writable(now, key);
-                    }
-                }
-                Event::Accept(index) => self.listeners[index].ready = true,
-            }
-        }
-        self.news = news;
-    }
-
-    fn read(&mut self, now: Now) {
-        for _ in 0..READS_A_TURN.min(self.readable.len()) {
-            let Some(key) = self.readable.pop_front() else { break };
-            match self.table.read(key, &mut self.buffer) {
-                Read::Bytes(count) => {
-                    match self.machine.bytes(now, key, &mut self.buffer[..count]) {
-                        Reading::On => self.readable.push_back(key),
-                        Reading::Paused => self.table.pause(key),
-                    };
-                }
-                Read::Discarded => self.readable.push_back(key),
-                Read::Nothing => {}
-                Read::End => {
-                    if self.table.remove(key) {
-                        self.machine.closed(now, key);
-                    }
-                }
-            }
-        }
-    }
-
-    fn accept(&mut self, now: Now) {
-        if now.mono_ms < self.accept_at_ms {
-            return;
-        }
-        for index in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_A_TURN {
-                let listener = &mut self.listeners[index];
-                let Some(socket) = listener.socket.as_ref().filter(|_| listener.ready) else { break };
-                // In epoll mode a poll is one accept4, or takes down the waker: nothing is lost with the future.
-                let accepted = pin!(socket.accept()).poll(&mut Context::from_waker(&listener.waker));
-                match accepted {
-                    Poll::Pending => {
-                        listener.ready = false;
-                        if listener.last {
-                            listener.socket = None;
-                        }
-                    }
-                    Poll::Ready(Ok((stream, peer))) => {
-                        self.accept_failed = false;
-                        if let Some(key) = self.machine.opened(now, index, peer)
-                            && self.table.insert(key, stream)
-                        {
-                            self.readable.push_back(key);
-                        }
-                    }
-                    Poll::Ready(Err(error)) if gave_up(&error) => {}
-                    Poll::Ready(Err(error)) => {
-                        if !std::mem::replace(&mut self.accept_failed, true) {
-                            tracing::warn!(%error, retry_ms = ACCEPT_PAUSE_MS, "cannot accept connections now");
-                        }
-                        self.accept_at_ms = now.mono_ms + ACCEPT_PAUSE_MS;
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Does what the machine could only note in its round.
-    fn after_round(&mut self, now: Now) {
-        while let Some(key) = self.table.gone.pop() {
-            if self.table.remove(key) {
-                self.machine.closed(now, key);
-            }
-        }
-        self.readable.extend(self.table.to_read.drain(..));
-        if std::mem::take(&mut self.table.stop_accepting) {
-            for listener in &mut self.listeners {
-                listener.last = true;
-                listener.ready = true;
-            }
-        }
-    }
-
-    fn ask(&mut self) {
-        while let Some(ask) = self.refused.take().or_else(|| self.machine.ask()) {
-            self.refused = (self.asks)(ask);
-            if self.refused.is_some() {
-                return;
-            }
-        }
-    }
-
-    /// Until there is something to do. `again` only lets epoll tell its news first.
-    async fn wait(&mut self, next: Next) {
-        let Self { table, .. } = self;
-        let doorbell = &table.events.doorbell;
-        let sleep_ms = match next.again {
-            true => 0,
-            false => next.wake_ms.saturating_sub(now().mono_ms).min(SLEEP_MS_MAX),
-        };
-        if sleep_ms == 0 {
-            let mut polled = false;
-            return std::future::poll_fn(|context| {
-                if std::mem::replace(&mut polled, true) {
-                    return Poll::Ready(());
-                }
-                context.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
-        }
-        let mut sleep = pin!(::monoio::time::sleep(Duration::from_millis(sleep_ms)));
-        std::future::poll_fn(|context| {
-            doorbell.sleeper.register(context.waker());
-            if doorbell.rung.load(std::sync::atomic::Ordering::Acquire) {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().poll(context)
-        })
-        .await;
+    fn finish(&mut self) -> bool {
+        let shut = Pin::new(self).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        matches!(shut, Poll::Ready(Ok(())))
     }
 }

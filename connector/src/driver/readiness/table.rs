@@ -2,19 +2,28 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Poll, Wake, Waker};
 
-use ::monoio::net::TcpStream;
-use ::monoio::net::tcp::stream_poll::TcpStreamPoll;
 use rustc_hash::FxHashMap;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
 use super::super::{Doorbell, Key, Outlet, Sent};
 
-/// News from epoll.
+/// A connected socket of the runtime's. Pending: the kernel has nothing (no room), and the waker is set, in place of the
+/// one before. An error: the connection is broken.
+pub(in super::super) trait Stream {
+    /// One read; 0: the peer closed its half.
+    fn receive(&mut self, reader: &Waker, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// One write, that never waits (rule 24).
+    fn send(&mut self, writer: &Waker, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Closes our half: what was sent goes out. `false`: there is nobody to wait for.
+    fn finish(&mut self) -> bool;
+}
+
+/// News from the poller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// There is something to read, or the end of it.
@@ -28,7 +37,7 @@ pub(super) enum Event {
 /// News that the loop has not looked at.
 #[derive(Debug)]
 pub(super) struct Events {
-    /// Only the core's own thread ever takes the lock: epoll wakes there.
+    /// Only the core's own thread ever takes the lock: the poller wakes there.
     list: Mutex<Vec<Event>>,
     pub(super) doorbell: Arc<Doorbell>,
 }
@@ -72,8 +81,8 @@ pub(super) enum Read {
     End,
 }
 
-struct Connection {
-    stream: TcpStreamPoll,
+struct Connection<S> {
+    stream: S,
     generation: u32,
     reader: Waker,
     /// Set while a send waits for room.
@@ -88,12 +97,12 @@ struct Connection {
 }
 
 /// The connections of one core.
-pub(super) struct Table {
+pub(super) struct Table<S> {
     pub(super) events: Arc<Events>,
-    slots: Vec<Option<Connection>>,
+    slots: Vec<Option<Connection<S>>>,
     /// Those whose slot the machine gave away before it closed them: all that can still happen to them is that.
-    displaced: FxHashMap<Key, Connection>,
-    lingering: FxHashMap<Key, Connection>,
+    displaced: FxHashMap<Key, Connection<S>>,
+    lingering: FxHashMap<Key, Connection<S>>,
     /// When each that lingers has to go, oldest first; those that went before are still in it.
     deadlines: VecDeque<(u64, Key)>,
     now_ms: u64,
@@ -105,7 +114,7 @@ pub(super) struct Table {
     pub(super) stop_accepting: bool,
 }
 
-impl Table {
+impl<S: Stream> Table<S> {
     pub(super) fn new(events: Arc<Events>) -> Self {
         Self {
             events,
@@ -121,14 +130,12 @@ impl Table {
         }
     }
 
-    fn get(&mut self, key: Key) -> Option<&mut Connection> {
+    fn get(&mut self, key: Key) -> Option<&mut Connection<S>> {
         find(&mut self.slots, key)
     }
 
-    /// `false`: the poller did not take it, and the machine is to be told of its end by the first read.
-    pub(super) fn insert(&mut self, key: Key, stream: TcpStream) -> bool {
-        // Cannot fail on epoll, where the stream is polled already.
-        let Ok(stream) = stream.try_into_poll_io() else { return false };
+    /// Takes a connection in; the machine may have given its slot away before it closes the one that was there.
+    pub(super) fn insert(&mut self, key: Key, stream: S) {
         let slot = key.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -146,7 +153,6 @@ impl Table {
         if let Some(before) = before {
             self.displaced.insert(Key { slot: key.slot, generation: before.generation }, before);
         }
-        true
     }
 
     /// Takes it out; `false` if it was gone before.
@@ -185,7 +191,7 @@ impl Table {
             if connection.paused {
                 return Read::Nothing;
             }
-            return match receive(connection, buffer) {
+            return match connection.stream.receive(&connection.reader, buffer) {
                 Poll::Pending => Read::Nothing,
                 Poll::Ready(Ok(0)) if connection.told_in == turn => {
                     self.to_read.push(key);
@@ -203,7 +209,7 @@ impl Table {
             };
         }
         if let Some(connection) = self.lingering.get_mut(&key) {
-            match receive(connection, buffer) {
+            match connection.stream.receive(&connection.reader, buffer) {
                 Poll::Pending => return Read::Nothing,
                 Poll::Ready(Ok(1..)) => return Read::Discarded,
                 Poll::Ready(Ok(0) | Err(_)) => drop(self.lingering.remove(&key)),
@@ -230,7 +236,7 @@ impl Table {
     }
 }
 
-impl Outlet for Table {
+impl<S: Stream> Outlet for Table<S> {
     fn send(&mut self, key: Key, bytes: &[u8]) -> Sent {
         let Some(connection) = find(&mut self.slots, key).filter(|connection| !connection.gone) else {
             return Sent::Gone;
@@ -240,11 +246,10 @@ impl Outlet for Table {
         }
         let mut took = 0;
         let mut writer = None;
-        // A short send is followed by one that finds the kernel full: only that one makes epoll tell of room again. The
-        // waker is made when it is needed, and then set by a last try, which costs no call.
+        // A short send is followed by one that finds the kernel full: only that one makes the poller tell of room again.
+        // The waker is made when it is needed, and then set by a last try.
         while took < bytes.len() {
-            let context = &mut Context::from_waker(writer.as_ref().unwrap_or(Waker::noop()));
-            match Pin::new(&mut connection.stream).poll_write(context, &bytes[took..]) {
+            match connection.stream.send(writer.as_ref().unwrap_or(Waker::noop()), &bytes[took..]) {
                 Poll::Ready(Ok(count)) => took += count,
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(_)) => {
@@ -274,8 +279,8 @@ impl Outlet for Table {
             None => self.displaced.remove(&key),
         };
         let Some(mut connection) = closed else { return };
-        let shut = Pin::new(&mut connection.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
-        if connection.gone || connection.ended || !matches!(shut, Poll::Ready(Ok(()))) {
+        let finished = connection.stream.finish();
+        if connection.gone || connection.ended || !finished {
             return;
         }
         self.lingering.insert(key, connection);
@@ -288,14 +293,7 @@ impl Outlet for Table {
     }
 }
 
-fn find(slots: &mut [Option<Connection>], key: Key) -> Option<&mut Connection> {
+fn find<S>(slots: &mut [Option<Connection<S>>], key: Key) -> Option<&mut Connection<S>> {
     let connection = slots.get_mut(key.slot as usize)?.as_mut()?;
     (connection.generation == key.generation).then_some(connection)
-}
-
-/// One read. Pending: its waker is set.
-fn receive(connection: &mut Connection, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(buffer);
-    let read = Pin::new(&mut connection.stream).poll_read(&mut Context::from_waker(&connection.reader), &mut buffer);
-    read.map_ok(|()| buffer.filled().len())
 }

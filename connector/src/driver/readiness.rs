@@ -1,0 +1,331 @@
+//! The loop of those drivers whose runtime tells when a socket is ready: `monoio` (epoll) and `glommio` (io_uring's
+//! polls). Whose turn it is, what a turn does and how much of it; not how the runtime finds out what is ready: that is
+//! its [`Runtime`].
+//!
+//! ```text
+//!  poller ─wakers─▶ events ─▶ turn: reads ▶ accepts ▶ inputs ▶ round ▶ asks ─▶ sleep until an event, an input, wake_ms
+//!                              └───────── bounded each (rule 27) ────────┘
+//! ```
+//!
+//! Of a runtime this uses what is cheapest for a great many idle connections: no task and no buffer for any of them, but
+//! a waker that notes which connection woke it.
+//!
+//! Invariants, each held by a test of the conformance suite (`tests/driver.rs`):
+//! - a connection without traffic owns no buffer: all read into the core's one;
+//! - an event of a connection that is gone never reaches the one that took its slot (`Table` compares generations);
+//! - what a peer sent before it closed its half is answered before [`Machine::closed`] tells of it;
+//! - a closed connection's last bytes arrive: it lingers until the peer has closed too, so that no RST overtakes them;
+//! - without descriptors accepting pauses and goes on; nothing spins.
+
+mod table;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, bounded};
+
+pub(super) use self::table::Stream;
+use self::table::{Event, Events, Read, Table};
+use super::clock::now;
+use super::limits::{
+    ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, ASK_PAUSE_MS, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, SLEEP_MS_MAX,
+    gave_up,
+};
+use super::{Asks, Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
+
+/// What a driver of this kind is made of.
+pub(super) trait Runtime: 'static {
+    /// Its connected socket.
+    type Stream: Stream;
+    /// Its listening socket.
+    type Listener: Listen<Self::Stream>;
+
+    /// Runs a core to its end on this thread.
+    ///
+    /// # Errors
+    /// The system gives no poller; `core` was not begun.
+    fn run(core: impl Future<Output = ()>) -> io::Result<()>;
+
+    /// Takes a listening socket over, inside of [`Runtime::run`].
+    fn listener(socket: TcpListener) -> io::Result<Self::Listener>;
+
+    /// Waits so long.
+    fn sleep(duration: Duration) -> impl Future<Output = ()>;
+}
+
+/// A listening socket of the runtime's.
+pub(super) trait Listen<S> {
+    /// What has come in, without waiting. Pending: nobody, and the waker is set. `last`: nobody is wanted after those who
+    /// wait already (rule 33).
+    fn accept(&mut self, waker: &Waker, last: bool) -> Poll<io::Result<Accepted<S>>>;
+}
+
+/// What accepting came to.
+pub(super) enum Accepted<S> {
+    /// A connection, and where from.
+    Connection(S, SocketAddr),
+    /// The backlog is drained and the listener is to be dropped.
+    Ended,
+}
+
+pub(super) fn spawn<M: Machine, R: Runtime>(
+    setup: Setup<M::Ask>,
+    make: impl FnOnce(Now) -> M + Send + 'static,
+) -> io::Result<Core<M::Input>> {
+    let (sender, inputs) = bounded(setup.inputs_max);
+    let doorbell = Arc::new(Doorbell::default());
+    let port = Port { inputs: sender, doorbell: doorbell.clone() };
+    let (started, start) = bounded(1);
+    let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
+        let begun = started.clone();
+        let core = async move {
+            let events = Arc::new(Events::new(doorbell));
+            let listeners = setup.listeners.into_iter().map(R::listener).collect::<io::Result<Vec<_>>>();
+            let listeners = match listeners {
+                Ok(listeners) => listeners,
+                Err(error) => return drop(begun.send(Err(error))),
+            };
+            let listeners = listeners.into_iter().enumerate().map(|(index, socket)| Listener {
+                socket: Some(socket),
+                waker: events.waker(Event::Accept(index)),
+                ready: true,
+                last: false,
+            });
+            let this: Loop<M, R> = Loop {
+                listeners: listeners.collect(),
+                table: Table::new(events),
+                machine: make(now()),
+                inputs,
+                asks: setup.asks,
+                refused: None,
+                news: Vec::new(),
+                readable: VecDeque::new(),
+                accept_at_ms: 0,
+                accept_failed: false,
+                ending: false,
+                buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+            };
+            drop(begun.send(Ok(())));
+            this.run().await;
+        };
+        if let Err(error) = R::run(core) {
+            drop(started.send(Err(error)));
+        }
+    })?;
+    start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
+    Ok(Core { port, thread })
+}
+
+struct Listener<L> {
+    /// `None`: closed.
+    socket: Option<L>,
+    waker: Waker,
+    /// May have a connection to accept.
+    ready: bool,
+    /// Is closed when its backlog is empty (rule 33).
+    last: bool,
+}
+
+struct Loop<M: Machine, R: Runtime> {
+    machine: M,
+    table: Table<R::Stream>,
+    listeners: Vec<Listener<R::Listener>>,
+    inputs: Receiver<M::Input>,
+    asks: Asks<M::Ask>,
+    /// An ask that was given back.
+    refused: Option<M::Ask>,
+    /// Empty between turns: its room is used again.
+    news: Vec<Event>,
+    /// Connections that have something to read, or may.
+    readable: VecDeque<super::Key>,
+    accept_at_ms: u64,
+    /// Said once, not at every try.
+    accept_failed: bool,
+    /// The machine is done: who still comes is closed.
+    ending: bool,
+    buffer: Box<[u8]>,
+}
+
+impl<M: Machine, R: Runtime> Loop<M, R> {
+    async fn run(mut self) {
+        loop {
+            let mut next = self.turn();
+            if self.machine.done() {
+                if !std::mem::replace(&mut self.ending, true) {
+                    self.end_listeners();
+                    next.again = true;
+                }
+                // What was closed last may still be on its way.
+                if self.table.lingering() == 0 && self.listeners.iter().all(|listener| listener.socket.is_none()) {
+                    // The waker belongs to this thread's executor, which ends now.
+                    drop(self.table.events.doorbell.sleeper.take());
+                    return;
+                }
+            }
+            self.wait(next).await;
+        }
+    }
+
+    /// Everyone's turn, bounded.
+    fn turn(&mut self) -> Next {
+        let now = now();
+        self.table.turn(now.mono_ms);
+        self.table.events.doorbell.answer();
+        self.sort_events(now);
+        self.read(now);
+        self.accept(now);
+        for _ in 0..INPUTS_A_TURN {
+            let Ok(input) = self.inputs.try_recv() else { break };
+            self.machine.input(now, input);
+        }
+        let mut next = self.machine.round(now, &mut self.table);
+        self.after_round(now);
+        self.ask();
+
+        if let Some(at_ms) = self.table.close_lingering() {
+            next.wake_ms = next.wake_ms.min(at_ms);
+        }
+        if self.refused.is_some() {
+            next.wake_ms = next.wake_ms.min(now.mono_ms + ASK_PAUSE_MS);
+        }
+        if self.listeners.iter().any(|listener| listener.ready && listener.socket.is_some()) {
+            next.wake_ms = next.wake_ms.min(self.accept_at_ms);
+        }
+        next.again |= !self.readable.is_empty() || !self.inputs.is_empty();
+        next
+    }
+
+    fn sort_events(&mut self, now: Now) {
+        let mut news = std::mem::take(&mut self.news);
+        self.table.events.swap(&mut news);
+        for event in news.drain(..) {
+            match event {
+                Event::Read(key) => self.readable.push_back(key),
+                Event::Write(key) => {
+                    if self.table.unblock(key) {
+                        self.machine.writable(now, key);
+                    }
+                }
+                Event::Accept(index) => self.listeners[index].ready = true,
+            }
+        }
+        self.news = news;
+    }
+
+    fn read(&mut self, now: Now) {
+        for _ in 0..READS_A_TURN.min(self.readable.len()) {
+            let Some(key) = self.readable.pop_front() else { break };
+            match self.table.read(key, &mut self.buffer) {
+                Read::Bytes(count) => {
+                    match self.machine.bytes(now, key, &mut self.buffer[..count]) {
+                        Reading::On => self.readable.push_back(key),
+                        Reading::Paused => self.table.pause(key),
+                    };
+                }
+                Read::Discarded => self.readable.push_back(key),
+                Read::Nothing => {}
+                Read::End => {
+                    if self.table.remove(key) {
+                        self.machine.closed(now, key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Now) {
+        if now.mono_ms < self.accept_at_ms {
+            return;
+        }
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_A_TURN {
+                let listener = &mut self.listeners[index];
+                let Some(socket) = listener.socket.as_mut().filter(|_| listener.ready) else { break };
+                match socket.accept(&listener.waker, listener.last) {
+                    Poll::Pending => listener.ready = false,
+                    Poll::Ready(Ok(Accepted::Ended)) => listener.socket = None,
+                    Poll::Ready(Ok(Accepted::Connection(..))) if self.ending => {}
+                    Poll::Ready(Ok(Accepted::Connection(stream, peer))) => {
+                        self.accept_failed = false;
+                        if let Some(key) = self.machine.opened(now, index, peer) {
+                            self.table.insert(key, stream);
+                            self.readable.push_back(key);
+                        }
+                    }
+                    Poll::Ready(Err(error)) if gave_up(&error) => {}
+                    Poll::Ready(Err(error)) => {
+                        if !std::mem::replace(&mut self.accept_failed, true) {
+                            tracing::warn!(%error, retry_ms = ACCEPT_PAUSE_MS, "cannot accept connections now");
+                        }
+                        self.accept_at_ms = now.mono_ms + ACCEPT_PAUSE_MS;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what the machine could only note in its round.
+    fn after_round(&mut self, now: Now) {
+        while let Some(key) = self.table.gone.pop() {
+            if self.table.remove(key) {
+                self.machine.closed(now, key);
+            }
+        }
+        self.readable.extend(self.table.to_read.drain(..));
+        if std::mem::take(&mut self.table.stop_accepting) {
+            self.end_listeners();
+        }
+    }
+
+    fn end_listeners(&mut self) {
+        for listener in &mut self.listeners {
+            listener.ready |= !std::mem::replace(&mut listener.last, true);
+        }
+    }
+
+    fn ask(&mut self) {
+        while let Some(ask) = self.refused.take().or_else(|| self.machine.ask()) {
+            self.refused = (self.asks)(ask);
+            if self.refused.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Until there is something to do. `again` only lets the poller tell its news first.
+    async fn wait(&mut self, next: Next) {
+        let Self { table, .. } = self;
+        let doorbell = &table.events.doorbell;
+        let sleep_ms = match next.again {
+            true => 0,
+            false => next.wake_ms.saturating_sub(now().mono_ms).min(SLEEP_MS_MAX),
+        };
+        if sleep_ms == 0 {
+            let mut polled = false;
+            return std::future::poll_fn(|context| {
+                if std::mem::replace(&mut polled, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        }
+        let mut sleep = pin!(R::sleep(Duration::from_millis(sleep_ms)));
+        std::future::poll_fn(|context| {
+            doorbell.sleeper.register(context.waker());
+            if doorbell.rung.load(std::sync::atomic::Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().poll(context)
+        })
+        .await;
+    }
+}
