@@ -75,4 +75,6 @@ pub struct Footprint {
     pub timers: usize,
     /// Client addresses.
     pub addresses: usize,
+    /// Different values of what sessions have in common.
+    pub shared: usize,
 }

@@ -75,15 +75,16 @@ impl Engine {
     /// Past every bound: it is closing.
     fn last_words(&mut self, key: Key, frame: bytes::Bytes) {
         if let Some(session) = self.session(key) {
-            session.out.push(frame);
+            session.busy_mut().out.push(frame);
         }
     }
 
     fn close_when_flushed(&mut self, key: Key) {
         let until_ms = self.now.mono_ms + CLOSE_MS;
         let Some(session) = self.session(key) else { return };
-        session.phase = Phase::Closing(until_ms);
-        (session.inbox, session.carry) = (Vec::new(), Vec::new());
+        session.phase = Phase::Closing;
+        let busy = session.busy_mut();
+        (busy.deadline_ms, busy.inbox, busy.carry) = (until_ms, Vec::new(), Vec::new());
         self.arm(key, until_ms);
         self.ready(key);
     }
@@ -95,24 +96,27 @@ impl Engine {
             if leaked {
                 break;
             }
-            self.leave_room(key, place.room);
+            self.leave_room(key, place.room());
         }
-        let joining = self.session(key).map(|session| std::mem::take(&mut session.joining)).unwrap_or_default();
+        let joining =
+            self.session(key).map(|session| std::mem::take(&mut session.busy_mut().joining)).unwrap_or_default();
         for channel in joining {
             if let Some(&index) = self.names.get(channel.as_str()) {
                 self.rooms[index].waiters.retain(|waiter| waiter.key != key);
                 self.linger(index);
             }
         }
-        let (node, incarnation) = (self.config.node.clone(), self.incarnation.clone());
         let Some(session) = self.session(key) else { return };
-        let goim_key = session.packets.take().map(|packets| packets.key);
-        let Some(identity) = session.identity.take() else { return };
-        let address = session.address;
-        for by in super::gate::names(&identity, goim_key) {
-            let route = super::gate::route(&identity, &node, &incarnation);
-            self.changes.push(routes::Change::Remove(by, route));
+        let (packets, address) = (session.packets.take(), session.address());
+        let identity = session.identity.take();
+        if let Some(identity) = &identity {
+            self.change(key, identity, packets.as_deref(), routes::Change::Remove);
         }
+        if let Some(packets) = packets {
+            self.accepts.give_back(packets.accepts);
+        }
+        let Some(identity) = identity else { return };
+        self.grants.give_back(identity.grant);
         self.admitted -= 1;
         self.addresses.dismiss(address);
     }
@@ -123,7 +127,7 @@ impl Engine {
         let now_ms = self.now.mono_ms;
         let Some(session) = self.session(key) else { return };
         if session.counted {
-            let address = session.address;
+            let address = session.address();
             self.addresses.disconnect(now_ms, address);
         }
         let slot = &mut self.slots[key.slot as usize];

@@ -7,14 +7,14 @@ use proto::{
     cluster::{self, gate_reply::Answer, gate_request},
     error::{error, row},
 };
-use routes::{By, SessionRoute};
+use routes::{By, Change, SessionRoute};
 
 use super::{
     Engine,
     event::Ask,
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
     room::Join,
-    session::{Dialect, Ending, Identity, Phase},
+    session::{Dialect, Ending, Grant, Identity, Packets, Phase},
 };
 use crate::driver::Key;
 
@@ -53,27 +53,11 @@ pub(super) enum What {
     },
 }
 
-/// What a session is found by: its user, and goim's by its key.
-pub(super) fn names(identity: &Identity, goim_key: Option<String>) -> Vec<By> {
-    let key = goim_key.filter(|key| !key.is_empty()).map(By::Key);
-    key.into_iter().chain((!identity.uid.is_empty()).then(|| By::User(identity.uid.clone()))).collect()
-}
-
-/// Where it is.
-pub(super) fn route(identity: &Identity, node: &str, incarnation: &str) -> SessionRoute {
-    SessionRoute {
-        session: identity.session.clone(),
-        device: identity.device.clone(),
-        node: node.to_owned(),
-        incarnation: incarnation.to_owned(),
-    }
-}
-
 impl Engine {
     /// Asks logic for a session.
     pub(super) fn ask_gate(&mut self, key: Key, ask: gate_request::Ask, what: What) {
         let Some(session) = self.session(key) else { return };
-        session.in_flight += 1;
+        session.busy_mut().in_flight += 1;
         let id = self.next_ask;
         self.next_ask += 1;
         self.asked.insert(id, Asked { key, what });
@@ -89,7 +73,7 @@ impl Engine {
     pub(super) fn answered(&mut self, id: u64, answer: Answer) {
         let Some(Asked { key, what }) = self.asked.remove(&id) else { return };
         let Some(session) = self.session(key) else { return };
-        session.in_flight -= 1;
+        session.busy_mut().in_flight -= 1;
         if session.is_closing() {
             return;
         }
@@ -101,7 +85,7 @@ impl Engine {
             (What::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
             (What::Join(channel, join), Answer::Joined(_)) => {
                 // Taken out while logic was asked.
-                if session.joining.contains(&channel) {
+                if session.busy().joining.contains(&channel) {
                     self.enter(key, &channel, join);
                 } else {
                     self.not_entered(key, &channel, join, error(ErrorCode::Banned, row(ErrorCode::Banned).meaning));
@@ -120,6 +104,7 @@ impl Engine {
             }
         }
         self.maybe_readable(key);
+        self.settle(key);
     }
 
     fn denied(&mut self, key: Key, what: What, error: client::Error) {
@@ -136,41 +121,56 @@ impl Engine {
         }
     }
 
-    /// A session is admitted: from here on it has a name, and counts.
-    pub(super) fn admit(&mut self, key: Key, admitted: cluster::Admitted) -> Option<Identity> {
-        let id = self.session_id(key);
-        let (node, incarnation) = (self.config.node.clone(), self.incarnation.clone());
-        let identity = Identity {
-            session: id,
-            uid: admitted.uid,
-            name: admitted.name,
-            device: admitted.device,
-            guest: admitted.guest,
-            expires_at_ms: admitted.expires_at_ms,
-            subscribe: admitted.subscribe,
-            publish: admitted.publish,
+    /// A session is admitted: from here on it has a name, and counts. `false`: it ends.
+    pub(super) fn admit(&mut self, key: Key, admitted: &cluster::Admitted) -> bool {
+        let grant = Grant { subscribe: admitted.subscribe.clone(), publish: admitted.publish.clone() };
+        let grant = self.grants.take(grant);
+        let Some(identity) = Identity::new(admitted, grant.clone()) else {
+            self.grants.give_back(grant);
+            self.end(key, Ending::new(ErrorCode::Internal, "logic gave the session an ID that is none"));
+            return false;
         };
-        let session = self.session(key)?;
+        drop(grant);
+        let Some(session) = self.session(key) else { return false };
         session.phase = Phase::Live;
-        let goim_key = match session.dialect {
-            Dialect::Goim => session.packets.as_mut().map(|packets| {
-                if packets.key.is_empty() {
-                    packets.key.clone_from(&identity.session);
-                }
-                packets.key.clone()
-            }),
-            _ => None,
-        };
-        session.identity = Some(Box::new(identity.clone()));
-        let address = session.address;
-        for by in names(&identity, goim_key) {
-            self.changes.push(routes::Change::Put(by, route(&identity, &node, &incarnation)));
+        let (packets, address) = (session.packets.take(), session.address());
+        self.change(key, &identity, packets.as_deref(), Change::Put);
+        if let Some(session) = self.session(key) {
+            (session.identity, session.packets) = (Some(identity), packets);
         }
         self.admitted += 1;
         self.counters.admitted += 1;
         self.addresses.admit(address);
         self.rearm(key);
-        Some(identity)
+        true
+    }
+
+    /// Notes a change of all that a session is found by: its user, and goim's by its key.
+    pub(super) fn change(
+        &mut self,
+        key: Key,
+        identity: &Identity,
+        packets: Option<&Packets>,
+        change: fn(By, SessionRoute) -> Change,
+    ) {
+        let session = self.session_id(key);
+        let goim = self.session(key).is_some_and(|session| session.dialect == Dialect::Goim);
+        let goim_key = packets.filter(|_| goim).map(|packets| match &*packets.key {
+            "" => session.clone(),
+            key => key.to_owned(),
+        });
+        let route = SessionRoute {
+            session,
+            device: identity.device().to_owned(),
+            node: self.config.node.clone(),
+            incarnation: self.incarnation.to_string(),
+        };
+        if let Some(key) = goim_key {
+            self.changes.push(change(By::Key(key), route.clone()));
+        }
+        if !identity.uid().is_empty() {
+            self.changes.push(change(By::User(identity.uid().to_owned()), route));
+        }
     }
 
     /// Asks logic whether a session may come into a room, if nothing here forbids it.
@@ -180,25 +180,25 @@ impl Engine {
     pub(super) fn ask_join(&mut self, key: Key, channel: &str, join: Join) -> Result<(), client::Error> {
         let config = self.config.clone();
         let Some(session) = self.session(key) else { return Ok(()) };
-        let Some(identity) = session.identity.as_deref() else {
+        let Some(identity) = session.identity.as_ref() else {
             return Err(error(ErrorCode::Unauthenticated, "connect first"));
         };
-        if !identity.subscribe.iter().any(|pattern| matches(pattern, channel)) {
+        if !identity.grant.subscribe.iter().any(|pattern| matches(pattern, channel)) {
             return Err(error(ErrorCode::Forbidden, format!("the token does not allow subscribing to {channel}")));
         }
-        if session.joining.iter().any(|joining| joining == channel) {
+        if session.busy().joining.iter().any(|joining| joining == channel) {
             return Err(error(ErrorCode::Conflict, "a subscription to this channel is under way"));
         }
-        if session.places.len() + session.joining.len() >= config.rooms_per_session as usize {
+        if session.places.len() + session.busy().joining.len() >= config.rooms_per_session as usize {
             return Err(error(
                 ErrorCode::TooManyRooms,
                 format!("a session may be in {} rooms", config.rooms_per_session),
             ));
         }
-        let uid = identity.uid.clone();
+        let uid = identity.uid().to_owned();
         self.draw_new_room(key, channel)?;
         if let Some(session) = self.session(key) {
-            session.joining.push(channel.to_owned());
+            session.busy_mut().joining.push(channel.to_owned());
         }
         let ask = cluster::Join { uid, channel: channel.to_owned() };
         self.ask_gate(key, gate_request::Ask::Join(ask), What::Join(channel.to_owned(), join));
@@ -218,8 +218,8 @@ impl Engine {
         }
         let (now_ms, rate) = (self.now.mono_ms, self.config.new_rooms_per_session);
         let Some(session) = self.session(key) else { return Ok(()) };
-        let address = session.address;
-        let own = session.new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS) == Verdict::Within;
+        let address = session.address();
+        let own = session.busy_mut().new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS) == Verdict::Within;
         let counts = self.limits(address);
         if own && (!counts || self.addresses.new_room(now_ms, address, self.config.new_rooms_per_address)) {
             return Ok(());
@@ -232,7 +232,7 @@ impl Engine {
     /// A session was not let into a room, or the room cannot be had.
     pub(super) fn not_entered(&mut self, key: Key, channel: &str, join: Join, error: client::Error) {
         if let Some(session) = self.session(key) {
-            session.joining.retain(|joining| joining != channel);
+            session.busy_mut().joining.retain(|joining| joining != channel);
         }
         match join {
             Join::Subscribe { request: 0, .. } => {}

@@ -29,9 +29,10 @@ fn network(address: IpAddr) -> IpAddr {
 /// A token bucket that refused requests draw on, too. Holds at most what the rate gives in [`Bucket::PERIOD`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bucket {
-    /// Thousandths of a token, drawn.
-    drawn: i64,
-    filled_ms: u64,
+    /// Thousandths of a token, drawn. Of a rate over 700,000 none is ever `Abuse`.
+    drawn: u32,
+    /// Milliseconds, the lower half of the clock. Whoever draws nothing for 49 days may be refused once.
+    filled: u32,
 }
 
 /// What a bucket says of one request.
@@ -46,28 +47,36 @@ pub(super) enum Verdict {
 }
 
 impl Bucket {
+    /// Nothing drawn.
+    pub(super) const NEW: Self = Self { drawn: 0, filled: 0 };
+
     /// Draws one token out of `rate` in `period_ms`, which is also the burst.
     pub(super) fn draw(&mut self, now_ms: u64, rate: u32, period_ms: u64) -> Verdict {
-        let (rate, full) = (i64::from(rate.max(1)), i64::from(rate.max(1)) * 1000);
-        let refilled = (now_ms.saturating_sub(self.filled_ms) as i64).saturating_mul(full) / period_ms.max(1) as i64;
+        let (rate, full) = (u64::from(rate.max(1)), u64::from(rate.max(1)) * 1000);
+        let refilled = self.rested_ms(now_ms).saturating_mul(full) / period_ms.max(1);
         if refilled > 0 {
-            self.drawn = (self.drawn - refilled).max(0);
-            self.filled_ms = now_ms;
+            self.drawn = u64::from(self.drawn).saturating_sub(refilled) as u32;
+            self.filled = now_ms as u32;
         }
-        self.drawn += 1000;
-        if self.drawn <= full {
+        self.drawn = self.drawn.saturating_add(1000);
+        let drawn = u64::from(self.drawn);
+        if drawn <= full {
             Verdict::Within
-        } else if self.drawn <= full * (1 + i64::from(DEBT_SECONDS)) {
-            let owed = self.drawn - full;
-            Verdict::Over((owed * period_ms as i64 / (rate * 1000)).clamp(1, 60_000) as u32)
+        } else if drawn <= full * (1 + u64::from(DEBT_SECONDS)) {
+            let owed = drawn - full;
+            Verdict::Over((owed * period_ms / (rate * 1000)).clamp(1, 60_000) as u32)
         } else {
             Verdict::Abuse
         }
     }
 
+    fn rested_ms(&self, now_ms: u64) -> u64 {
+        u64::from((now_ms as u32).wrapping_sub(self.filled))
+    }
+
     /// Whether it is full again.
-    fn rested(&self, now_ms: u64, period_ms: u64) -> bool {
-        now_ms.saturating_sub(self.filled_ms) > period_ms * u64::from(DEBT_SECONDS + 1)
+    pub(super) fn is_rested(&self, now_ms: u64, period_ms: u64) -> bool {
+        self.drawn == 0 || self.rested_ms(now_ms) > period_ms * u64::from(DEBT_SECONDS + 1)
     }
 }
 
@@ -108,7 +117,7 @@ impl Addresses {
         let address = network(address);
         if let Some(entry) = self.table.get_mut(&address) {
             entry.connections = entry.connections.saturating_sub(1);
-            if entry.connections == 0 && entry.sessions == 0 && entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS) {
+            if entry.connections == 0 && entry.sessions == 0 && entry.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS) {
                 self.table.remove(&address);
             }
         }
@@ -151,7 +160,7 @@ impl Addresses {
     /// Forgets who has no connection and owes nothing. Once a minute is enough.
     pub(super) fn sweep(&mut self, now_ms: u64) {
         self.table.retain(|_, entry| {
-            entry.connections > 0 || entry.sessions > 0 || !entry.new_rooms.rested(now_ms, NEW_ROOMS_PERIOD_MS)
+            entry.connections > 0 || entry.sessions > 0 || !entry.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS)
         });
     }
 

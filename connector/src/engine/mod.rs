@@ -47,6 +47,7 @@ mod round;
 #[cfg(test)]
 mod scenarios;
 mod session;
+mod shared;
 #[cfg(test)]
 mod simulation;
 mod timing;
@@ -58,14 +59,16 @@ use encode::Encoder;
 use event::{Ask, Input};
 use limits::Addresses;
 use room::Room;
-use session::{Dialect, Out, Phase, Session, Slot, Wire};
+use session::{Grant, Session, Slot};
+use shared::Shared;
 use wheel::Wheel;
 
 /// What the wheel has looked at.
 #[derive(Debug, Clone, Copy)]
 enum Timer {
-    Session(Key),
-    Room(usize),
+    /// Who has this slot: an entry of who had it before is looked at in vain.
+    Session(u32),
+    Room(u32),
 }
 
 /// One core's machine. See the module's opening.
@@ -100,6 +103,9 @@ pub struct Engine {
     /// Rooms whose number of sessions is to be told.
     changed: Vec<usize>,
     addresses: Addresses,
+    grants: Shared<Grant>,
+    /// What goim's sessions accept.
+    accepts: Shared<[i32]>,
     drain: Option<ending::Drain>,
     /// When the once-a-second work is due, milliseconds.
     second_ms: u64,
@@ -143,6 +149,8 @@ impl Engine {
             changes: Vec::new(),
             changed: Vec::new(),
             addresses: Addresses::default(),
+            grants: Shared::default(),
+            accepts: Shared::default(),
             drain: None,
             second_ms: now.mono_ms + timing::SECOND_MS,
             sweep_ms: now.mono_ms,
@@ -185,12 +193,21 @@ impl Engine {
                 + self.alls.len(),
             timers: self.wheel.len(),
             addresses: self.addresses.len(),
+            shared: self.grants.len() + self.accepts.len(),
         }
     }
 
     fn session(&mut self, key: Key) -> Option<&mut Session> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         slot.session.as_deref_mut().filter(|session| session.key == key)
+    }
+
+    /// Gives back what a session holds for what is under way, if nothing is.
+    fn settle(&mut self, key: Key) {
+        let now_ms = self.now.mono_ms;
+        if let Some(session) = self.session(key) {
+            session.settle(now_ms);
+        }
     }
 
     /// Has the next round look at what `key` has of its own to send. A blocked one comes up by itself.
@@ -237,34 +254,12 @@ impl Machine for Engine {
         let counted = !proxied && self.limits(address);
         let entry = &mut self.slots[slot as usize];
         let key = Key { slot, generation: entry.generation };
-        entry.session = Some(Box::new(Session {
-            key,
-            address,
-            counted,
-            proxied,
-            wire: Wire::Sniff,
-            dialect: Dialect::Unknown,
-            phase: Phase::Opening,
-            inbox: Vec::new(),
-            carry: Vec::new(),
-            paused: false,
-            out: Out::default(),
-            half: None,
-            places: Vec::new(),
-            joining: Vec::new(),
-            in_flight: 0,
-            requests: limits::Bucket::default(),
-            new_rooms: limits::Bucket::default(),
-            born_ms: now.mono_ms,
-            heard_ms: now.mono_ms,
-            progress_ms: now.mono_ms,
-            skipped_ms: (0, 0),
-            wheel_ms: u64::MAX,
-            identity: None,
-            packets: None,
-        }));
+        let deadline_ms = now.mono_ms + self.config.auth_deadline_ms;
+        let mut session = Box::new(Session::new(key, address, now.mono_ms, deadline_ms));
+        (session.counted, session.proxied) = (counted, proxied);
+        entry.session = Some(session);
         self.counters.accepted += 1;
-        self.arm(key, now.mono_ms + self.config.auth_deadline_ms);
+        self.arm(key, deadline_ms);
         Some(key)
     }
 

@@ -43,10 +43,11 @@ impl Engine {
         if session.is_closing() {
             return Reading::On;
         }
-        session.heard_ms = now_ms;
-        let waits = session.paused || !session.inbox.is_empty() || !session.carry.is_empty();
+        session.hear(now_ms);
+        let busy = session.busy();
+        let waits = session.paused || !busy.inbox.is_empty() || !busy.carry.is_empty();
         if waits {
-            session.inbox.extend_from_slice(bytes);
+            session.busy_mut().inbox.extend_from_slice(bytes);
             if !session.paused {
                 self.read_kept(key);
             }
@@ -55,7 +56,7 @@ impl Engine {
             if left > 0
                 && let Some(session) = self.session(key)
             {
-                session.inbox.extend_from_slice(&bytes[bytes.len() - left..]);
+                session.busy_mut().inbox.extend_from_slice(&bytes[bytes.len() - left..]);
             }
         }
         self.counters.bytes_in += bytes.len() as u64;
@@ -64,6 +65,7 @@ impl Engine {
             return Reading::On;
         };
         if session.is_closing() || session.may_read(in_flight, private_bytes) {
+            session.settle(now_ms);
             return Reading::On;
         }
         session.paused = true;
@@ -73,15 +75,15 @@ impl Engine {
     /// Goes on with what was kept.
     pub(super) fn read_kept(&mut self, key: Key) {
         let Some(session) = self.session(key) else { return };
-        let carry = std::mem::take(&mut session.carry);
+        let carry = std::mem::take(&mut session.busy_mut().carry);
         if !carry.is_empty() {
             self.packets(key, &carry);
         }
         let Some(session) = self.session(key) else { return };
-        if !session.carry.is_empty() || session.inbox.is_empty() {
+        if !session.busy().carry.is_empty() || session.busy().inbox.is_empty() {
             return;
         }
-        let mut inbox = std::mem::take(&mut session.inbox);
+        let mut inbox = std::mem::take(&mut session.busy_mut().inbox);
         let left = self.read(key, &mut inbox);
         if left > 0
             && let Some(session) = self.session(key)
@@ -90,7 +92,7 @@ impl Engine {
             if inbox.capacity() > 4 * inbox.len() {
                 inbox.shrink_to_fit();
             }
-            session.inbox = inbox;
+            session.busy_mut().inbox = inbox;
         }
     }
 
@@ -154,7 +156,7 @@ impl Engine {
                 };
                 return Step::Took(if spoken == Spoken::Native { native::MAGIC.len() } else { 0 });
             }
-            Ok(Some(Spoken::Tls)) => session.out.push(sniff::TLS_ALERT.into()),
+            Ok(Some(Spoken::Tls)) => session.busy_mut().out.push(sniff::TLS_ALERT.into()),
             Ok(Some(Spoken::Proxy)) | Err(sniff::Unknown) => {}
         }
         self.end(key, Ending::new(ErrorCode::BadRequest, "nothing that is spoken here"));
@@ -168,7 +170,7 @@ impl Engine {
                 let Some(session) = self.session(key) else { return Step::Wait };
                 session.proxied = false;
                 if let Some(client) = client {
-                    session.address = client.ip().to_canonical();
+                    session.comes_from(client.ip());
                 }
                 if self.count(key) { Step::Took(bytes) } else { Step::Wait }
             }
@@ -181,7 +183,7 @@ impl Engine {
 
     /// Counts the connection under its client's address, which is known only now.
     fn count(&mut self, key: Key) -> bool {
-        let Some(address) = self.session(key).map(|session| session.address) else {
+        let Some(address) = self.session(key).map(|session| session.address()) else {
             return false;
         };
         if !self.connect(address) {
@@ -226,7 +228,7 @@ impl Engine {
         };
         session.dialect = dialect;
         session.wire = Wire::WebSocket(Some(Decoder::new(Role::Server, most)));
-        session.out.push(answer.into());
+        session.busy_mut().out.push(answer.into());
         self.ready(key);
         Step::Took(bytes)
     }
@@ -235,7 +237,7 @@ impl Engine {
         let mut answer = Vec::new();
         http::refuse(status, reason, &mut answer);
         if let Some(session) = self.session(key) {
-            session.out.push(answer.into());
+            session.busy_mut().out.push(answer.into());
         }
         self.end(key, Ending::new(ErrorCode::BadRequest, reason));
         Step::Wait
@@ -336,7 +338,7 @@ impl Engine {
                 return;
             }
             if !session.may_read(in_flight, private_bytes) {
-                session.carry = rest.to_vec();
+                session.busy_mut().carry = rest.to_vec();
                 return;
             }
             match packet::unpack(&mut rest, packet::PACKET_BYTES_MAX).and_then(|it| it.ok_or(packet::BadPacket::Cut)) {

@@ -15,6 +15,7 @@ use super::{
     event::{Ask, Held},
     room::{Entry, Feed, HIGH, Join, Member, NORMAL, Room, State, Waiter},
     session::{Ending, Phase, Place},
+    wheel::tick_of,
 };
 use crate::driver::Key;
 
@@ -26,7 +27,7 @@ impl Engine {
     /// Whether a session is in a room.
     pub(super) fn is_in(&mut self, key: Key, channel: &str) -> bool {
         let index = self.names.get(channel).copied();
-        self.session(key).is_some_and(|session| session.places.iter().any(|place| Some(place.room) == index))
+        self.session(key).is_some_and(|session| session.places.iter().any(|place| Some(place.room()) == index))
     }
 
     /// Sessions in a room over the cluster: as last told, at least those that are here.
@@ -58,11 +59,11 @@ impl Engine {
             return self.place(key, index, join);
         }
         room.waiters.push(Waiter { key, until_ms, join });
-        self.wheel.add(until_ms, Timer::Room(index));
+        self.wheel.add(tick_of(until_ms), Timer::Room(index as u32));
         if let Some(session) = self.session(key)
-            && !session.joining.iter().any(|joining| joining == channel)
+            && !session.busy().joining.iter().any(|joining| joining == channel)
         {
-            session.joining.push(channel.to_owned());
+            session.busy_mut().joining.push(channel.to_owned());
         }
     }
 
@@ -97,7 +98,7 @@ impl Engine {
         let position = client::Position { log: room.log.to_string(), normal: after[NORMAL], high: after[HIGH] };
         let online = self.online_in(index);
         if let Some(session) = self.session(key) {
-            session.joining.retain(|joining| *joining != *name);
+            session.busy_mut().joining.retain(|joining| *joining != *name);
         }
         match join {
             Join::Subscribe { request, .. } => {
@@ -117,10 +118,10 @@ impl Engine {
 
     /// Where a session stands in a room that it is in.
     fn position(&mut self, key: Key, index: usize, encoding: Encoding) -> Option<[u64; 2]> {
-        let place = self.session(key)?.places.iter().find(|place| place.room == index).copied()?;
+        let place = self.session(key)?.places.iter().find(|place| place.room() == index).copied()?;
         let room = &self.rooms[index];
         let feed = &room.feeds[room.feed(encoding)?];
-        Some(feed.members[place.member].position(&feed.lanes))
+        Some(feed.members[place.member()].position(&feed.lanes))
     }
 
     fn add_member(&mut self, key: Key, index: usize, encoding: Encoding, after: [u64; 2]) {
@@ -150,7 +151,7 @@ impl Engine {
         }
         let members = &mut self.rooms[index].feeds[feed].members;
         members.push(member);
-        let place = Place { room: index, member: members.len() - 1 };
+        let place = Place::new(index, members.len() - 1);
         if let Some(session) = self.session(key) {
             session.places.push(place);
         }
@@ -171,25 +172,25 @@ impl Engine {
     pub(super) fn leave_room(&mut self, key: Key, index: usize) {
         let lost = self.config.planted() == Some(Fault::LostRemainder);
         let Some(session) = self.session(key) else { return };
-        let Some(at) = session.places.iter().position(|place| place.room == index) else { return };
+        let Some(at) = session.places.iter().position(|place| place.room() == index) else { return };
         let place = session.places.swap_remove(at);
-        let (Some(encoding), half) = (session.encoding(), session.half) else { return };
+        let (Some(encoding), half) = (session.encoding(), session.busy().half) else { return };
         let room = &mut self.rooms[index];
         let Some(feed) = room.feed(encoding) else { return };
         let Feed { lanes, members, .. } = &mut room.feeds[feed];
-        let member = members.swap_remove(place.member);
+        let member = members.swap_remove(place.member());
         for lane in lanes.iter_mut() {
             // A walk goes on where it is, or those who come and go would keep it from the others. Whom it has passed over
             // by being moved gets his turn below.
             lane.left = lane.left.min(members.len());
         }
-        let moved = members.get(place.member).map(|moved| moved.slot);
+        let moved = members.get(place.member()).map(|moved| moved.slot);
         if let (Some((room, lane)), Some(session)) = (half, self.slots[key.slot as usize].session.as_deref_mut())
             && room == index
         {
-            session.half = None;
+            session.busy_mut().half = None;
             if !lost {
-                session.out.push_rest(lanes[lane].ring.rest(member.cursors[lane]));
+                session.busy_mut().out.push_rest(lanes[lane].ring.rest(member.cursors[lane]));
             }
         }
         if members.is_empty() {
@@ -198,8 +199,8 @@ impl Engine {
         }
         if let Some(moved) = moved.and_then(|slot| self.slots[slot as usize].session.as_deref_mut()) {
             let key = moved.key;
-            if let Some(moved) = moved.places.iter_mut().find(|moved| moved.room == index) {
-                moved.member = place.member;
+            if let Some(moved) = moved.places.iter_mut().find(|moved| moved.room() == index) {
+                moved.move_to(place.member());
             }
             self.ready(key);
         }
@@ -224,7 +225,7 @@ impl Engine {
             && room.waiters.is_empty()
         {
             room.release_ms = Some(until_ms);
-            self.wheel.add(until_ms, Timer::Room(index));
+            self.wheel.add(tick_of(until_ms), Timer::Room(index as u32));
         }
     }
 
@@ -388,8 +389,8 @@ impl Engine {
     /// The channels that a session is in, or coming into.
     pub(super) fn channels(&mut self, key: Key) -> Vec<String> {
         let Some(session) = self.session(key) else { return Vec::new() };
-        let (places, mut channels) = (session.places.clone(), session.joining.clone());
-        channels.extend(places.iter().map(|place| self.rooms[place.room].name.to_string()));
+        let (places, mut channels) = (session.places.to_vec(), session.busy().joining.clone());
+        channels.extend(places.iter().map(|place| self.rooms[place.room()].name.to_string()));
         channels
     }
 
@@ -405,7 +406,7 @@ impl Engine {
             }
         }
         if let Some(session) = self.session(key) {
-            session.joining.retain(|joining| joining != channel);
+            session.busy_mut().joining.retain(|joining| joining != channel);
         }
         if !self.leave(key, channel) {
             return;

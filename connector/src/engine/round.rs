@@ -96,9 +96,10 @@ impl<O: Outlet> Line<'_, O> {
 
     /// The session's own output.
     fn own(&mut self, session: &mut Session) -> Flow {
-        while let Some(front) = session.out.front() {
+        let Some(out) = session.own_mut() else { return Flow::Clear };
+        while let Some(front) = out.front() {
             let (bytes, took) = (front.len(), self.send(front));
-            session.out.took(took);
+            out.took(took);
             if took < bytes {
                 return Flow::Blocked;
             }
@@ -154,14 +155,14 @@ fn member_lane<O: Outlet>(
         let [high, normal] = member.position(lanes);
         let position = client::Position { log: log.to_owned(), normal, high };
         let gap = client::Gap { channel: name.to_owned(), count: count.into(), exact, position: Some(position) };
-        session.out.push(encoder.own(encoding, 0, Body::Gap(gap)));
+        session.busy_mut().out.push(encoder.own(encoding, 0, Body::Gap(gap)));
         if line.own(session) == Flow::Blocked {
             return Flow::Blocked;
         }
     }
     let flow = line.ring(&lanes[lane], &mut member.cursors[lane]);
     if flow == Flow::Blocked && !lanes[lane].ring.rest(member.cursors[lane]).is_empty() {
-        session.half = Some((index, lane));
+        session.busy_mut().half = Some((index, lane));
     }
     flow
 }
@@ -235,9 +236,9 @@ impl Engine {
                     self.hopeless.push(session.key);
                 }
                 if boundary != cursor {
-                    session.half = None;
+                    session.busy_mut().half = None;
                     if fault != Some(Fault::LostRemainder) {
-                        session.out.push_rest(ring.rest(cursor));
+                        session.busy_mut().out.push_rest(ring.rest(cursor));
                     }
                 }
             }
@@ -311,6 +312,7 @@ impl Engine {
             session.paused = false;
             outlet.read(key);
         }
+        self.settle(key);
     }
 
     /// A session's turn: all that is its own, then its rooms. How many sends it took.
@@ -329,7 +331,10 @@ impl Engine {
         let mut line = Line { outlet, counters, key, sends: 0, took: 0 };
         let flow = all_of(&mut line, encoder, session, rooms);
         let (sends, took) = (line.sends, line.took);
-        let (closing, clear) = (session.is_closing(), session.out.is_empty());
+        if stuck && flow != Flow::Blocked {
+            session.busy_mut().stuck_ms = 0;
+        }
+        let (closing, clear) = (session.is_closing(), session.busy().out.is_empty());
         match flow {
             Flow::Blocked => self.blocked(key, !stuck || took > 0),
             Flow::More => self.ready(key),
@@ -337,6 +342,7 @@ impl Engine {
             Flow::Clear => {}
         }
         self.maybe_readable(key);
+        self.settle(key);
         sends.max(1)
     }
 
@@ -348,9 +354,9 @@ impl Engine {
         (slot.blocked, slot.woken) = (true, false);
         if let Some(session) = slot.session.as_deref_mut() {
             if progress {
-                session.progress_ms = now_ms;
+                session.busy_mut().stuck_ms = now_ms;
             }
-            let at_ms = session.progress_ms + slow_ms;
+            let at_ms = session.busy().stuck_ms + slow_ms;
             self.arm(key, at_ms);
         }
     }
@@ -470,18 +476,18 @@ fn all_of<O: Outlet>(
     rooms: &mut slab::Slab<Room>,
 ) -> Flow {
     let Some(encoding) = session.encoding() else { return line.own(session) };
-    if let Some((index, lane)) = session.half {
-        let place = session.places.iter().find(|place| place.room == index).copied();
+    if let Some((index, lane)) = session.busy().half {
+        let place = session.places.iter().find(|place| place.room() == index).copied();
         if let (Some(place), Some(room)) = (place, rooms.get_mut(index))
             && let Some(feed) = room.feed(encoding)
         {
             let feed = &mut room.feeds[feed];
-            let cursor = &mut feed.members[place.member].cursors[lane];
+            let cursor = &mut feed.members[place.member()].cursors[lane];
             if line.rest(&feed.lanes[lane], cursor) == Flow::Blocked {
                 return Flow::Blocked;
             }
         }
-        session.half = None;
+        session.busy_mut().half = None;
     }
     if line.own(session) == Flow::Blocked {
         return Flow::Blocked;
@@ -490,11 +496,11 @@ fn all_of<O: Outlet>(
     for lane in [HIGH, NORMAL] {
         for at in 0..session.places.len() {
             let place = session.places[at];
-            let Some(room) = rooms.get_mut(place.room) else { continue };
+            let Some(room) = rooms.get_mut(place.room()) else { continue };
             let Some(feed) = room.feed(encoding) else { continue };
             let Room { feeds, name, log, .. } = room;
             let feed = &mut feeds[feed];
-            let (member, whose) = (&mut feed.members[place.member], (place.room, &**name, &**log));
+            let (member, whose) = (&mut feed.members[place.member()], (place.room(), &**name, &**log));
             match member_lane(line, encoder, session, whose, (encoding, &feed.lanes), member, lane) {
                 Flow::Clear => {}
                 // What is normal waits for what is high.

@@ -7,16 +7,25 @@
 //!
 //! Bytes in: what is whole is handled where the driver has read it; only what is incomplete, or must wait because the
 //! session is not read from now, is kept. Bytes out: [`Out`] for what is this session's own, the rooms' rings for all
-//! else. An idle session holds no buffer.
+//! else.
+//!
+//! A core has hundreds of thousands of sessions that do nothing but answer for themselves now and then. So what all of
+//! them need is in [`Session`], 128 bytes; what one needs while something of it is under way is in [`Busy`], which comes
+//! and goes with that ([`Session::settle`]); what many have in common is theirs together (`shared`).
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv6Addr},
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use proto::{bilibili::Version, client::ErrorCode, websocket::Decoder};
+use proto::{bilibili::Version, client::ErrorCode, cluster::Admitted, websocket::Decoder};
 
 use super::{
     encode::Encoding,
-    limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS},
+    limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, NEW_ROOMS_PERIOD_MS},
 };
 use crate::driver::Key;
 
@@ -40,53 +49,80 @@ pub(super) struct Slot {
 pub(super) struct Session {
     /// Its slot and generation.
     pub(super) key: Key,
-    /// The client's address: the peer's, or what a listed proxy said.
-    pub(super) address: IpAddr,
-    /// Whether `address` counts it.
-    pub(super) counted: bool,
-    /// May begin with a PROXY header.
-    pub(super) proxied: bool,
+    /// The client's address ([`Session::address`]).
+    address: Ipv6Addr,
     /// What its bytes are.
     pub(super) wire: Wire,
+    /// Rooms, and the index among the members of the room's feed.
+    pub(super) places: Places,
+    /// Who it is, once that is known.
+    pub(super) identity: Option<Identity>,
+    /// What only goim's and Bilibili's sessions have.
+    pub(super) packets: Option<Box<Packets>>,
+    /// What is under way.
+    busy: Option<Box<Busy>>,
+    /// Its requests.
+    pub(super) requests: Bucket,
+    /// When bytes came last, milliseconds: the lower half ([`Session::heard_ms`]).
+    heard: u32,
+    /// When the wheel looks at it: a tick.
+    pub(super) wheel: u32,
     /// Who speaks.
     pub(super) dialect: Dialect,
     /// How far it has come.
     pub(super) phase: Phase,
+    /// Whether `address` counts it.
+    pub(super) counted: bool,
+    /// May begin with a PROXY header.
+    pub(super) proxied: bool,
+    /// The driver was told not to read.
+    pub(super) paused: bool,
+}
+
+/// The most that a session is while nothing of it is under way, bytes: a size class of the allocator.
+const _: () = assert!(size_of::<Session>() <= 128);
+
+/// What a session has while something of it is under way.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
     /// Bytes as they came that could not be handled yet.
     pub(super) inbox: Vec<u8>,
     /// Packets out of a WebSocket message that could not be handled yet: before `inbox`.
     pub(super) carry: Vec<u8>,
-    /// The driver was told not to read.
-    pub(super) paused: bool,
     /// What is its own.
     pub(super) out: Out,
     /// The room and lane of which a frame is half sent: nothing else may be sent before its rest.
     pub(super) half: Option<(usize, usize)>,
-    /// Rooms, and the index among the members of the room's feed.
-    pub(super) places: Vec<Place>,
     /// Rooms on the way: asked of logic or of the owner.
     pub(super) joining: Vec<String>,
+    /// Answers in the order of their requests (goim, Bilibili): the first one that is not there holds back the others.
+    pub(super) turns: VecDeque<Option<Bytes>>,
     /// Requests that logic has not answered.
     pub(super) in_flight: u32,
-    /// Its requests.
-    pub(super) requests: Bucket,
     /// New rooms that it made.
     pub(super) new_rooms: Bucket,
-    /// When it was accepted, when bytes came last, since when nothing could be sent; milliseconds.
-    pub(super) born_ms: u64,
-    /// See `born_ms`.
-    pub(super) heard_ms: u64,
-    /// See `born_ms`.
-    pub(super) progress_ms: u64,
+    /// Until when it must be live; or, as it is closing, until when what is in `out` may take to go out. Milliseconds.
+    pub(super) deadline_ms: u64,
+    /// Since when nothing could be sent, milliseconds; 0: it can.
+    pub(super) stuck_ms: u64,
     /// When it was skipped over first without having caught up since, and when last, milliseconds.
-    pub(super) skipped_ms: (u64, u64),
-    /// When the wheel looks at it.
-    pub(super) wheel_ms: u64,
-    /// Who it is, once that is known.
-    pub(super) identity: Option<Box<Identity>>,
-    /// What only goim's and Bilibili's sessions have.
-    pub(super) packets: Option<Box<Packets>>,
+    skipped_ms: (u64, u64),
 }
+
+/// Nothing is under way.
+static IDLE: Busy = Busy {
+    inbox: Vec::new(),
+    carry: Vec::new(),
+    out: Out { queue: VecDeque::new(), sent: 0, bytes: 0 },
+    half: None,
+    joining: Vec::new(),
+    turns: VecDeque::new(),
+    in_flight: 0,
+    new_rooms: Bucket::NEW,
+    deadline_ms: 0,
+    stuck_ms: 0,
+    skipped_ms: (0, 0),
+};
 
 /// What the bytes of a connection are.
 #[derive(Debug)]
@@ -128,61 +164,268 @@ pub(super) enum Phase {
     Authenticating,
     /// Authenticated.
     Live,
-    /// What is in [`Out`] goes out, then it is closed; at this time at the latest, milliseconds.
-    Closing(u64),
+    /// What is in [`Out`] goes out, then it is closed; at [`Busy::deadline_ms`] at the latest.
+    Closing,
 }
 
 /// A session in a room.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    /// Index of the room.
-    pub(super) room: usize,
-    /// Index among the members of the feed of the session's encoding.
-    pub(super) member: usize,
+    room: u32,
+    member: u32,
 }
 
-/// Who a session is, as logic said.
-#[derive(Debug, Clone, Default)]
+impl Place {
+    /// In this room, as this member of the feed of the session's encoding.
+    pub(super) fn new(room: usize, member: usize) -> Self {
+        Self { room: room as u32, member: member as u32 }
+    }
+
+    /// Index of the room.
+    pub(super) fn room(self) -> usize {
+        self.room as usize
+    }
+
+    /// Index among the members of the feed of the session's encoding.
+    pub(super) fn member(self) -> usize {
+        self.member as usize
+    }
+
+    /// Another member has left, and this one has taken its index.
+    pub(super) fn move_to(&mut self, member: usize) {
+        self.member = member as u32;
+    }
+}
+
+/// The rooms of a session: one, for nearly all.
+#[derive(Debug, Default)]
+pub(super) enum Places {
+    /// In none.
+    #[default]
+    None,
+    /// In one.
+    One(Place),
+    /// In more, or it was.
+    Many(Box<Several>),
+}
+
+/// Boxed, so that one place costs no more than itself.
+#[derive(Debug)]
+pub(super) struct Several(Vec<Place>);
+
+impl Places {
+    /// One more.
+    pub(super) fn push(&mut self, place: Place) {
+        match self {
+            Self::None => *self = Self::One(place),
+            Self::One(first) => *self = Self::Many(Box::new(Several(vec![*first, place]))),
+            Self::Many(several) => several.0.push(place),
+        }
+    }
+
+    /// Takes out the one at this index; the last one takes its place.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub(super) fn swap_remove(&mut self, at: usize) -> Place {
+        let place = self[at];
+        match self {
+            Self::Many(several) => {
+                several.0.swap_remove(at);
+                if let [left] = several.0[..] {
+                    *self = Self::One(left);
+                }
+            }
+            _ => *self = Self::None,
+        }
+        place
+    }
+}
+
+impl Deref for Places {
+    type Target = [Place];
+
+    fn deref(&self) -> &[Place] {
+        match self {
+            Self::None => &[],
+            Self::One(place) => std::slice::from_ref(place),
+            Self::Many(several) => &several.0,
+        }
+    }
+}
+
+impl DerefMut for Places {
+    fn deref_mut(&mut self) -> &mut [Place] {
+        match self {
+            Self::None => &mut [],
+            Self::One(place) => std::slice::from_mut(place),
+            Self::Many(several) => &mut several.0,
+        }
+    }
+}
+
+/// Who a session is, as logic said. Its ID is made of its key: [`super::Engine::session_id`].
+#[derive(Debug)]
 pub(super) struct Identity {
-    /// Its ID.
-    pub(super) session: String,
-    /// The user.
-    pub(super) uid: String,
-    /// Shown as.
-    pub(super) name: String,
-    /// Which of the user's devices.
-    pub(super) device: String,
+    /// Device, user, and the name where that is another than the user: one after another.
+    names: Box<str>,
+    /// What it may.
+    pub(super) grant: Arc<Grant>,
+    /// Seconds since 1970; 0: never.
+    expires_s: u32,
+    device_bytes: u8,
+    uid_bytes: u8,
+    /// The name is the user's ID.
+    nameless: bool,
     /// Not by a token.
     pub(super) guest: bool,
-    /// 0: never.
-    pub(super) expires_at_ms: i64,
+}
+
+/// What a token allows: the same for most users of a platform.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Grant {
     /// Patterns of channels.
     pub(super) subscribe: Vec<String>,
     /// Patterns of channels.
     pub(super) publish: Vec<String>,
 }
 
+impl Identity {
+    /// Whom logic admitted, with what it allows; `None` where an ID is longer than any may be.
+    pub(super) fn new(admitted: &Admitted, grant: Arc<Grant>) -> Option<Self> {
+        let Admitted { uid, name, device, guest, expires_at_ms, .. } = admitted;
+        let nameless = name == uid;
+        let name = if nameless { "" } else { name };
+        let mut identity = Self {
+            names: [device, uid, name].concat().into(),
+            grant,
+            expires_s: 0,
+            device_bytes: device.len().try_into().ok()?,
+            uid_bytes: uid.len().try_into().ok()?,
+            nameless,
+            guest: *guest,
+        };
+        identity.expires_at(*expires_at_ms);
+        Some(identity)
+    }
+
+    /// Which of the user's devices.
+    pub(super) fn device(&self) -> &str {
+        &self.names[..self.device_bytes.into()]
+    }
+
+    /// The user.
+    pub(super) fn uid(&self) -> &str {
+        &self.names[self.device_bytes.into()..][..self.uid_bytes.into()]
+    }
+
+    /// Shown as.
+    pub(super) fn name(&self) -> &str {
+        match self.nameless {
+            true => self.uid(),
+            false => &self.names[usize::from(self.device_bytes) + usize::from(self.uid_bytes)..],
+        }
+    }
+
+    /// When its token lapses, milliseconds since 1970; `None`: never. To the second, upwards.
+    pub(super) fn expires_at_ms(&self) -> Option<i64> {
+        (self.expires_s > 0).then(|| i64::from(self.expires_s) * 1000)
+    }
+
+    /// Its token lapses at this time, milliseconds since 1970; 0: never.
+    pub(super) fn expires_at(&mut self, ms: i64) {
+        self.expires_s = u32::try_from(ms.max(0) as u64 / 1000 + u64::from(ms % 1000 > 0)).unwrap_or(u32::MAX);
+    }
+}
+
 /// What only goim's and Bilibili's sessions have.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Packets {
-    /// goim's session key.
-    pub(super) key: String,
+    /// goim's session key; empty: the session's ID.
+    pub(super) key: Box<str>,
     /// Operations whose pushes by key and to all it wants (goim).
-    pub(super) accepts: Vec<i32>,
+    pub(super) accepts: Arc<[i32]>,
     /// The room that is its own: what op 4 publishes to, what heartbeats count.
-    pub(super) room: Option<String>,
-    /// The number of the first of `turns`.
+    pub(super) room: Option<Arc<str>>,
+    /// The number of the first of [`Busy::turns`].
     pub(super) first_turn: u64,
-    /// Answers in the order of their requests: the first one that is not there holds back the others.
-    pub(super) turns: VecDeque<Option<Bytes>>,
     /// A change of room is under way: what follows waits for it.
     pub(super) moving: bool,
 }
 
+const _: () = assert!(size_of::<Packets>() <= 64);
+
 impl Session {
+    /// A connection that was just accepted, to be live until a deadline, milliseconds.
+    pub(super) fn new(key: Key, address: IpAddr, now_ms: u64, deadline_ms: u64) -> Self {
+        let mut session = Self {
+            key,
+            address: Ipv6Addr::UNSPECIFIED,
+            wire: Wire::Sniff,
+            places: Places::None,
+            identity: None,
+            packets: None,
+            busy: Some(Box::new(Busy { deadline_ms, ..Busy::default() })),
+            requests: Bucket::default(),
+            heard: now_ms as u32,
+            wheel: u32::MAX,
+            dialect: Dialect::Unknown,
+            phase: Phase::Opening,
+            counted: false,
+            proxied: false,
+            paused: false,
+        };
+        session.comes_from(address);
+        session
+    }
+
+    /// The client's address: the peer's, or what a listed proxy said.
+    pub(super) fn address(&self) -> IpAddr {
+        IpAddr::V6(self.address).to_canonical()
+    }
+
+    /// See [`Session::address`].
+    pub(super) fn comes_from(&mut self, address: IpAddr) {
+        self.address = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+    }
+
+    /// Bytes came.
+    pub(super) fn hear(&mut self, now_ms: u64) {
+        self.heard = now_ms as u32;
+    }
+
+    /// When bytes came last, milliseconds: within the last 49 days, which is all that is asked.
+    pub(super) fn heard_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(u64::from((now_ms as u32).wrapping_sub(self.heard)))
+    }
+
+    /// What is under way.
+    pub(super) fn busy(&self) -> &Busy {
+        self.busy.as_deref().unwrap_or(&IDLE)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn busy_mut(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_default()
+    }
+
+    /// Its own output, where there is some.
+    pub(super) fn own_mut(&mut self) -> Option<&mut Out> {
+        self.busy.as_deref_mut().map(|busy| &mut busy.out).filter(|out| !out.is_empty())
+    }
+
+    /// Gives back what it holds for what is under way, if nothing is.
+    pub(super) fn settle(&mut self, now_ms: u64) {
+        if self.phase == Phase::Live && self.busy.as_ref().is_some_and(|busy| busy.is_over(now_ms)) {
+            self.busy = None;
+        }
+    }
     /// It is skipped over at `now_ms`: whether that has gone on for too long.
     pub(super) fn stays_behind(&mut self, now_ms: u64) -> bool {
-        let (first_ms, last_ms) = &mut self.skipped_ms;
+        let (first_ms, last_ms) = &mut self.busy_mut().skipped_ms;
         if now_ms.saturating_sub(*last_ms) > CAUGHT_UP_MS {
             *first_ms = now_ms;
         }
@@ -208,22 +451,40 @@ impl Session {
     /// Whether its requests may be handled now.
     pub(super) fn may_read(&self, in_flight_max: u32, private_bytes_max: u32) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Live)
-            && self.in_flight < in_flight_max
-            && self.out.bytes() <= private_bytes_max as usize / 2
-            && self
-                .packets
-                .as_ref()
-                .is_none_or(|packets| !packets.moving && packets.turns.len() < in_flight_max as usize)
+            && self.busy.as_ref().is_none_or(|busy| {
+                busy.in_flight < in_flight_max
+                    && busy.turns.len() < in_flight_max as usize
+                    && busy.out.bytes() <= private_bytes_max as usize / 2
+            })
+            && self.packets.as_ref().is_none_or(|packets| !packets.moving)
     }
 
     /// Whether it is in its last phase.
     pub(super) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing(_))
+        self.phase == Phase::Closing
     }
 
-    /// Bytes of heap that it holds for reading and writing.
+    /// Bytes of heap that it holds for what is under way.
     pub(super) fn buffers(&self) -> usize {
-        self.inbox.capacity() + self.carry.capacity() + self.out.bytes()
+        self.busy
+            .as_ref()
+            .map_or(0, |busy| size_of::<Busy>() + busy.inbox.capacity() + busy.carry.capacity() + busy.out.bytes())
+    }
+}
+
+impl Busy {
+    /// Whether none of it means anything any more.
+    fn is_over(&self, now_ms: u64) -> bool {
+        self.inbox.is_empty()
+            && self.carry.is_empty()
+            && self.out.is_empty()
+            && self.half.is_none()
+            && self.joining.is_empty()
+            && self.turns.is_empty()
+            && self.in_flight == 0
+            && self.stuck_ms == 0
+            && self.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS)
+            && (self.skipped_ms.1 == 0 || now_ms.saturating_sub(self.skipped_ms.1) > CAUGHT_UP_MS)
     }
 }
 
@@ -300,5 +561,65 @@ impl Ending {
     /// One that says nothing of coming again beyond what the code says.
     pub(super) fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into(), delay_ms: 0, close_code: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_session_is_comes_back_as_it_was_said() {
+        let said = |uid: &str, name: &str, device: &str, expires_at_ms| {
+            let admitted = Admitted {
+                uid: uid.into(),
+                name: name.into(),
+                device: device.into(),
+                expires_at_ms,
+                ..Admitted::default()
+            };
+            Identity::new(&admitted, Arc::default())
+        };
+        for (uid, name, device) in [("ann", "Ann 安", "phone"), ("ann", "ann", ""), ("ann", "", "tv"), ("", "", "")] {
+            let identity = said(uid, name, device, 0).unwrap();
+            assert_eq!((identity.uid(), identity.name(), identity.device()), (uid, name, device));
+            assert_eq!(identity.expires_at_ms(), None);
+        }
+        let lapses = |ms| said("ann", "", "", ms).unwrap().expires_at_ms();
+        assert_eq!(lapses(1_700_000_000_000), Some(1_700_000_000_000));
+        assert_eq!(lapses(1_700_000_000_001), Some(1_700_000_001_000));
+        assert_eq!(lapses(i64::MAX), Some(i64::from(u32::MAX) * 1000), "2106");
+        assert!(said(&"u".repeat(256), "", "", 0).is_none());
+    }
+
+    #[test]
+    fn places_are_a_list_however_many_there_are() {
+        let mut places = Places::default();
+        let rooms = |places: &Places| places.iter().map(|place| place.room()).collect::<Vec<_>>();
+        for room in 0..4 {
+            assert_eq!(places.len(), room);
+            places.push(Place::new(room, 7));
+        }
+        assert_eq!(places.swap_remove(1).room(), 1);
+        assert_eq!(rooms(&places), [0, 3, 2]);
+        places[2].move_to(9);
+        assert_eq!(places.swap_remove(0).member(), 7);
+        assert_eq!((rooms(&places), places[0].member()), (vec![2, 3], 9));
+        assert_eq!(places.swap_remove(1).room(), 3);
+        assert!(matches!(places, Places::One(_)) && rooms(&places) == [2]);
+        assert_eq!(places.swap_remove(0).room(), 2);
+        assert!(places.is_empty());
+    }
+
+    #[test]
+    fn silence_is_counted_beyond_the_end_of_the_clock_s_lower_half() {
+        let key = Key { slot: 0, generation: 0 };
+        let mut session = Session::new(key, [10, 0, 0, 1].into(), 0, 0);
+        assert_eq!(session.address(), IpAddr::from([10, 0, 0, 1]));
+        for now_ms in [5_u64, u64::from(u32::MAX) - 100, 1 << 33] {
+            session.hear(now_ms);
+            assert_eq!(session.heard_ms(now_ms), now_ms);
+            assert_eq!(session.heard_ms(now_ms + 480_000), now_ms);
+        }
     }
 }

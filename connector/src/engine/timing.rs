@@ -5,7 +5,8 @@ use proto::client::ErrorCode;
 use super::{
     Engine, Timer,
     event::Ask,
-    session::{Dialect, Ending, Phase, Session},
+    session::{Dialect, Ending, Identity, Phase, Session},
+    wheel::{TICK_MS, tick_of},
 };
 use crate::driver::Key;
 
@@ -39,11 +40,12 @@ enum Due {
 impl Engine {
     /// Has the wheel look at a session at this time, milliseconds, at the latest.
     pub(super) fn arm(&mut self, key: Key, at_ms: u64) {
+        let tick = tick_of(at_ms);
         if let Some(session) = self.session(key)
-            && at_ms < session.wheel_ms
+            && tick < session.wheel
         {
-            session.wheel_ms = at_ms;
-            self.wheel.add(at_ms, Timer::Session(key));
+            session.wheel = tick;
+            self.wheel.add(tick, Timer::Session(key.slot));
         }
     }
 
@@ -58,17 +60,17 @@ impl Engine {
     fn next_due(&self, key: Key) -> Option<(u64, Due)> {
         let slot = self.slots.get(key.slot as usize)?;
         let session = slot.session.as_deref().filter(|session| session.key == key)?;
-        if let Phase::Closing(until_ms) = session.phase {
-            return Some((until_ms, Due::Close));
+        if session.is_closing() {
+            return Some((session.busy().deadline_ms, Due::Close));
         }
-        let slow = slot.blocked.then(|| session.progress_ms + u64::from(self.config.slow_close_s) * 1000);
-        let opening = (session.phase != Phase::Live).then(|| session.born_ms + self.config.auth_deadline_ms);
-        let expired = session.identity.as_ref().filter(|identity| identity.expires_at_ms > 0).map(|identity| {
-            let until = identity.expires_at_ms + i64::from(self.config.token_leeway_s) * 1000 - self.now.unix_ms;
+        let slow = slot.blocked.then(|| session.busy().stuck_ms + u64::from(self.config.slow_close_s) * 1000);
+        let opening = (session.phase != Phase::Live).then(|| session.busy().deadline_ms);
+        let expired = session.identity.as_ref().and_then(Identity::expires_at_ms).map(|at_ms| {
+            let until = at_ms + i64::from(self.config.token_leeway_s) * 1000 - self.now.unix_ms;
             self.now.mono_ms + u64::try_from(until).unwrap_or(0)
         });
         [
-            Some((session.heard_ms + self.silence_ms(session), Due::Idle)),
+            Some((session.heard_ms(self.now.mono_ms) + self.silence_ms(session), Due::Idle)),
             opening.map(|at_ms| (at_ms, Due::Unauthenticated)),
             expired.map(|at_ms| (at_ms, Due::Expired)),
             slow.map(|at_ms| (at_ms, Due::Slow)),
@@ -92,8 +94,8 @@ impl Engine {
         while let Some(entries) = self.wheel.due(self.now.mono_ms) {
             for entry in entries {
                 match entry {
-                    Timer::Session(key) => self.session_due(key),
-                    Timer::Room(index) => self.room_due(index),
+                    Timer::Session(slot) => self.session_due(slot),
+                    Timer::Room(index) => self.room_due(index as usize),
                 }
             }
         }
@@ -103,14 +105,19 @@ impl Engine {
         }
     }
 
-    fn session_due(&mut self, key: Key) {
+    fn session_due(&mut self, slot: u32) {
         let now_ms = self.now.mono_ms;
-        let Some(session) = self.session(key) else { return };
-        // Another entry was made for an earlier time, and has taken this one's place.
-        if session.wheel_ms > now_ms {
+        let Some(session) = self.slots.get_mut(slot as usize).and_then(|slot| slot.session.as_deref_mut()) else {
+            return;
+        };
+        // Another entry was made for an earlier time, and has taken this one's place; or this one was of the slot's last
+        // user.
+        if u64::from(session.wheel) * TICK_MS > now_ms {
             return;
         }
-        session.wheel_ms = u64::MAX;
+        session.wheel = u32::MAX;
+        session.settle(now_ms);
+        let key = session.key;
         let authenticating = session.phase == Phase::Authenticating;
         let Some((at_ms, due)) = self.next_due(key) else { return };
         if at_ms > now_ms {
@@ -154,9 +161,9 @@ impl Engine {
     fn close_the_slowest(&mut self) {
         let stuck = self.slots.iter().filter(|slot| slot.blocked).filter_map(|slot| slot.session.as_deref());
         let mut stuck: Vec<(u64, Key)> = stuck
-            .filter(|session| !matches!(session.phase, Phase::Closing(_)))
-            .filter(|session| session.progress_ms + STUCK_MS <= self.now.mono_ms)
-            .map(|session| (session.progress_ms, session.key))
+            .filter(|session| !session.is_closing())
+            .map(|session| (session.busy().stuck_ms, session.key))
+            .filter(|(stuck_ms, _)| stuck_ms + STUCK_MS <= self.now.mono_ms)
             .collect();
         let most = self.config.stuck_bytes_max / u64::from(self.config.socket_bytes.max(1));
         let over = stuck.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));

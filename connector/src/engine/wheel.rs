@@ -6,15 +6,20 @@
 /// Resolution, milliseconds: deadlines are seconds.
 pub(super) const TICK_MS: u64 = 128;
 /// Ticks of one turn: 65 s. What lies beyond goes round again.
-const TICKS: u64 = 512;
+const TICKS: u32 = 512;
+
+/// The first tick that is not before this time: 17 years of them.
+pub(super) fn tick_of(at_ms: u64) -> u32 {
+    u32::try_from(at_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX).min(u32::MAX - 1)
+}
 
 /// See the module's opening.
 #[derive(Debug)]
 pub(super) struct Wheel<T> {
-    /// Each with its time, milliseconds.
-    buckets: Vec<Vec<(u64, T)>>,
+    /// Each with its tick.
+    buckets: Vec<Vec<(u32, T)>>,
     /// The tick that is looked at next.
-    next: u64,
+    next: u32,
     entries: usize,
 }
 
@@ -22,26 +27,38 @@ impl<T> Wheel<T> {
     /// An empty one.
     #[must_use]
     pub(super) fn new(now_ms: u64) -> Self {
-        Self { buckets: (0..TICKS).map(|_| Vec::new()).collect(), next: now_ms / TICK_MS + 1, entries: 0 }
+        Self { buckets: (0..TICKS).map(|_| Vec::new()).collect(), next: tick_of(now_ms + 1), entries: 0 }
     }
 
-    /// Has `entry` come up at `at_ms` or at most a tick later.
-    pub(super) fn add(&mut self, at_ms: u64, entry: T) {
-        let tick = at_ms.div_ceil(TICK_MS).clamp(self.next, self.next + TICKS - 1);
-        self.buckets[(tick % TICKS) as usize].push((at_ms, entry));
+    /// Has `entry` come up at this tick, or at the next one.
+    pub(super) fn add(&mut self, tick: u32, entry: T) {
+        let at = tick.clamp(self.next, self.next + TICKS - 1);
+        let bucket = &mut self.buckets[(at % TICKS) as usize];
+        if bucket.len() == bucket.capacity() {
+            // An entry for each session: doubling would cost them half as much again.
+            bucket.reserve_exact((bucket.len() / 8).max(4));
+        }
+        bucket.push((tick, entry));
         self.entries += 1;
     }
 
     /// The entries of the next tick that has come, if one has.
     pub(super) fn due(&mut self, now_ms: u64) -> Option<Vec<T>> {
-        while self.next <= now_ms / TICK_MS {
+        while u64::from(self.next) <= now_ms / TICK_MS {
             let bucket = std::mem::take(&mut self.buckets[(self.next % TICKS) as usize]);
+            let now = self.next;
             self.next += 1;
             self.entries -= bucket.len();
-            let (due, later): (Vec<_>, Vec<_>) = bucket.into_iter().partition(|(at_ms, _)| *at_ms <= now_ms);
-            later.into_iter().for_each(|(at_ms, entry)| self.add(at_ms, entry));
+            let mut due = Vec::with_capacity(bucket.len());
+            for (tick, entry) in bucket {
+                if tick <= now {
+                    due.push(entry);
+                } else {
+                    self.add(tick, entry);
+                }
+            }
             if !due.is_empty() {
-                return Some(due.into_iter().map(|(_, entry)| entry).collect());
+                return Some(due);
             }
         }
         None
@@ -50,7 +67,7 @@ impl<T> Wheel<T> {
     /// When the next tick is, milliseconds.
     #[must_use]
     pub(super) fn next_ms(&self) -> u64 {
-        self.next * TICK_MS
+        u64::from(self.next) * TICK_MS
     }
 
     /// Entries in it.
@@ -68,7 +85,7 @@ mod tests {
     fn an_entry_comes_up_once_and_in_time() {
         let mut wheel = Wheel::new(1000);
         let deadlines = [1001, 1500, 1500, 5000, 60_000, 1_000_000];
-        deadlines.iter().for_each(|at| wheel.add(*at, *at));
+        deadlines.iter().for_each(|at| wheel.add(tick_of(*at), *at));
         let mut seen = Vec::new();
         for now in (1000..2_000_000).step_by(50) {
             while let Some(bucket) = wheel.due(now) {

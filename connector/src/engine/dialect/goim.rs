@@ -43,12 +43,17 @@ impl Engine {
         let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) else {
             return Ok(());
         };
-        packets.accepts.retain(|accepted| !operations.contains(accepted));
+        let mut accepts: Vec<i32> = packets.accepts.iter().copied().filter(|it| !operations.contains(it)).collect();
         if more {
-            packets.accepts.extend(operations);
-            if packets.accepts.len() > ACCEPTS_MAX {
+            accepts.extend(operations);
+            if accepts.len() > ACCEPTS_MAX {
                 return Err(format!("a session may accept {ACCEPTS_MAX} operations"));
             }
+        }
+        let accepts = self.accepts.take(accepts);
+        if let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) {
+            let before = std::mem::replace(&mut packets.accepts, accepts);
+            self.accepts.give_back(before);
         }
         Ok(())
     }
@@ -68,10 +73,11 @@ impl Engine {
             (Err(bad), _) => return self.end(key, Ending::new(ErrorCode::BadRequest, bad.to_string())),
             (_, Verdict::Over(_) | Verdict::Abuse) => Err(error(ErrorCode::TooFast, row(ErrorCode::TooFast).meaning)),
             (Ok(channel), Verdict::Within) => {
+                let room = self.name_of(&channel);
                 let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) else {
                     return;
                 };
-                (packets.moving, packets.room) = (true, Some(channel.clone()));
+                (packets.moving, packets.room) = (true, Some(room));
                 let join = Join::Packet { turn, sequence: packet.sequence, first: false };
                 // The platform may have put it there before.
                 if self.is_in(key, &channel) {
@@ -101,22 +107,22 @@ impl Engine {
         let id = self.session_id(key);
         let most = self.config.payload_bytes_max;
         let Some(session) = self.session(key) else { return };
-        let (Some(identity), Some(packets)) = (session.identity.as_deref(), session.packets.as_deref()) else {
+        let (Some(identity), Some(packets)) = (session.identity.as_ref(), session.packets.as_deref()) else {
             return;
         };
-        let allowed = |channel: &&String| identity.publish.iter().any(|pattern| matches(pattern, channel));
-        let refused = match (verdict, packets.room.as_ref()) {
+        let allowed = |channel: &str| identity.grant.publish.iter().any(|pattern| matches(pattern, channel));
+        let refused = match (verdict, packets.room.as_deref()) {
             (Verdict::Over(_) | Verdict::Abuse, _) => ErrorCode::TooFast,
             (_, None) => ErrorCode::NotSubscribed,
-            (_, Some(channel)) if !allowed(&channel) => ErrorCode::Forbidden,
+            (_, Some(channel)) if !allowed(channel) => ErrorCode::Forbidden,
             _ if packet.body.len() > most as usize => ErrorCode::TooLarge,
             (_, Some(channel)) => {
                 let ask = cluster::Publish {
-                    uid: identity.uid.clone(),
-                    name: identity.name.clone(),
+                    uid: identity.uid().to_owned(),
+                    name: identity.name().to_owned(),
                     guest: identity.guest,
                     session: id,
-                    channel: channel.clone(),
+                    channel: channel.to_owned(),
                     client_message_id: String::new(),
                     r#type: String::new(),
                     payload: Bytes::copy_from_slice(packet.body),

@@ -17,7 +17,7 @@ use super::super::{
     gate::What,
     limits::Verdict,
     room::{Join, RECENT_MESSAGES},
-    session::{Ending, Phase},
+    session::{Ending, Grant, Phase},
 };
 use crate::driver::Key;
 
@@ -84,7 +84,7 @@ impl Engine {
             name: connect.name,
             dialect: cluster::Dialect::Native.into(),
             claimed_uid: String::new(),
-            address: session.address.to_string(),
+            address: session.address().to_string(),
             channel: String::new(),
             refreshes_uid: String::new(),
         };
@@ -93,18 +93,20 @@ impl Engine {
 
     /// Logic has let it in.
     pub(in super::super) fn connected(&mut self, key: Key, request: u32, admitted: cluster::Admitted) {
-        let Some(identity) = self.admit(key, admitted) else { return };
+        if !self.admit(key, &admitted) {
+            return;
+        }
         let limits = client::Limits {
             payload_bytes_max: self.config.payload_bytes_max,
             requests_per_s_max: self.config.requests_per_s,
             rooms_max: self.config.rooms_per_session,
         };
         let connected = client::Connected {
-            session: identity.session,
-            uid: identity.uid,
-            name: identity.name,
-            guest: identity.guest,
-            expires_at_ms: identity.expires_at_ms,
+            session: self.session_id(key),
+            uid: admitted.uid,
+            name: admitted.name,
+            guest: admitted.guest,
+            expires_at_ms: admitted.expires_at_ms,
             heartbeat_s: self.config.heartbeat_s,
             limits: Some(limits),
         };
@@ -114,30 +116,34 @@ impl Engine {
     fn refresh(&mut self, key: Key, request: u32, token: String) {
         let id = self.session_id(key);
         let Some(session) = self.session(key) else { return };
-        let Some(identity) = session.identity.as_deref() else { return };
+        let Some(identity) = session.identity.as_ref() else { return };
         let ask = cluster::Authenticate {
             session: id,
             token,
-            device: identity.device.clone(),
-            name: identity.name.clone(),
+            device: identity.device().to_owned(),
+            name: identity.name().to_owned(),
             dialect: cluster::Dialect::Native.into(),
             claimed_uid: String::new(),
-            address: session.address.to_string(),
+            address: session.address().to_string(),
             channel: String::new(),
-            refreshes_uid: identity.uid.clone(),
+            refreshes_uid: identity.uid().to_owned(),
         };
         self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Refresh(request));
     }
 
     /// Logic has taken the new token.
     pub(in super::super) fn refreshed(&mut self, key: Key, request: u32, admitted: cluster::Admitted) {
-        let Some(identity) = self.session(key).and_then(|session| session.identity.as_deref_mut()) else { return };
-        if identity.uid != admitted.uid {
+        let grant = Grant { subscribe: admitted.subscribe.clone(), publish: admitted.publish };
+        let grant = self.grants.take(grant);
+        let Some(identity) = self.session(key).and_then(|session| session.identity.as_mut()) else { return };
+        if identity.uid() != admitted.uid {
+            self.grants.give_back(grant);
             let error = error(ErrorCode::Forbidden, "the new token is of another user");
             return self.refuse_error(key, request, error);
         }
-        identity.expires_at_ms = admitted.expires_at_ms;
-        (identity.subscribe, identity.publish) = (admitted.subscribe.clone(), admitted.publish);
+        identity.expires_at(admitted.expires_at_ms);
+        let before = std::mem::replace(&mut identity.grant, grant);
+        self.grants.give_back(before);
         self.rearm(key);
         self.reply(key, request, Body::Refreshed(client::Refreshed { expires_at_ms: admitted.expires_at_ms }));
         // The new token may allow less.
@@ -175,10 +181,10 @@ impl Engine {
         room_of(&publish.channel)?;
         let most = self.config.payload_bytes_max;
         let session = self.session_id(key);
-        let Some(identity) = self.session(key).and_then(|session| session.identity.as_deref()) else {
+        let Some(identity) = self.session(key).and_then(|session| session.identity.as_ref()) else {
             return Ok(());
         };
-        if !identity.publish.iter().any(|pattern| matches(pattern, &publish.channel)) {
+        if !identity.grant.publish.iter().any(|pattern| matches(pattern, &publish.channel)) {
             let message = format!("the token does not allow publishing to {}", publish.channel);
             return Err(error(ErrorCode::Forbidden, message));
         }
@@ -193,8 +199,8 @@ impl Engine {
             return Err(error(ErrorCode::TooLarge, format!("a payload may be {most} bytes long")));
         }
         let ask = cluster::Publish {
-            uid: identity.uid.clone(),
-            name: identity.name.clone(),
+            uid: identity.uid().to_owned(),
+            name: identity.name().to_owned(),
             guest: identity.guest,
             session,
             channel: publish.channel,
@@ -212,7 +218,7 @@ impl Engine {
     fn ping(&mut self, key: Key, request: u32) {
         let time_ms = self.now.unix_ms;
         let Some(session) = self.session(key) else { return };
-        let places: Vec<_> = session.places.iter().map(|place| place.room).collect();
+        let places: Vec<_> = session.places.iter().map(|place| place.room()).collect();
         let online = places
             .into_iter()
             .map(|index| client::Online {
@@ -248,10 +254,10 @@ impl Engine {
     pub(in super::super) fn own(&mut self, key: Key, frame: Bytes) {
         let most = self.config.private_bytes_max as usize;
         let Some(session) = self.session(key).filter(|session| !session.is_closing()) else { return };
-        if session.out.bytes() + frame.len() > most && !session.out.is_empty() {
+        if session.busy().out.bytes() + frame.len() > most && !session.busy().out.is_empty() {
             return self.end(key, Ending::new(ErrorCode::TooSlow, "what is sent to this session alone is not read"));
         }
-        session.out.push(frame);
+        session.busy_mut().out.push(frame);
         self.ready(key);
     }
 }

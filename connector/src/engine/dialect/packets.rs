@@ -84,11 +84,17 @@ impl Engine {
             }
         };
         let id = self.session_id(key);
+        let packets = Packets {
+            key: goim_key.into(),
+            accepts: self.accepts.take(accepts),
+            room: channel.as_deref().map(|channel| self.name_of(channel)),
+            first_turn: 0,
+            moving: false,
+        };
         let Some(session) = self.session(key) else { return };
         session.dialect = dialect;
         session.phase = Phase::Authenticating;
-        session.packets =
-            Some(Box::new(Packets { key: goim_key.to_owned(), accepts, room: channel.clone(), ..Packets::default() }));
+        session.packets = Some(Box::new(packets));
         let ask = cluster::Authenticate {
             session: id,
             token: token.unwrap_or_default().to_owned(),
@@ -96,7 +102,7 @@ impl Engine {
             name: String::new(),
             dialect: what.into(),
             claimed_uid: claimed_uid.clone(),
-            address: session.address.to_string(),
+            address: session.address().to_string(),
             channel: channel.clone().unwrap_or_default(),
             refreshes_uid: String::new(),
         };
@@ -114,7 +120,7 @@ impl Engine {
         sequence: u32,
         channel: Option<String>,
     ) {
-        if self.admit(key, admitted).is_none() {
+        if !self.admit(key, &admitted) {
             return;
         }
         match channel {
@@ -175,9 +181,10 @@ impl Engine {
     /// The next turn in the order of answers, with its answer if there is one already.
     pub(in super::super) fn turn(&mut self, key: Key, answer: Option<&[u8]>) -> u64 {
         let Some(session) = self.session(key) else { return 0 };
-        let Some(packets) = session.packets.as_deref_mut() else { return 0 };
-        let turn = packets.first_turn + packets.turns.len() as u64;
-        packets.turns.push_back(None);
+        let Some(first_turn) = session.packets.as_ref().map(|packets| packets.first_turn) else { return 0 };
+        let turns = &mut session.busy_mut().turns;
+        let turn = first_turn + turns.len() as u64;
+        turns.push_back(None);
         if let Some(answer) = answer {
             self.answer(key, turn, answer);
         }
@@ -189,25 +196,30 @@ impl Engine {
         let Some(session) = self.session(key) else { return };
         let web = matches!(session.wire, Wire::WebSocket(_));
         let frame = self.encoder.packets(web, packet);
-        let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) else { return };
-        let place = turn.checked_sub(packets.first_turn).and_then(|at| packets.turns.get_mut(at as usize));
-        if let Some(place) = place {
+        let Some(session) = self.session(key) else { return };
+        let Some(first_turn) = session.packets.as_ref().map(|packets| packets.first_turn) else { return };
+        let turns = &mut session.busy_mut().turns;
+        if let Some(place) = turn.checked_sub(first_turn).and_then(|at| turns.get_mut(at as usize)) {
             *place = Some(frame);
         }
         let mut due: Vec<Bytes> = Vec::new();
-        while matches!(packets.turns.front(), Some(Some(_))) {
-            due.extend(packets.turns.pop_front().flatten());
-            packets.first_turn += 1;
+        while matches!(turns.front(), Some(Some(_))) {
+            due.extend(turns.pop_front().flatten());
         }
-        if packets.turns.is_empty() {
-            packets.turns = std::collections::VecDeque::new();
+        if let Some(packets) = session.packets.as_deref_mut() {
+            packets.first_turn += due.len() as u64;
         }
         due.into_iter().for_each(|frame| self.own(key, frame));
+    }
+
+    /// A channel's name: the room's own, where there is one.
+    pub(super) fn name_of(&self, channel: &str) -> std::sync::Arc<str> {
+        self.names.get_key_value(channel).map_or_else(|| channel.into(), |(name, _)| name.clone())
     }
 
     /// Online in the session's own room.
     pub(super) fn online_here(&mut self, key: Key) -> u64 {
         let room = self.session(key).and_then(|session| session.packets.as_ref()?.room.clone());
-        room.and_then(|room| self.names.get(room.as_str()).copied()).map_or(0, |index| self.online_in(index))
+        room.and_then(|room| self.names.get(&*room).copied()).map_or(0, |index| self.online_in(index))
     }
 }

@@ -436,10 +436,10 @@ impl World {
         for session in self.engine.slots.iter().filter_map(|slot| slot.session.as_deref()) {
             // Beside its own there may be a half-sent frame's rest.
             let most = config.private_bytes_max as usize + 2 * BATCH_BYTES_MAX;
-            assert!(session.out.bytes() <= most || session.is_closing(), "{} bytes", session.out.bytes());
-            assert!(session.in_flight <= config.requests_in_flight);
-            assert!(session.places.len() + session.joining.len() <= config.rooms_per_session as usize + 3);
-            assert!(session.inbox.len() + session.carry.len() <= 128 * 1024);
+            assert!(session.busy().out.bytes() <= most || session.is_closing(), "{} bytes", session.busy().out.bytes());
+            assert!(session.busy().in_flight <= config.requests_in_flight);
+            assert!(session.places.len() + session.busy().joining.len() <= config.rooms_per_session as usize + 3);
+            assert!(session.busy().inbox.len() + session.busy().carry.len() <= 128 * 1024);
         }
         for (_, room) in &self.engine.rooms {
             for lane in room.feeds.iter().flat_map(|feed| &feed.lanes) {
