@@ -18,6 +18,9 @@ use crate::driver::Key;
 /// Requests under way on one stream; over it a request is answered as if no logic could be reached. Some 1 KiB each.
 pub(super) const IN_FLIGHT_MAX: usize = 16 * 1024;
 
+/// Requests under way for which room is kept.
+const KEPT: usize = 1024;
+
 /// A stream to a logic, numbered as it came up.
 pub(super) type LogicId = u64;
 
@@ -96,6 +99,14 @@ impl Gate {
             }
         }
         Some(asked.by)
+    }
+
+    /// Gives back what a storm of requests has left.
+    pub(super) fn shrink(&mut self) {
+        if self.asked.capacity() > KEPT && self.asked.len() < self.asked.capacity() / 4 {
+            self.asked.shrink_to(KEPT);
+            self.sessions.shrink_to(KEPT);
+        }
     }
 
     /// Streams that stand.

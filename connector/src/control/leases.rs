@@ -78,8 +78,13 @@ pub(super) async fn write(
 ) {
     loop {
         let (changes, counts) = {
-            let registry = &mut control.lock().registry;
-            (registry.take(CHANGES_MAX), registry.take_counts(COUNTS_MAX))
+            let mut state = control.lock();
+            let (changes, counts) = (state.registry.take(CHANGES_MAX), state.registry.take_counts(COUNTS_MAX));
+            for (core, from) in state.registry.more() {
+                state.ports.must(core, Input::Routes { from });
+            }
+            control.note_behind(&state);
+            (changes, counts)
         };
         if changes.is_empty() && counts.is_empty() {
             if stop.is_cancelled() {

@@ -86,12 +86,13 @@ struct State {
 
 impl Control {
     fn new(ports: Vec<Port<Told>>, hello: HolderHello, metrics: metrics::Control) -> Self {
+        let registry = Registry::new(ports.len());
         Self {
             state: Mutex::new(State {
                 gate: Gate::default(),
                 holder: Holder::default(),
                 ports: Ports::new(ports, metrics.clone()),
-                registry: Registry::default(),
+                registry,
                 logics: FxHashMap::default(),
                 owners: FxHashMap::default(),
                 last_stream: 0,
@@ -136,6 +137,10 @@ impl Control {
             }
             Ask::Routes(changes) => {
                 self.lock().registry.change(changes);
+                self.write.notify_one();
+            }
+            Ask::Told { next } => {
+                self.lock().registry.told(core, next);
                 self.write.notify_one();
             }
             Ask::Counts(counts) => {
@@ -333,7 +338,8 @@ impl Control {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            let state = self.lock();
+            let mut state = self.lock();
+            state.gate.shrink();
             for (outbox, broken) in state.owners.values().filter(|(outbox, _)| outbox.is_stalled()) {
                 tracing::warn!("a job takes nothing from its stream: it is ended");
                 outbox.end(Some(tonic::Status::aborted("nothing was taken from this stream")));

@@ -1,27 +1,32 @@
-//! What this node has in Routes, and what of it is to be written: sessions by name, numbers by channel, and the lease's
-//! own numbers. A table without Routes: `leases` writes it.
+//! What of this node is to be written to Routes: sessions by name, numbers by channel, and the lease's own numbers. A
+//! table without Routes: `leases` writes it.
+//!
+//! Who a session is, its core knows, and nobody else: when Routes have lost what they knew, the cores tell it again, a
+//! batch whenever the last one is written ([`Registry::more`]). A core tells it among its other changes, in their order,
+//! so that nothing is put after it was removed.
 //!
 //! Invariants, each the name of a test:
 //! - `changes_go_out_in_order`, also when writing failed and is tried again;
-//! - `everything_can_be_written_anew`: what Routes lost is known here.
+//! - `everything_can_be_written_anew`: what Routes lost is known here, or by a core.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use routes::{By, Change, SessionRoute};
+use routes::Change;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Changes that wait to be written. Over it (Routes are away for long) they are forgotten: all that is there is written
 /// anew when Routes are back, and what is gone lapses with the node's lease.
 const PENDING_MAX: usize = 256 * 1024;
+/// Room for so many is kept when none waits.
+const PENDING_KEPT: usize = 1024;
 
 /// See the module's opening.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Registry {
-    sessions: FxHashMap<(By, String), SessionRoute>,
     pending: VecDeque<Change>,
-    /// Of `sessions`, what is to be put again.
-    again: Vec<(By, String)>,
+    /// How far each core has told its sessions anew.
+    telling: Vec<Telling>,
     /// Sessions in each channel, by core.
     counts: FxHashMap<String, Vec<u64>>,
     changed: FxHashSet<String>,
@@ -30,19 +35,34 @@ pub(super) struct Registry {
     addresses: FxHashMap<IpAddr, usize>,
 }
 
+/// How far a core has told its sessions anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// Nothing is to be told, or all is.
+    Done,
+    /// To be asked for, from this slot on.
+    From(u32),
+    /// Asked.
+    Asked,
+    /// Asked, and all is to be told anew after that.
+    AskedInVain,
+}
+
 impl Registry {
-    /// Sessions came and went.
-    pub(super) fn change(&mut self, changes: Vec<Change>) {
-        for change in &changes {
-            match change {
-                Change::Put(by, route) => {
-                    self.sessions.insert((by.clone(), route.session.clone()), route.clone());
-                }
-                Change::Remove(by, route) => {
-                    self.sessions.remove(&(by.clone(), route.session.clone()));
-                }
-            }
+    /// One for this many cores.
+    pub(super) fn new(cores: usize) -> Self {
+        Self {
+            pending: VecDeque::new(),
+            telling: vec![Telling::Done; cores],
+            counts: FxHashMap::default(),
+            changed: FxHashSet::default(),
+            sessions_of: Vec::new(),
+            addresses: FxHashMap::default(),
         }
+    }
+
+    /// Sessions came and went, or are told anew.
+    pub(super) fn change(&mut self, changes: Vec<Change>) {
         self.pending.extend(changes);
         if self.pending.len() > PENDING_MAX {
             self.pending.clear();
@@ -84,26 +104,48 @@ impl Registry {
         }
     }
 
-    /// Everything is to be written anew. What waits follows it: to put a session twice is harmless.
+    /// Everything is to be written anew, as soon as what waits is.
     pub(super) fn anew(&mut self) {
-        self.again = self.sessions.keys().cloned().collect();
+        for core in &mut self.telling {
+            *core = match *core {
+                Telling::Done | Telling::From(_) => Telling::From(0),
+                Telling::Asked | Telling::AskedInVain => Telling::AskedInVain,
+            };
+        }
         self.changed.extend(self.counts.keys().cloned());
     }
 
     /// Up to `most` changes, in order.
     pub(super) fn take(&mut self, most: usize) -> Vec<Change> {
-        let mut batch = Vec::new();
-        // First what was there before the changes that wait.
-        while batch.len() < most
-            && let Some(key) = self.again.pop()
-        {
-            if let Some(route) = self.sessions.get(&key) {
-                batch.push(Change::Put(key.0, route.clone()));
+        let batch = self.pending.drain(..most.min(self.pending.len())).collect();
+        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
+            // A storm's.
+            self.pending = VecDeque::new();
+        }
+        batch
+    }
+
+    /// The cores that are to be asked to tell their sessions anew, and from which slot on: none before all that waits is
+    /// written.
+    pub(super) fn more(&mut self) -> Vec<(usize, u32)> {
+        let mut asked = Vec::new();
+        for (core, telling) in self.telling.iter_mut().enumerate().filter(|_| self.pending.is_empty()) {
+            if let Telling::From(slot) = *telling {
+                *telling = Telling::Asked;
+                asked.push((core, slot));
             }
         }
-        let rest = (most - batch.len()).min(self.pending.len());
-        batch.extend(self.pending.drain(..rest));
-        batch
+        asked
+    }
+
+    /// A core has told what it was asked for.
+    pub(super) fn told(&mut self, core: usize, next: Option<u32>) {
+        let Some(telling) = self.telling.get_mut(core) else { return };
+        *telling = match *telling {
+            Telling::Asked => next.map_or(Telling::Done, Telling::From),
+            Telling::AskedInVain => Telling::From(0),
+            telling => telling,
+        };
     }
 
     /// They could not be written: they go first again.
@@ -149,6 +191,8 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use routes::{By, SessionRoute};
+
     use super::*;
 
     fn route(session: &str) -> SessionRoute {
@@ -165,7 +209,7 @@ mod tests {
 
     #[test]
     fn changes_go_out_in_order() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(1);
         registry.change(vec![put("a"), put("b"), remove("a")]);
         let batch = registry.take(2);
         assert_eq!(batch, [put("a"), put("b")]);
@@ -177,7 +221,7 @@ mod tests {
 
     #[test]
     fn everything_can_be_written_anew() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(2);
         registry.change(vec![put("a"), put("b"), remove("a")]);
         registry.count(0, vec![("room:1".into(), 3), ("room:2".into(), 1)]);
         registry.count(1, vec![("room:1".into(), 4), ("room:2".into(), 0)]);
@@ -187,20 +231,43 @@ mod tests {
         assert_eq!(counts, [("room:1".into(), 7), ("room:2".into(), 1)]);
         registry.count(0, vec![("room:2".into(), 0)]);
         assert_eq!(registry.take_counts(10), [("room:2".into(), 0)]);
-        assert!(registry.take(10).is_empty() && registry.take_counts(10).is_empty());
+        assert!(registry.take(10).is_empty() && registry.take_counts(10).is_empty() && registry.more().is_empty());
 
+        registry.change(vec![put("c")]);
         registry.anew();
-        // Gone before its turn: not put again.
-        registry.change(vec![remove("b"), put("c")]);
-        assert_eq!(registry.take(10), [remove("b"), put("c")]);
         assert_eq!(registry.take_counts(10), [("room:1".into(), 7)]);
-        registry.anew();
+        assert!(registry.more().is_empty(), "first what waits");
         assert_eq!(registry.take(10), [put("c")]);
+        assert_eq!(registry.more(), [(0, 0), (1, 0)]);
+        assert!(registry.more().is_empty(), "once");
+        registry.told(0, Some(500));
+        registry.told(1, None);
+        assert_eq!(registry.more(), [(0, 500)]);
+        // Lost again: the core that is telling begins anew after it has answered.
+        registry.anew();
+        assert_eq!(registry.more(), [(1, 0)]);
+        registry.told(0, None);
+        assert_eq!(registry.more(), [(0, 0)]);
+        registry.told(0, None);
+        registry.told(1, None);
+        assert!(registry.more().is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_told_anew() {
+        let mut registry = Registry::new(1);
+        for _ in 0..=PENDING_MAX / 1000 {
+            registry.change(vec![put("a"); 1000]);
+            assert!(registry.pending.len() <= PENDING_MAX);
+        }
+        registry.take(PENDING_MAX);
+        assert_eq!(registry.more(), [(0, 0)]);
+        assert!(registry.pending.capacity() <= PENDING_KEPT, "a storm's memory goes with it");
     }
 
     #[test]
     fn an_address_counts_once_however_many_cores_have_it() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(2);
         let [a, b]: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
         registry.sessions(0, 2, &[a, b], &[]);
         registry.sessions(1, 1, &[a], &[]);

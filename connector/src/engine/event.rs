@@ -39,6 +39,12 @@ pub enum Input {
     Command(Vec<Key>, Arc<cluster::command_out::Act>),
     /// Sessions in channels over the whole cluster.
     Online(Vec<(String, u64)>),
+    /// Routes have lost what they knew: tell those of the sessions from this slot on anew, some at a time, as
+    /// [`Ask::Routes`]. Answered by [`Ask::Told`].
+    Routes {
+        /// The first slot.
+        from: u32,
+    },
     /// Go away: stop accepting, tell everyone, close all in paced steps within this many milliseconds.
     Drain {
         /// From now.
@@ -98,6 +104,11 @@ pub enum Ask {
     },
     /// Changes of session routes.
     Routes(Vec<routes::Change>),
+    /// The answer to [`Input::Routes`]: what was asked for is told.
+    Told {
+        /// Where it goes on; `None`: that was all.
+        next: Option<u32>,
+    },
     /// Sessions of this core in each channel that changed since the last time.
     Counts(Vec<(String, u64)>),
     /// Sessions of this core, and new and gone client addresses since the last time.

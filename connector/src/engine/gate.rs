@@ -18,6 +18,11 @@ use super::{
 };
 use crate::driver::Key;
 
+/// Routes that are told anew in one turn: one call of those that write them.
+const ROUTES_TOLD_MAX: usize = 500;
+/// Slots that are looked at for them.
+const ROUTES_LOOKS_MAX: usize = 4096;
+
 /// A request that logic has not answered.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -143,6 +148,28 @@ impl Engine {
         self.addresses.admit(address);
         self.rearm(key);
         true
+    }
+
+    /// Tells again where the sessions from a slot on are, as many as go into one turn.
+    pub(super) fn tell_routes(&mut self, from: u32) {
+        let (from, looks) = (from as usize, self.slots.len().saturating_sub(from as usize));
+        let (mut next, until) = (from, from + looks.min(ROUTES_LOOKS_MAX));
+        let told = self.changes.len() + ROUTES_TOLD_MAX;
+        while next < until && self.changes.len() < told {
+            let key = Key { slot: next as u32, generation: self.slots[next].generation };
+            next += 1;
+            // Taken out for as long as it is told.
+            let Some(session) = self.session(key) else { continue };
+            let Some(identity) = session.identity.take() else { continue };
+            let packets = session.packets.take();
+            self.change(key, &identity, packets.as_deref(), Change::Put);
+            if let Some(session) = self.session(key) {
+                (session.identity, session.packets) = (Some(identity), packets);
+            }
+        }
+        // With the changes of before and after in one list, so that they keep their order.
+        let next = (next < self.slots.len()).then_some(next as u32);
+        self.asks.push_back(Ask::Told { next });
     }
 
     /// Notes a change of all that a session is found by: its user, and goim's by its key.

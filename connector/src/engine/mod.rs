@@ -63,6 +63,9 @@ use session::{Grant, Session, Slot};
 use shared::Shared;
 use wheel::Wheel;
 
+/// Entries of a table or queue of what is under way for which room is kept.
+const KEPT: usize = 1024;
+
 /// What the wheel has looked at.
 #[derive(Debug, Clone, Copy)]
 enum Timer {
@@ -202,6 +205,21 @@ impl Engine {
         slot.session.as_deref_mut().filter(|session| session.key == key)
     }
 
+    /// Gives back what a storm of connections has left in tables and queues that are nearly empty now.
+    fn shrink(&mut self) {
+        if self.asked.capacity() > KEPT && self.asked.len() < self.asked.capacity() / 4 {
+            self.asked.shrink_to(KEPT);
+        }
+        for queue in [&mut self.ready, &mut self.readable] {
+            if queue.capacity() > KEPT && queue.len() < queue.capacity() / 4 {
+                queue.shrink_to(KEPT);
+            }
+        }
+        if self.asks.capacity() > KEPT && self.asks.len() < self.asks.capacity() / 4 {
+            self.asks.shrink_to(KEPT);
+        }
+    }
+
     /// Gives back what a session holds for what is under way, if nothing is.
     fn settle(&mut self, key: Key) {
         let now_ms = self.now.mono_ms;
@@ -299,6 +317,7 @@ impl Machine for Engine {
             Input::PushAll(push, per_s) => self.push_all(push, per_s),
             Input::Command(keys, act) => self.command(&keys, &act),
             Input::Online(numbers) => self.online(&numbers),
+            Input::Routes { from } => self.tell_routes(from),
             Input::Drain { within_ms } => self.start_drain(within_ms),
         }
     }

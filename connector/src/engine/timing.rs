@@ -150,6 +150,7 @@ impl Engine {
             room.shrink();
         }
         self.close_the_slowest();
+        self.shrink();
         if self.now.mono_ms >= self.sweep_ms {
             self.sweep_ms = self.now.mono_ms + SWEEP_MS;
             self.addresses.sweep(self.now.mono_ms);

@@ -79,6 +79,9 @@ fn a_goim_session_has_its_key_and_its_users_routes() {
     let by = [routes::By::Key("k-1".into()), routes::By::User("ann".into())];
     let put: Vec<_> = by.iter().map(|by| routes::Change::Put(by.clone(), route.clone())).collect();
     assert_eq!(routes(&mut bench), put);
+    bench.input(Input::Routes { from: 0 });
+    assert_eq!(routes(&mut bench), put, "told anew");
+    bench.asks.retain(|ask| !matches!(ask, Ask::Told { next: None }));
     let kick = proto::record::Kick { code: client::ErrorCode::Replaced.into(), reason: String::new() };
     bench.input(Input::Command(vec![key], Arc::new(cluster::command_out::Act::Kick(kick))));
     assert_eq!(bench.sink.closed, [key]);

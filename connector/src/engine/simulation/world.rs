@@ -425,7 +425,7 @@ impl World {
                         *self.routes.entry(format!("{by:?}")).or_default() += step;
                     }
                 }
-                Ask::Counts(_) | Ask::Sessions { .. } => {}
+                Ask::Told { .. } | Ask::Counts(_) | Ask::Sessions { .. } => {}
             }
         }
     }
