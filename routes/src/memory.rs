@@ -1,16 +1,20 @@
 //! Routes in one process. Leases lapse by time here too, so that what holds on Redis holds in `barrage run`.
 //!
-//! One lock over one table, held for as long as a call takes and never across an await. A session costs its two names
-//! and a pointer to its node. What a node wrote is swept when its lease is seen to have lapsed.
+//! One lock over one table, held for as long as a call takes and never across an await. A session costs its name's
+//! [`Row`]. What a node wrote is swept when its lease is seen to have lapsed.
 
+use std::borrow::Borrow as _;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::row::{Entry, Row};
 use crate::{By, Change, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
+
+mod row;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
@@ -32,11 +36,12 @@ impl std::fmt::Debug for Memory {
 struct Table {
     /// By the node's name; ordered, so that lists come out the same each time.
     nodes: BTreeMap<String, Held>,
-    sessions: FxHashMap<By, Vec<Session>>,
+    sessions: FxHashSet<Row>,
     channels: FxHashMap<Box<str>, Vec<(Arc<Owner>, u64)>>,
-    /// Who writes, by name and incarnation: what is stored points here. An owner without a lease is here until its
-    /// rows are swept.
-    owners: Vec<Arc<Owner>>,
+    /// Who writes, by number: what is stored names it. An owner without a lease is here until its rows are swept.
+    owners: BTreeMap<u32, Arc<Owner>>,
+    /// The last owner's number.
+    last_owner: u32,
 }
 
 struct Held {
@@ -48,27 +53,6 @@ struct Held {
 struct Owner {
     node: String,
     incarnation: String,
-}
-
-struct Session {
-    session: Box<str>,
-    device: Box<str>,
-    owner: Arc<Owner>,
-}
-
-impl Session {
-    fn route(&self) -> SessionRoute {
-        SessionRoute {
-            session: self.session.to_string(),
-            device: self.device.to_string(),
-            node: self.owner.node.clone(),
-            incarnation: self.owner.incarnation.clone(),
-        }
-    }
-
-    fn wrote(&self, route: &SessionRoute) -> bool {
-        *self.session == *route.session && self.owner.incarnation == route.incarnation
-    }
 }
 
 impl Default for Memory {
@@ -115,27 +99,34 @@ impl Table {
 
     /// Throws out what nodes without a lease wrote.
     fn sweep(&mut self) {
-        let nodes = &self.nodes;
-        let live = |owner: &Owner| holds(nodes, owner);
-        self.sessions.retain(|_, sessions| {
-            sessions.retain(|session| live(&session.owner));
-            !sessions.is_empty()
-        });
-        self.channels.retain(|_, counts| {
-            counts.retain(|(owner, _)| live(owner));
+        let Self { nodes, sessions, channels, owners, .. } = self;
+        channels.retain(|_, counts| {
+            counts.retain(|(owner, _)| holds(nodes, owner));
             !counts.is_empty()
         });
-        self.owners.retain(|owner| live(owner));
+        owners.retain(|_, owner| holds(nodes, owner));
+        let live = |entry: &Entry<'_>| owners.contains_key(&entry.owner);
+        let stale: Vec<Row> = sessions.extract_if(|row| !row.entries().all(|entry| live(&entry))).collect();
+        for row in stale {
+            let left: Vec<_> = row.entries().filter(live).collect();
+            if !left.is_empty() {
+                sessions.insert(Row::new(row.borrow(), &left));
+            }
+        }
+        if sessions.len() < sessions.capacity() / 4 {
+            sessions.shrink_to_fit();
+        }
     }
 
-    fn owner(&mut self, node: &str, incarnation: &str) -> Arc<Owner> {
-        let known = self.owners.iter().find(|owner| owner.node == node && owner.incarnation == incarnation);
-        if let Some(owner) = known {
-            return owner.clone();
+    fn owner(&mut self, node: &str, incarnation: &str) -> (u32, Arc<Owner>) {
+        let known = self.owners.iter().find(|(_, owner)| owner.node == node && owner.incarnation == incarnation);
+        if let Some((&number, owner)) = known {
+            return (number, owner.clone());
         }
         let owner = Arc::new(Owner { node: node.to_owned(), incarnation: incarnation.to_owned() });
-        self.owners.push(owner.clone());
-        owner
+        self.last_owner += 1;
+        self.owners.insert(self.last_owner, owner.clone());
+        (self.last_owner, owner)
     }
 
     fn live_count(&self, counts: &[(Arc<Owner>, u64)]) -> u64 {
@@ -144,38 +135,73 @@ impl Table {
 
     /// The live session that a key's new route displaced.
     fn put(&mut self, by: &By, route: &SessionRoute) -> Option<SessionRoute> {
-        let owner = self.owner(&route.node, &route.incarnation);
-        let session = Session { session: route.session.as_str().into(), device: route.device.as_str().into(), owner };
-        let (lives, nodes) = (self.lives(&session.owner), &self.nodes);
-        let sessions = self.sessions.entry(by.clone()).or_default();
-        match by {
-            By::User(_) => {
-                sessions.retain(|old| old.session != session.session);
-                sessions.push(session);
-                None
-            }
+        let (number, owner) = self.owner(&route.node, &route.incarnation);
+        let short = route.session.strip_prefix(&route.incarnation).and_then(|rest| rest.strip_prefix('.'));
+        let new = Entry {
+            owner: number,
+            short: short.is_some(),
+            session: short.unwrap_or(&route.session),
+            device: &route.device,
+        };
+        let name = row::name(by);
+        let before = self.sessions.take(&name[..]);
+        let others = before.iter().flat_map(Row::entries).filter(|old| !self.is(old, &route.session));
+        let (row, displaced) = match by {
+            By::User(_) => (Row::new(&name, &others.chain([new]).collect::<Vec<_>>()), None),
             By::Key(_) => {
-                let another = sessions
-                    .iter()
-                    .find(|old| *old.session != *route.session && holds(nodes, &old.owner))
-                    .map(Session::route);
-                // A process that was paused and has lost its lease must not take a key from a live session.
-                if another.is_some() && !lives {
-                    return None;
+                let owned = others.filter_map(|old| Some((old, self.owners.get(&old.owner)?)));
+                let live = owned.filter(|(_, owner)| self.lives(owner));
+                let another = live.map(|(old, owner)| route_of(&old, owner)).next();
+                match before {
+                    // A process that was paused and has lost its lease must not take a key from a live session.
+                    Some(before) if another.is_some() && !self.lives(&owner) => (before, None),
+                    _ => (Row::new(&name, &[new]), another),
                 }
-                *sessions = vec![session];
-                another
             }
-        }
+        };
+        self.sessions.insert(row);
+        displaced
     }
 
     fn remove(&mut self, by: &By, route: &SessionRoute) {
-        if let Some(sessions) = self.sessions.get_mut(by) {
-            sessions.retain(|old| !old.wrote(route));
-            if sessions.is_empty() {
-                self.sessions.remove(by);
-            }
+        let name = row::name(by);
+        let Some(row) = self.sessions.take(&name[..]) else { return };
+        let wrote = |entry: &Entry<'_>| {
+            let owner = self.owners.get(&entry.owner);
+            self.is(entry, &route.session) && owner.is_some_and(|owner| owner.incarnation == route.incarnation)
+        };
+        let left: Vec<_> = row.entries().filter(|entry| !wrote(entry)).collect();
+        if !left.is_empty() {
+            self.sessions.insert(Row::new(&name, &left));
         }
+    }
+
+    /// Whether it is the session of this ID.
+    fn is(&self, entry: &Entry<'_>, session: &str) -> bool {
+        if !entry.short {
+            return entry.session == session;
+        }
+        let incarnation = self.owners.get(&entry.owner).map_or("", |owner| &owner.incarnation);
+        let rest = session.strip_prefix(incarnation).and_then(|rest| rest.strip_prefix('.'));
+        rest == Some(entry.session)
+    }
+
+    /// The live sessions under a name.
+    fn find(&self, by: &By) -> Vec<SessionRoute> {
+        let entries = self.sessions.get(&row::name(by)[..]).into_iter().flat_map(Row::entries);
+        let owned = entries.filter_map(|entry| Some((entry, self.owners.get(&entry.owner)?)));
+        owned.filter(|(_, owner)| self.lives(owner)).map(|(entry, owner)| route_of(&entry, owner)).collect()
+    }
+}
+
+/// Where a session is.
+fn route_of(entry: &Entry<'_>, owner: &Owner) -> SessionRoute {
+    let Owner { node, incarnation } = owner;
+    SessionRoute {
+        session: if entry.short { format!("{incarnation}.{}", entry.session) } else { entry.session.to_owned() },
+        device: entry.device.to_owned(),
+        node: node.clone(),
+        incarnation: incarnation.clone(),
     }
 }
 
@@ -223,16 +249,12 @@ impl Routes for Memory {
 
     async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable> {
         let (table, _) = self.table();
-        let found = |name| {
-            let sessions = table.sessions.get(name).map_or(&[][..], Vec::as_slice);
-            sessions.iter().filter(|session| table.lives(&session.owner)).map(Session::route).collect()
-        };
-        Ok(names.iter().map(found).collect())
+        Ok(names.iter().map(|name| table.find(name)).collect())
     }
 
     async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable> {
         let (mut table, _) = self.table();
-        let owner = table.owner(node, incarnation);
+        let (_, owner) = table.owner(node, incarnation);
         for (channel, count) in counts {
             let row = table.channels.entry(channel.as_str().into()).or_default();
             row.retain(|(other, _)| **other != *owner);
