@@ -43,13 +43,18 @@ struct Options {
     /// Threads; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     cores: usize,
+    /// Which loop runs a core: auto, uring or monoio.
+    #[arg(long, default_value_t = Kind::Auto)]
+    driver: Kind,
 }
 
 fn main() -> io::Result<()> {
     let options = Options::parse();
     raise_descriptor_limit()?;
     let cores = if options.cores == 0 { std::thread::available_parallelism()?.get() } else { options.cores };
-    let (addresses, cores) = serve(&options.listen, cores)?;
+    let (kind, why) = options.driver.choose()?;
+    println!("driver {kind}: {why}");
+    let (addresses, cores) = serve(kind, &options.listen, cores)?;
     for address in addresses {
         println!("listening on {address}");
     }
@@ -63,7 +68,7 @@ fn main() -> io::Result<()> {
 ///
 /// # Errors
 /// The system's, where it does not let us listen or start a thread.
-pub(crate) fn serve(listen: &[SocketAddr], cores: usize) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
+pub(crate) fn serve(kind: Kind, listen: &[SocketAddr], cores: usize) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
     let listeners = Listeners::bind(listen, cores, &SocketOptions::default())?;
     let mut started = Vec::new();
     for (index, listeners) in listeners.cores.into_iter().enumerate() {
@@ -73,7 +78,7 @@ pub(crate) fn serve(listen: &[SocketAddr], cores: usize) -> io::Result<(Vec<Sock
             inputs_max: 1,
             asks: Box::new(|ask: Infallible| match ask {}),
         };
-        started.push(spawn(Kind::default(), setup, |_| Echo::default())?);
+        started.push(spawn(kind, setup, |_| Echo::default())?);
     }
     Ok((listeners.addresses, started))
 }

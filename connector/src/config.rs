@@ -136,6 +136,18 @@ impl Config {
         self.buffers.check()
     }
 
+    /// Tries the driver. Returns which it comes to, and why.
+    ///
+    /// # Errors
+    /// [`Invalid`]: the system refuses just the one that is asked for.
+    pub(crate) fn driver(&self) -> Result<(Kind, String), Invalid> {
+        self.driver.choose().map_err(|refused| Invalid {
+            key: "connector.driver",
+            value: format!("{} ({refused})", self.driver),
+            want: "auto or monoio, or a system that permits it (kernel.io_uring_disabled, seccomp, Linux 6.1 or newer)",
+        })
+    }
+
     /// What the kernel keeps for one connection.
     pub(crate) fn socket_options(&self) -> SocketOptions {
         SocketOptions {

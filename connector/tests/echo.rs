@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use connector::driver::Core;
+use connector::driver::{Core, Kind};
 use proto::deflate::{Deflater, Inflater};
 use proto::websocket::{Decoder, Event, Opcode, Role, frame};
 use tungstenite::protocol::WebSocketConfig;
@@ -28,7 +28,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let (addresses, mut cores) = echo::serve(&["127.0.0.1:0".parse().unwrap()], 1).unwrap();
+        let (addresses, mut cores) = echo::serve(Kind::Auto, &["127.0.0.1:0".parse().unwrap()], 1).unwrap();
         Self { address: addresses[0], core: cores.remove(0) }
     }
 

@@ -8,8 +8,10 @@
 //! The only place with descriptors, clocks and `unsafe`. A driver knows no protocol: the engine, and the echo example,
 //! are both machines.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -25,6 +27,7 @@ mod limits;
 mod listen;
 mod monoio;
 mod readiness;
+mod uring;
 
 pub use descriptors::raise_descriptor_limit;
 pub use listen::{Listeners, SocketOptions};
@@ -130,12 +133,62 @@ pub trait Outlet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The portable one, on the monoio crate's epoll driver.
+    /// The first of the others that the system permits.
     #[default]
+    Auto,
+    /// The one on io_uring: Linux 6.1 or newer, where it is not switched off.
+    Uring,
+    /// The portable one, on the monoio crate's epoll driver.
     Monoio,
     /// The one to compare with, on the glommio crate: only with the cargo feature `glommio`.
     #[cfg(feature = "glommio")]
     Glommio,
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        KINDS.iter().find(|(name, _)| *name == text).map(|&(_, kind)| kind).ok_or_else(|| {
+            let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
+            format!("one of {}", names.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, _) = KINDS.iter().find(|(_, kind)| kind == self).expect("all are there");
+        to.write_str(name)
+    }
+}
+
+/// As configured.
+const KINDS: &[(&str, Kind)] = &[
+    ("auto", Kind::Auto),
+    ("uring", Kind::Uring),
+    ("monoio", Kind::Monoio),
+    #[cfg(feature = "glommio")]
+    ("glommio", Kind::Glommio),
+];
+
+impl Kind {
+    /// Tries what was asked for. Returns which it comes to, never [`Kind::Auto`], and why: for the log.
+    ///
+    /// # Errors
+    /// The system refuses just this one. The operator's to mend.
+    pub fn choose(self) -> io::Result<(Self, String)> {
+        let permitted =
+            || uring::attempt().map_err(|error| io::Error::new(error.kind(), format!("io_uring refused: {error}")));
+        match self {
+            Self::Uring => permitted().map(|()| (self, "asked for".into())),
+            Self::Auto => Ok(match permitted() {
+                Ok(()) => (Self::Uring, "io_uring is permitted".into()),
+                Err(refused) => (Self::Monoio, refused.to_string()),
+            }),
+            _ => Ok((self, "asked for".into())),
+        }
+    }
 }
 
 /// Takes what a machine asks, without waiting; an ask that it gives back is offered again some milliseconds later, and
@@ -164,6 +217,8 @@ pub fn spawn<M: Machine>(
     make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
     match kind {
+        Kind::Auto => spawn(kind.choose()?.0, setup, make),
+        Kind::Uring => uring::spawn(setup, make),
         Kind::Monoio => readiness::spawn::<M, monoio::Monoio>(setup, make),
         #[cfg(feature = "glommio")]
         Kind::Glommio => readiness::spawn::<M, glommio::Glommio>(setup, make),
