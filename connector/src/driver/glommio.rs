@@ -7,6 +7,7 @@
 //! Invariants, beside the loop's:
 //! - a connection that the ring has accepted is not lost when accepting stops: the listener is shut down first, and
 //!   what is in flight is waited for;
+//! - nothing sleeps longer than [`PULSE`], though glommio 0.9 can lose a wake-up (see [`PREEMPT`]);
 //! - where the kernel refuses io_uring, starting fails and says so (glommio by itself would panic, or end the process).
 
 use std::future::Future;
@@ -29,8 +30,12 @@ use super::readiness::{Accepted, Listen, Runtime, Stream};
 /// Submissions that a ring takes before it must be entered; its completions are twice that. Over it the kernel keeps
 /// completions in a list, which costs it more.
 const RING_ENTRIES: usize = 1024;
-/// While the loop has work it gives the rings their turn this often.
-const PREEMPT: Duration = Duration::from_millis(1);
+/// When glommio ends the turns of tasks: never, the loop's own turns are short. A preemption that falls between glommio's
+/// look at its rings and at its tasks makes it sleep although a task is ready (`LocalExecutor::run` of 0.9: then
+/// `run_task_queues` is as if there were none).
+const PREEMPT: Duration = Duration::from_secs(24 * 3600);
+/// A late wake-up from another thread counts as such a preemption, too. So nothing sleeps longer than this.
+const PULSE: Duration = Duration::from_millis(100);
 /// Of memory for files, bytes: there are none, so the least that glommio takes.
 const FILE_MEMORY_BYTES: usize = 64 * 1024;
 
@@ -49,7 +54,15 @@ impl Runtime for Glommio {
             .preempt_timer(PREEMPT)
             .make()
             .map_err(io::Error::from)?;
-        executor.run(core);
+        executor.run(async {
+            let pulse = ::glommio::spawn_local(async {
+                loop {
+                    Timer::new(PULSE).await;
+                }
+            });
+            core.await;
+            pulse.cancel().await;
+        });
         Ok(())
     }
 
@@ -66,6 +79,11 @@ impl Runtime for Glommio {
 
     async fn sleep(duration: Duration) {
         Timer::new(duration).await;
+    }
+
+    async fn pass() {
+        // A task that is ready again at once keeps glommio from its rings until the preemption.
+        Timer::new(Duration::ZERO).await;
     }
 }
 

@@ -37,6 +37,18 @@ impl Runtime for Monoio {
     fn sleep(duration: Duration) -> impl Future<Output = ()> {
         ::monoio::time::sleep(duration)
     }
+
+    async fn pass() {
+        let mut polled = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut polled, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
 }
 
 impl Listen<TcpStreamPoll> for TcpListener {

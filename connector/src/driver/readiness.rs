@@ -57,6 +57,9 @@ pub(super) trait Runtime: 'static {
 
     /// Waits so long.
     fn sleep(duration: Duration) -> impl Future<Output = ()>;
+
+    /// Lets the poller tell its news, and comes back.
+    fn pass() -> impl Future<Output = ()>;
 }
 
 /// A listening socket of the runtime's.
@@ -308,15 +311,7 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
             false => next.wake_ms.saturating_sub(now().mono_ms).min(SLEEP_MS_MAX),
         };
         if sleep_ms == 0 {
-            let mut polled = false;
-            return std::future::poll_fn(|context| {
-                if std::mem::replace(&mut polled, true) {
-                    return Poll::Ready(());
-                }
-                context.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
+            return R::pass().await;
         }
         let mut sleep = pin!(R::sleep(Duration::from_millis(sleep_ms)));
         std::future::poll_fn(|context| {
