@@ -45,18 +45,6 @@ fn unknown() -> String {
     "unknown".to_owned()
 }
 
-/// Clock ticks a second in `/proc/<pid>/stat`: 100 on every Linux (proc(5), USER_HZ).
-const TICKS: f64 = 100.0;
-
-/// Processor seconds of this process so far; `None` where there is no /proc.
-pub(crate) fn cpu_seconds() -> Option<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is a name in brackets, and may hold anything; the 14th and 15th are user and system time.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<f64>().ok();
-    Some((ticks()? + ticks()?) / TICKS)
-}
-
 /// Lets this process have `wanted` open files, as far as the hard limit goes.
 ///
 /// # Errors
@@ -91,6 +79,5 @@ mod tests {
     fn the_machine_is_told() {
         let here = Environment::here("abc");
         assert!(here.cpus >= 1 && !here.kernel.is_empty());
-        assert!(cpu_seconds().is_none_or(|seconds| seconds >= 0.0));
     }
 }

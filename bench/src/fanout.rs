@@ -1,28 +1,43 @@
 //! `barrage bench fanout`: viewers in rooms, messages to them at a steady rate.
 //!
+//! ```text
+//!   (stand) ─▶ viewers enter ─▶ publish (HTTP, or as the connector's owner) ─▶ rest ─▶ sums ─▶ (limit) ─▶ report
+//! ```
+//!
 //! All viewers are in their room before the first message is sent; the run ends by itself when everything that was
 //! accepted has come, or when nothing comes any more.
 
-use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
-use crate::environment::{Environment, cpu_seconds, open_files};
+use crate::clock::{now_ns, process_cpu};
+use crate::environment::{Environment, open_files};
+use crate::error::Error;
+use crate::limit::{FAIR_BYTES, Limit, LimitRow};
 use crate::note::NOTE_BYTES;
-use crate::publish::{self, Plan, Published};
-use crate::report::{Deliveries, Publishing, Report, Sessions, grouped};
-use crate::tally::{Ledger, Spread, Tally};
-use crate::viewers::{self, Stage, Template};
+use crate::output::{Output, Printing};
+use crate::owner::{self, Owner};
+use crate::probe::{self, Probed};
+use crate::processor::{Cpus, pin, sides};
+use crate::progress::Progress;
+use crate::publish::{self, Published};
+use crate::report::{Report, Series, grouped};
+use crate::schedule::{Class, Schedule};
+use crate::stand::{Meter, Spent, Stand};
+use crate::tally::{Ledger, Tally, bit};
+use crate::viewers::{self, Stage};
 use crate::wire::Dialect;
 
 /// Most viewers of one process: as many sockets as some GiB of kernel memory hold.
 const VIEWERS_MAX: u32 = 1_000_000;
+/// Most rooms: five digits of their names.
+const ROOMS_MAX: u32 = 100_000;
 /// Most bytes of all ledgers together: over it the run is too long for its viewers.
 const LEDGER_BYTES_MAX: u64 = 4 << 30;
 /// Open files beside the sockets.
@@ -33,10 +48,24 @@ const SETTLING: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(3);
 /// How often the progress is looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often it is shown.
-const SHOW: Duration = Duration::from_millis(500);
 /// The longest payload that the API takes, bytes.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Deliveries a second that are checked one by one where it is not said: a tenth of a processor.
+const CHECKED_PER_S: f64 = 200_000.0;
+/// How long each size of `limit` is measured beside a run, seconds.
+const LIMIT_SECONDS: f64 = 1.0;
+/// Descriptors a process should keep of its limit for `limit`'s two for each connection.
+const LIMIT_SESSIONS_MAX: u32 = 5000;
+
+/// Which way messages go in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// Through the whole pipeline, from the HTTP API.
+    Http,
+    /// Straight into a connector, as a job delivers.
+    Connector,
+}
 
 /// Viewers in rooms, messages at a steady rate: deliveries a second, what is lost, how late they are.
 #[derive(Debug, Clone, clap::Args, Serialize)]
@@ -47,33 +76,97 @@ pub struct Fanout {
     /// Messages a second, over all rooms.
     #[arg(long, default_value_t = 50.0)]
     pub rate: f64,
+    /// Deliveries a second, instead of --rate: messages times the viewers of a room.
+    #[arg(long, conflicts_with = "rates")]
+    pub deliveries: Option<f64>,
     /// Rooms. They are new ones of this run.
     #[arg(long, default_value_t = 1)]
     pub rooms: u32,
+    /// Rooms of unequal sizes, instead of --viewers and --rooms: `10000,500x10` is one of 10,000 and 500 of 10.
+    #[arg(long, value_delimiter = ',', value_name = "[ROOMSx]SESSIONS", conflicts_with_all = ["rooms", "viewers"])]
+    pub room_sizes: Vec<RoomSize>,
+    /// Messages a second for each of --room-sizes, over all its rooms; else --rate is spread evenly over the rooms.
+    #[arg(long, value_delimiter = ',', requires = "room_sizes")]
+    pub rates: Vec<f64>,
     /// Bytes of a payload, at least 32.
     #[arg(long, default_value_t = 64)]
     pub bytes: usize,
+    /// Bytes of a message on the wire, instead of --bytes: native on WebSocket or TCP, goim without a batch's header.
+    #[arg(long, conflicts_with = "bytes")]
+    pub wire_bytes: Option<usize>,
     /// How long messages are sent.
     #[arg(long, default_value_t = 10)]
     pub seconds: u32,
-    /// What the viewers speak, and which API the messages are published through.
+    /// What the viewers speak; goim's messages are published by goim's call, all others' by our own.
     #[arg(long, value_enum, default_value = "native")]
     pub dialect: Dialect,
     /// The viewers connect by bare TCP, not by WebSocket.
     #[arg(long)]
     pub tcp: bool,
+    /// Which way messages go in.
+    #[arg(long, value_enum, default_value = "http")]
+    pub via: Via,
     /// Where the viewers connect.
     #[arg(long, default_value = "127.0.0.1:3102", value_name = "HOST:PORT")]
     pub connect: String,
     /// Where the HTTP API answers.
     #[arg(long, default_value = "http://127.0.0.1:3111", value_name = "URL")]
     pub http: String,
+    /// Where the connector takes jobs, for --via connector. Until its next start its own jobs then own none of the
+    /// partitions of this run's rooms.
+    #[arg(long, default_value = "127.0.0.1:3109", value_name = "HOST:PORT")]
+    pub grpc: String,
+    /// The server's cluster.secret, for --via connector.
+    #[arg(long, env = "BARRAGE_CLUSTER__SECRET", hide_env_values = true, default_value = "")]
+    #[serde(skip)]
+    pub secret: String,
+    /// The server's bus.partitions, for --via connector.
+    #[arg(long, default_value_t = 64)]
+    pub partitions: u32,
+    /// Where the server's metrics are, for writes and bytes.
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// The server's process on this machine, for its processor time.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// Starts a server of its own for each run, `barrage run` in an empty directory, and measures `limit` after it.
+    #[arg(long, conflicts_with_all = ["connect", "http", "grpc", "admin", "server_pid", "partitions"])]
+    pub stand: bool,
+    /// Another build of it.
+    #[arg(long, value_name = "FILE", requires = "stand")]
+    #[serde(skip)]
+    pub server_binary: Option<PathBuf>,
+    /// Its event-loop threads.
+    #[arg(long, default_value_t = 1)]
+    pub server_cores: u32,
+    /// More of its configuration, as for `barrage run --set`.
+    #[arg(long, value_name = "KEY=VALUE", requires = "stand")]
+    pub set: Vec<String>,
+    /// The processors that it runs on; the first one, if not said.
+    #[arg(long, value_name = "CPUS")]
+    pub server_cpus: Option<Cpus>,
+    /// The processors that this runs on; with --stand all others, if not said.
+    #[arg(long, value_name = "CPUS")]
+    pub client_cpus: Option<Cpus>,
+    /// Without `limit` after it.
+    #[arg(long)]
+    pub no_limit: bool,
+    /// Checks one session of each room in so many message by message, and the others by their bytes. If it is not said,
+    /// as many as make 200,000 deliveries a second.
+    #[arg(long, value_name = "N")]
+    pub check: Option<u32>,
+    /// Two more sessions in the first room ask all the time: how long do a heartbeat and joining take?
+    #[arg(long)]
+    pub probe: bool,
     /// HTTP connections that publish; what one of them sends is checked to come in its order.
     #[arg(long, default_value_t = 16)]
     pub publishers: u32,
     /// Threads that receive; the rest of the machine is left to the server, where it runs here too.
     #[arg(long, default_value_t = 1)]
     pub threads: u32,
+    /// So many runs; the median of each number is told beside them.
+    #[arg(long, default_value_t = 1)]
+    pub runs: u32,
     /// The viewers' token; without one they are guests, where guests are let in.
     #[arg(long, env = "BARRAGE_TOKEN", hide_env_values = true, default_value = "")]
     #[serde(skip)]
@@ -85,194 +178,304 @@ pub struct Fanout {
     /// Where the result goes.
     #[command(flatten)]
     #[serde(skip)]
-    pub output: crate::output::Output,
+    pub output: Output,
 }
 
-/// Why there is no measurement, or no good one.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The caller's fault.
-    #[error("--{option} {value}: {want}")]
-    Option {
-        /// Without dashes.
-        option: &'static str,
-        /// As given.
-        value: String,
-        /// What would be right.
-        want: String,
-    },
-    /// This machine's limit.
-    #[error(
-        "{sessions} sessions need {wanted} open files, and the hard limit is {limit}: raise it (`ulimit -Hn {wanted}` as \
-         root, `nofile` in /etc/security/limits.conf, `LimitNOFILE=` of a systemd unit) or take fewer --viewers"
-    )]
-    OpenFiles {
-        /// Viewers and publishers.
-        sessions: u64,
-        /// With what else is open.
-        wanted: u64,
-        /// RLIMIT_NOFILE's.
-        limit: u64,
-    },
-    /// The server's fault, or it is not there.
-    #[error("not all viewers could enter: {0}")]
-    Entering(String),
-    /// This machine has no thread or no runtime to give.
-    #[error("cannot run: {0}")]
-    Machine(#[from] std::io::Error),
-    /// A result's file cannot be written.
-    #[error("{}: {reason}", .path.display())]
-    File {
-        /// As given.
-        path: std::path::PathBuf,
-        /// The system's, or the drawing's.
-        reason: String,
-    },
-    /// What was to be measured beside the server could not be.
-    #[error("the bare measurement: {reason}")]
-    Bare {
-        /// The disk's or Kafka's.
-        reason: String,
-    },
-    /// It was measured, and it is not right.
-    #[error("{0}")]
-    Fault(String),
+/// Some rooms of one size: `SESSIONS`, or `ROOMSxSESSIONS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RoomSize {
+    /// Rooms.
+    pub rooms: u32,
+    /// Of each.
+    pub sessions: u32,
+}
+
+impl std::str::FromStr for RoomSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rooms, sessions) = text.split_once('x').unwrap_or(("1", text));
+        match (rooms.parse(), sessions.parse()) {
+            (Ok(rooms @ 1..), Ok(sessions @ 1..)) => Ok(Self { rooms, sessions }),
+            _ => Err("want SESSIONS or ROOMSxSESSIONS, like 500x10".into()),
+        }
+    }
 }
 
 impl Fanout {
     pub(crate) fn run(&self, commit: &str) -> Result<(), Error> {
-        let report = self.measure(commit)?;
-        self.output.tell(&report, "fanout: latency from the intended time", &[("delivered", &report.distribution)])?;
-        report.fault().map_or(Ok(()), |fault| Err(Error::Fault(fault)))
+        let runs = (0..self.runs.max(1)).map(|_| self.measure(commit)).collect::<Result<Vec<_>, _>>()?;
+        let series = Series::new(runs);
+        let last = series.runs.last().expect("there is at least one run");
+        let mut latencies = vec![("delivered", &last.distribution)];
+        if last.classes.len() > 1 {
+            latencies.extend(last.classes.iter().map(|class| (class.name.as_str(), &class.distribution)));
+        }
+        let title = "fanout: latency from the intended time";
+        match &series.runs[..] {
+            [one] => self.output.tell(one, title, &latencies)?,
+            _ => self.output.tell(&series, title, &latencies)?,
+        }
+        let faults: Vec<String> = series.runs.iter().filter_map(Report::fault).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Error::Fault(faults.join("; "))) }
     }
 
-    /// Measures; blocks until it is over.
+    /// Measures one run; blocks until it is over.
     ///
     /// # Errors
     /// [`Error`], but never [`Error::Fault`]: that is [`Report::fault`]'s to say.
     pub fn measure(&self, commit: &str) -> Result<Report, Error> {
-        let (spread, address, host) = self.check()?;
-        let sessions = u64::from(self.viewers) + u64::from(self.publishers);
-        let wanted = sessions + OTHER_FILES;
+        let (server, clients) = match sides().filter(|_| self.stand) {
+            Some((server, clients)) => {
+                (Some(self.server_cpus.clone().unwrap_or(server)), Some(self.client_cpus.clone().unwrap_or(clients)))
+            }
+            None => (self.server_cpus.clone(), self.client_cpus.clone()),
+        };
+        // Where a thread runs is inherited by those that it starts: the caller's stays as it is.
+        thread::scope(|scope| {
+            let measuring = scope.spawn(|| {
+                clients.as_ref().map_or(Ok(()), pin)?;
+                self.measured(commit, server, clients.clone())
+            });
+            measuring.join().map_err(|_| panicked())?
+        })
+    }
+
+    fn measured(&self, commit: &str, server: Option<Cpus>, clients: Option<Cpus>) -> Result<Report, Error> {
+        let schedule = Arc::new(self.check()?);
+        let sessions = u64::from(schedule.sessions());
+        let wanted = sessions + u64::from(self.publishers) + OTHER_FILES;
         open_files(wanted).map_err(|limit| Error::OpenFiles { sessions, wanted, limit })?;
-        let rooms: Vec<String> = (0..spread.rooms).map(|room| format!("bench-{:08x}-{room}", spread.run)).collect();
-        let stage = Arc::new(Stage {
-            spread,
-            template: Template {
-                dialect: self.dialect,
-                tcp: self.tcp,
-                host: self.connect.clone(),
-                token: self.token.clone(),
-                rooms: rooms.clone(),
-            },
-            address,
-            zero: Instant::now(),
-            stop: CancellationToken::new(),
+        let stand = self.stand.then(|| self.stand(server.clone())).transpose()?;
+        let target = Target::new(self, stand.as_ref())?;
+        let stage = Stage {
+            one_in: self.one_in(&schedule),
+            schedule: (*schedule).clone(),
+            dialect: self.dialect,
+            tcp: self.tcp,
+            host: target.clients.clone(),
+            token: self.token.clone(),
+            address: target.address,
+            stop: AtomicBool::new(false),
             entered: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             failure: Mutex::new(None),
-        });
-        let progress = Progress::new();
-        // However this function is left, the viewers go.
-        let _stop = stage.stop.clone().drop_guard();
-        let mut threads = Vec::new();
-        for thread in 0..self.threads {
-            let (stage, viewers, step) = (stage.clone(), self.viewers, self.threads as usize);
-            threads.push(
-                thread::Builder::new()
-                    .name(format!("viewers-{thread}"))
-                    .spawn(move || viewers::run(&stage, (thread..viewers).step_by(step)))?,
-            );
-        }
-        self.enter(&stage, &threads, &progress)?;
-        thread::sleep(SETTLING);
-
+        };
         let accepted = Arc::new(AtomicU64::new(0));
-        let begin = stage.zero.elapsed() + LOOK;
-        let plan = Plan {
-            spread,
-            dialect: self.dialect,
-            rate: self.rate,
-            bytes: self.bytes,
-            host,
-            api_key: self.api_key.clone(),
-            rooms,
-            zero: stage.zero,
-            begin,
+        let bytes = self.payload_bytes(&schedule)?;
+        let mut owner = match self.via {
+            Via::Http => None,
+            Via::Connector => {
+                let plan = owner::Plan {
+                    schedule: schedule.clone(),
+                    grpc: target.grpc.clone(),
+                    secret: target.secret.clone(),
+                    partitions: self.partitions,
+                    bytes,
+                };
+                Some(Owner::attach(plan, accepted.clone()).map_err(Error::Server)?)
+            }
         };
-        let cpu_before = cpu_seconds();
-        let publisher = {
-            let accepted = accepted.clone();
-            thread::Builder::new().name("publisher".into()).spawn(move || publish::run(plan, accepted))?
-        };
-        while !publisher.is_finished() {
-            progress.show(|| self.state(&stage, &accepted));
-            thread::sleep(LOOK);
-        }
-        let published = publisher.join().map_err(|_| panicked())??;
-        self.rest(&stage, &published, &progress, &accepted);
-        let cpus = cpu_before.zip(cpu_seconds()).map(|(before, after)| {
-            let wall = stage.zero.elapsed().saturating_sub(begin).as_secs_f64();
-            (after - before) / wall.max(f64::EPSILON)
-        });
-        stage.stop.cancel();
-        let mut tally = Tally::default();
-        for thread in threads {
-            tally.add(thread.join().map_err(|_| panicked())??);
-        }
+        let progress = Progress::new();
+        let run = thread::scope(|scope| {
+            // However this is left, the viewers go.
+            let _stop = Stop(&stage.stop);
+            let mut threads = Vec::new();
+            for thread in 0..self.threads {
+                let numbers = (thread..schedule.sessions()).step_by(self.threads as usize);
+                let stage = &stage;
+                let builder = thread::Builder::new().name(format!("viewers-{thread}"));
+                threads.push(builder.spawn_scoped(scope, move || viewers::run(stage, numbers))?);
+            }
+            self.enter(&stage, || threads.iter().any(thread::ScopedJoinHandle::is_finished), &progress)?;
+            thread::sleep(SETTLING);
+            let probe = |ask: fn(&Stage) -> Probed| {
+                let stage = &stage;
+                let builder = thread::Builder::new().name("probe".into());
+                builder.spawn_scoped(scope, move || ask(stage))
+            };
+            let probes = if self.probe { Some((probe(probe::heartbeats)?, probe(probe::joins)?)) } else { None };
+
+            let (cpu, before) = (process_cpu(), target.meter.read());
+            let begin_ns = now_ns() + LOOK.as_nanos() as u64;
+            let published = match &mut owner {
+                Some(owner) => {
+                    owner.start(begin_ns);
+                    self.watch(|| owner.is_done(), &stage, &accepted, &progress);
+                    owner.published().ok_or_else(panicked)?
+                }
+                None => {
+                    let plan = publish::Plan {
+                        schedule: schedule.clone(),
+                        dialect: self.dialect,
+                        bytes,
+                        host: target.http.clone(),
+                        api_key: self.api_key.clone(),
+                        begin_ns,
+                    };
+                    let counted = accepted.clone();
+                    let publishing = thread::Builder::new()
+                        .name("publisher".into())
+                        .spawn_scoped(scope, move || publish::run(plan, counted))?;
+                    self.watch(|| publishing.is_finished(), &stage, &accepted, &progress);
+                    publishing.join().map_err(|_| panicked())??
+                }
+            };
+            self.rest(&stage, &published, &progress, &accepted);
+            let (spent, cpu) = (target.meter.read().since(&before), process_cpu() - cpu);
+            stage.stop.store(true, Ordering::Relaxed);
+            let mut tally = Tally::new(&schedule);
+            for thread in threads {
+                tally.add(thread.join().map_err(|_| panicked())??);
+            }
+            let probes = probes.map(|(heartbeats, joins)| {
+                Ok::<_, std::io::Error>((
+                    heartbeats.join().map_err(|_| panicked())?,
+                    joins.join().map_err(|_| panicked())?,
+                ))
+            });
+            let client_cpus = cpu.as_secs_f64() / spent.seconds.max(f64::EPSILON);
+            Ok::<_, Error>(Run { begin_ns, published, tally, spent, client_cpus, probes: probes.transpose()? })
+        })?;
         progress.clear();
-        Ok(self.report(commit, &spread, begin, &published, &tally, cpus))
+        drop((owner, stand));
+        let limit = self.limit(&run.spent, server, clients)?;
+        Ok(Report::new(self, Environment::here(commit), &stage, &run, limit))
     }
 
     /// What the options make; what cannot work is refused.
-    fn check(&self) -> Result<(Spread, SocketAddr, String), Error> {
+    fn check(&self) -> Result<Schedule, Error> {
         let refuse = |right: bool, option, value: &dyn ToString, want: &str| {
             if right { Ok(()) } else { Err(Error::Option { option, value: value.to_string(), want: want.to_owned() }) }
         };
-        refuse((1..=VIEWERS_MAX).contains(&self.viewers), "viewers", &self.viewers, "1 to 1,000,000")?;
-        refuse((1..=self.viewers).contains(&self.rooms), "rooms", &self.rooms, "1 to as many as viewers")?;
         let sizes = NOTE_BYTES..=PAYLOAD_BYTES_MAX;
         refuse(sizes.contains(&self.bytes), "bytes", &self.bytes, "32 to 65,536")?;
         refuse((1..=86_400).contains(&self.seconds), "seconds", &self.seconds, "1 to 86,400")?;
         refuse((1..=1024).contains(&self.publishers), "publishers", &self.publishers, "1 to 1,024")?;
         refuse((1..=64).contains(&self.threads), "threads", &self.threads, "1 to 64")?;
-        let messages = self.rate * f64::from(self.seconds);
-        let right = self.rate.is_finite() && messages >= 1.0 && messages <= f64::from(u32::MAX / 2);
+        refuse((1..=65_536).contains(&self.partitions), "partitions", &self.partitions, "1 to 65,536")?;
+        refuse(self.check != Some(0), "check", &0, "at least 1")?;
+        let classes = if self.room_sizes.is_empty() {
+            refuse((1..=VIEWERS_MAX).contains(&self.viewers), "viewers", &self.viewers, "1 to 1,000,000")?;
+            refuse((1..=self.viewers).contains(&self.rooms), "rooms", &self.rooms, "1 to as many as viewers")?;
+            vec![Class { rooms: self.rooms, sessions: self.viewers, rate: self.messages_per_s() }]
+        } else {
+            let rates = self.rates.len();
+            refuse(rates == 0 || rates == self.room_sizes.len(), "rates", &rates, "one for each of --room-sizes")?;
+            let rooms: f64 = self.room_sizes.iter().map(|size| f64::from(size.rooms)).sum();
+            let sessions: f64 =
+                self.room_sizes.iter().map(|size| f64::from(size.rooms) * f64::from(size.sessions)).sum();
+            refuse(sessions <= f64::from(VIEWERS_MAX), "room-sizes", &sessions, "1,000,000 sessions at most")?;
+            let rate = self.deliveries.map_or(self.rate, |deliveries| deliveries * rooms / sessions);
+            let class = |(at, size): (usize, &RoomSize)| Class {
+                rooms: size.rooms,
+                sessions: size.rooms * size.sessions,
+                rate: self.rates.get(at).copied().unwrap_or(rate * f64::from(size.rooms) / rooms),
+            };
+            self.room_sizes.iter().enumerate().map(class).collect()
+        };
+        let rooms: u64 = classes.iter().map(|class| u64::from(class.rooms)).sum();
+        refuse(rooms <= ROOMS_MAX.into(), "rooms", &rooms, "100,000 at most")?;
+        let messages: f64 = classes.iter().map(|class| class.rate * f64::from(self.seconds)).sum();
+        let sound = classes.iter().all(|class| class.rate.is_finite() && class.rate >= 0.0);
+        let right = sound && messages >= 1.0 && messages <= f64::from(u32::MAX / 2);
         refuse(right, "rate", &self.rate, "at least one message, and at most 2,000,000,000, in --seconds")?;
-        let messages = messages as u32;
-        let spread = Spread { run: rand::random(), messages, rooms: self.rooms, publishers: self.publishers };
+        let publishers = if self.via == Via::Connector { 1 } else { self.publishers };
+        let schedule = Schedule::new(rand::random(), publishers, self.seconds.into(), &classes);
+        let one_in = self.one_in(&schedule);
+        let checked = (0..schedule.sessions()).filter(|session| schedule.is_checked(*session, one_in));
+        let ledgers: u64 = checked.map(|session| Ledger::bytes(schedule.room_of_session(session), &schedule)).sum();
         refuse(
-            Ledger::bytes(&spread) * u64::from(self.viewers) <= LEDGER_BYTES_MAX,
+            ledgers <= LEDGER_BYTES_MAX,
             "seconds",
             &self.seconds,
-            "fewer: what has come to each viewer is remembered, and would take more than 4 GiB",
+            "fewer, or a higher --check: what has come to each checked viewer is remembered, and would take more than 4 GiB",
         )?;
-        let address = self.connect.to_socket_addrs().ok().and_then(|mut all| all.next());
-        let address = address.ok_or_else(|| Error::Option {
-            option: "connect",
-            value: self.connect.clone(),
-            want: "host:port of a connector".into(),
-        })?;
-        Ok((spread, address, http_host(&self.http)?))
+        Ok(schedule)
+    }
+
+    /// To rooms of one size.
+    pub(crate) fn messages_per_s(&self) -> f64 {
+        match self.deliveries {
+            Some(deliveries) => deliveries * f64::from(self.rooms) / f64::from(self.viewers),
+            None => self.rate,
+        }
+    }
+
+    /// One session in how many is checked.
+    fn one_in(&self, schedule: &Schedule) -> u32 {
+        let deliveries =
+            schedule.classes().map(|class| class.rate * f64::from(class.sessions) / f64::from(class.rooms));
+        self.check.unwrap_or((deliveries.sum::<f64>() / CHECKED_PER_S).ceil().max(1.0) as u32)
+    }
+
+    /// Bytes of a payload.
+    fn payload_bytes(&self, schedule: &Schedule) -> Result<usize, Error> {
+        let Some(wire_bytes) = self.wire_bytes else { return Ok(self.bytes) };
+        let bytes = match self.dialect {
+            Dialect::Native => {
+                // ServerFrame's field 16 and the frame's own length (RFC 6455 section 5.2, or our four bytes).
+                let framed = |payload: usize| {
+                    let message = owner::message_bytes(schedule, payload);
+                    let frame = message + 2 + prost::length_delimiter_len(message);
+                    frame
+                        + if self.tcp {
+                            4
+                        } else if frame < 126 {
+                            2
+                        } else {
+                            4
+                        }
+                };
+                (NOTE_BYTES..=wire_bytes.max(NOTE_BYTES)).rev().find(|payload| framed(*payload) <= wire_bytes)
+            }
+            Dialect::Goim => wire_bytes.checked_sub(proto::packet::HEADER_BYTES).filter(|bytes| *bytes >= NOTE_BYTES),
+            _ => None,
+        };
+        bytes.ok_or_else(|| Error::Option {
+            option: "wire-bytes",
+            value: wire_bytes.to_string(),
+            want: "enough for what stands around a payload of 32 bytes; of Bilibili's only --bytes".into(),
+        })
+    }
+
+    fn stand(&self, cpus: Option<Cpus>) -> Result<Stand, Error> {
+        let plan = crate::stand::Plan {
+            binary: self.server_binary.clone(),
+            cpus,
+            cores: self.server_cores,
+            set: self.set.clone(),
+        };
+        Stand::start(&plan).map_err(|error| Error::Server(error.to_string()))
     }
 
     /// Waits until all viewers are in.
-    fn enter<T>(&self, stage: &Stage, threads: &[thread::JoinHandle<T>], progress: &Progress) -> Result<(), Error> {
+    fn enter(&self, stage: &Stage, over: impl Fn() -> bool, progress: &Progress) -> Result<(), Error> {
+        let sessions = u64::from(stage.schedule.sessions());
         loop {
-            let over = threads.iter().any(thread::JoinHandle::is_finished);
+            let over = over();
             let entered = stage.entered.load(Ordering::Relaxed);
             if let Some(reason) = stage.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 progress.clear();
                 return Err(Error::Entering(format!("{reason} ({} are in)", grouped(entered))));
             }
-            if entered >= self.viewers.into() {
+            if entered >= sessions {
                 return Ok(());
             }
             if over {
                 return Err(Error::Entering("a thread of viewers ended".into()));
             }
-            progress.show(|| format!("{} of {} viewers are in", grouped(entered), grouped(self.viewers.into())));
+            progress.show(|| format!("{} of {} viewers are in", grouped(entered), grouped(sessions)));
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Shows how far it is until everything is published.
+    fn watch(&self, done: impl Fn() -> bool, stage: &Stage, accepted: &AtomicU64, progress: &Progress) {
+        while !done() {
+            progress.show(|| self.state(stage, accepted));
             thread::sleep(LOOK);
         }
     }
@@ -280,86 +483,118 @@ impl Fanout {
     fn state(&self, stage: &Stage, accepted: &AtomicU64) -> String {
         let count = |count: &AtomicU64| grouped(count.load(Ordering::Relaxed));
         format!(
-            "{} of {} messages accepted, {} delivered, {} closed",
+            "{} of {} messages accepted, {} delivered to checked sessions, {} MB to all, {} closed",
             count(accepted),
-            grouped(stage.spread.messages.into()),
+            grouped(stage.schedule.messages().into()),
             count(&stage.delivered),
+            grouped(stage.bytes.load(Ordering::Relaxed) / 1_000_000),
             count(&stage.closed)
         )
     }
 
     /// Waits until everything has come, or nothing comes any more.
     fn rest(&self, stage: &Stage, published: &Published, progress: &Progress, accepted: &AtomicU64) {
-        let expected = self.expected(&stage.spread, published);
-        let mut seen = (stage.delivered.load(Ordering::Relaxed), Instant::now());
+        let schedule = &stage.schedule;
+        let mut of_room = vec![0_u64; schedule.rooms() as usize];
+        for number in (0..schedule.messages()).filter(|number| bit(&published.accepted, *number as usize)) {
+            of_room[schedule.room_of(number) as usize] += 1;
+        }
+        let checked = (0..schedule.sessions()).filter(|session| schedule.is_checked(*session, stage.one_in));
+        let expected: u64 = checked.map(|session| of_room[schedule.room_of_session(session) as usize]).sum();
+        let have = || (stage.delivered.load(Ordering::Relaxed), stage.bytes.load(Ordering::Relaxed));
+        let mut seen = (have(), Instant::now());
         // What was not accepted may have come too, so the count may be reached too early: then a look more does no
-        // harm, and the ledgers are read exactly.
-        while seen.0 < expected && seen.1.elapsed() < QUIET {
+        // harm, and the ledgers are read exactly. The others' bytes come soon after, if they come.
+        let quiet = |have: (u64, u64)| if have.0 < expected { QUIET } else { LOOK * 4 };
+        while seen.1.elapsed() < quiet(seen.0) {
             thread::sleep(LOOK);
             progress.show(|| self.state(stage, accepted));
-            let delivered = stage.delivered.load(Ordering::Relaxed);
-            if delivered != seen.0 {
-                seen = (delivered, Instant::now());
+            let now = have();
+            if now != seen.0 {
+                seen = (now, Instant::now());
             }
         }
-        // Something that comes twice comes soon after.
-        thread::sleep(LOOK * 4);
     }
 
-    /// Accepted messages times the viewers of their rooms.
-    fn expected(&self, spread: &Spread, published: &Published) -> u64 {
-        let mut of_room = vec![0_u64; spread.rooms as usize];
-        for number in 0..spread.messages {
-            of_room[(number % spread.rooms) as usize] +=
-                u64::from(crate::tally::bit(&published.accepted, number as usize));
-        }
-        (0..self.viewers).map(|viewer| of_room[(viewer % spread.rooms) as usize]).sum()
-    }
-
-    fn report(
+    /// What the machine makes of writes as long as the server's were, and of short ones.
+    fn limit(
         &self,
-        commit: &str,
-        spread: &Spread,
-        begin: Duration,
-        published: &Published,
-        tally: &Tally,
-        client_cpus: Option<f64>,
-    ) -> Report {
-        let expected = self.expected(spread, published);
-        let delivered: u64 = tally.ledgers.iter().map(|ledger| ledger.delivered(&published.accepted, spread)).sum();
-        let seconds = Duration::from_nanos(tally.last_ns).saturating_sub(begin).as_secs_f64();
-        let accepted = published.accepted.iter().map(|word| u64::from(word.count_ones())).sum();
-        Report {
-            bench: "fanout",
-            environment: Environment::here(commit),
-            settings: self.clone(),
-            published: Publishing {
-                intended: spread.messages.into(),
-                accepted,
-                failed: published.failed.clone(),
-                acceptance: (&published.acceptance).into(),
-                lag: (&published.lag).into(),
-            },
-            deliveries: Deliveries {
-                expected,
-                delivered,
-                lost: expected - delivered,
-                gaps_told: tally.gaps,
-                duplicates: tally.duplicates,
-                disordered: tally.disordered,
-                strays: tally.strays,
-                per_second: if seconds > 0.0 { delivered as f64 / seconds } else { 0.0 },
-                seconds,
-            },
-            latency: (&tally.latency).into(),
-            distribution: tally.latency.clone(),
-            sessions: Sessions {
-                viewers: self.viewers.into(),
-                closed: tally.closed.values().sum(),
-                reasons: tally.closed.clone(),
-            },
-            client_cpus,
-        }
+        spent: &Spent,
+        server: Option<Cpus>,
+        clients: Option<Cpus>,
+    ) -> Result<Option<Vec<LimitRow>>, Error> {
+        let writes = spent.connector("writes").filter(|writes| *writes > 0);
+        let Some((bytes, writes)) = spent.connector("sent_bytes").zip(writes).filter(|_| self.stand && !self.no_limit)
+        else {
+            return Ok(None);
+        };
+        let mut sizes = vec![FAIR_BYTES];
+        sizes.extend(Some((bytes / writes).max(1) as usize).filter(|size| size.abs_diff(FAIR_BYTES) > FAIR_BYTES / 10));
+        let limit = Limit {
+            sessions: self.viewers.min(LIMIT_SESSIONS_MAX),
+            sizes,
+            seconds: LIMIT_SECONDS,
+            no_uring: true,
+            server_cpus: server,
+            client_cpus: clients,
+            output: Printing::default(),
+        };
+        Ok(Some(limit.measure("")?.rows))
+    }
+}
+
+/// Everything about one run.
+pub(crate) struct Run {
+    pub(crate) begin_ns: u64,
+    pub(crate) published: Published,
+    pub(crate) tally: Tally,
+    pub(crate) spent: Spent,
+    pub(crate) client_cpus: f64,
+    /// Of heartbeats and of joins.
+    pub(crate) probes: Option<(Probed, Probed)>,
+}
+
+/// Where the server is.
+struct Target {
+    /// As it is named, and what that is.
+    clients: String,
+    address: SocketAddr,
+    /// `host:port`.
+    http: String,
+    grpc: String,
+    secret: String,
+    meter: Meter,
+}
+
+impl Target {
+    fn new(fanout: &Fanout, stand: Option<&Stand>) -> Result<Self, Error> {
+        let (clients, http, grpc, secret, meter) = match stand {
+            Some(stand) => (
+                stand.address("clients"),
+                stand.address("page"),
+                stand.address("connector-grpc"),
+                stand.secret.clone(),
+                Meter { pid: Some(stand.pid()), admin: Some(stand.address("admin")) },
+            ),
+            None => (
+                fanout.connect.clone(),
+                fanout.http.clone(),
+                fanout.grpc.clone(),
+                fanout.secret.clone(),
+                Meter {
+                    pid: fanout.server_pid,
+                    admin: fanout.admin.as_ref().map(|admin| admin.trim_end_matches('/').to_owned()),
+                },
+            ),
+        };
+        let address = clients.to_socket_addrs().ok().and_then(|mut all| all.next());
+        let address = address.ok_or_else(|| Error::Option {
+            option: "connect",
+            value: clients.clone(),
+            want: "host:port of a connector".into(),
+        })?;
+        let http = http_host(&http)?;
+        Ok(Self { clients, address, http, grpc, secret, meter })
     }
 }
 
@@ -382,33 +617,15 @@ pub(crate) fn http_host(url: &str) -> Result<String, Error> {
     })
 }
 
+/// Stops the viewers when it goes.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn panicked() -> std::io::Error {
     std::io::Error::other("a thread of the bench panicked")
-}
-
-/// One line on a terminal's standard error, written over and over; nothing elsewhere.
-struct Progress {
-    shown: Mutex<Option<Instant>>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { shown: Mutex::new(None) }
-    }
-
-    fn show(&self, line: impl FnOnce() -> String) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::io::stderr().is_terminal() && shown.is_none_or(|shown| shown.elapsed() >= SHOW) {
-            *shown = Some(Instant::now());
-            eprint!("\r\x1b[K{}", line());
-            // A progress that cannot be shown hinders nothing.
-            let _ = std::io::stderr().flush();
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

@@ -11,26 +11,38 @@
 mod clock;
 mod dial;
 mod environment;
+mod error;
 mod fanout;
 mod limit;
 mod note;
 mod output;
+mod owner;
 mod pipeline;
 mod plot;
+mod probe;
 mod processor;
+mod progress;
 mod publish;
 mod reading;
 mod report;
+mod schedule;
+mod stand;
+mod sweep;
 mod tally;
 mod viewers;
 mod wire;
 
-pub use fanout::{Error, Fanout};
+pub use error::Error;
+pub use fanout::{Fanout, RoomSize, Via};
 pub use limit::{Limit, LimitReport, LimitRow};
 pub use output::{Output, Printing};
 pub use pipeline::{Named, Pipeline, PipelineReport, Stage};
 pub use processor::{Cpus, Usage};
-pub use report::{Deliveries, Millis, Publishing, Report, Sessions};
+pub use report::{
+    ClassReport, ConnectorReport, Deliveries, Headline, Millis, Probes, Publishing, Report, Series, ServerReport,
+    Sessions,
+};
+pub use sweep::{Grow, Step, Sweep, SweepReport};
 pub use wire::Dialect;
 
 /// `barrage bench`.
@@ -40,6 +52,8 @@ pub enum Command {
     Limit(Limit),
     /// Viewers in rooms, messages at a steady rate: deliveries a second, what is lost, how late they are.
     Fanout(Fanout),
+    /// `fanout` over growing rates, rooms or sessions, until p99 passes a bound.
+    Sweep(Sweep),
     /// From publishing to the last receiver at a light load, and where that time goes.
     Pipeline(Pipeline),
 }
@@ -53,6 +67,7 @@ impl Command {
         match self {
             Self::Limit(limit) => limit.run(commit),
             Self::Fanout(fanout) => fanout.run(commit),
+            Self::Sweep(sweep) => sweep.run(commit),
             Self::Pipeline(pipeline) => pipeline.run(commit),
         }
     }

@@ -1,9 +1,9 @@
 //! `barrage bench limit`: what this machine does without a server. The sender alone on one processor, plain
-//! non-blocking sends to loopback connections with the connector's own socket options; on the others the clients that
-//! read in every other measurement. Whatever a server makes is held against this.
+//! non-blocking sends, and batches through io_uring, to loopback connections with the connector's own socket options; on
+//! the others the clients that read in every other measurement. Whatever a server makes is held against this.
 //!
 //! ```text
-//!   sender (server's processor): for each connection in turn: send(MSG_DONTWAIT)     one round
+//!   sender (server's processor): to each connection in turn: send(MSG_DONTWAIT)      one round
 //!   reader (clients' processor): epoll ─▶ recv(MSG_TRUNC)
 //! ```
 
@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use connector::driver::{Listeners, SocketOptions};
+use connector::driver::{BatchedSender, Listeners, SocketOptions};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use serde::Serialize;
 
 use crate::clock::thread_cpu;
 use crate::environment::{Environment, open_files};
-use crate::fanout::Error;
+use crate::error::Error;
 use crate::output::Printing;
 use crate::processor::{Cpus, pin, sides};
 use crate::reading::{Drain, Poller};
@@ -56,6 +56,9 @@ pub struct Limit {
     /// How long each is measured.
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
+    /// Without the rows of io_uring; they are left out too where it is not permitted.
+    #[arg(long)]
+    pub no_uring: bool,
     /// Processors of the sender; the first one, if not said.
     #[arg(long, value_name = "CPUS")]
     pub server_cpus: Option<Cpus>,
@@ -147,16 +150,30 @@ impl Limit {
             })?;
             let sending = thread::Builder::new().name("sender".into()).spawn_scoped(scope, || {
                 sender.as_ref().map_or(Ok(()), pin)?;
-                let seconds = Duration::from_secs_f64(self.seconds);
-                let mut sent = 0;
-                let rows = self.sizes.iter().map(|bytes| plain(&served, *bytes, seconds, &mut sent, &taken));
-                rows.collect::<io::Result<Vec<_>>>()
+                self.send(&served, &taken)
             })?;
             let rows = sending.join().map_err(|_| panicked());
             stop.store(true, Ordering::Relaxed);
             reading.join().map_err(|_| panicked())??;
             Ok(rows??)
         })
+    }
+}
+
+impl Limit {
+    /// Every way and size, on the thread of the sender.
+    fn send(&self, served: &[TcpStream], taken: &AtomicU64) -> io::Result<Vec<LimitRow>> {
+        let (seconds, mut sent) = (Duration::from_secs_f64(self.seconds), 0);
+        let mut ring = if self.no_uring { None } else { BatchedSender::new(served).ok() };
+        let mut rows = Vec::new();
+        for &bytes in &self.sizes {
+            let work = (served.len() as u64, bytes, seconds);
+            rows.push(row(("send", &mut |payload| plain(served, payload)), work, &mut sent, taken)?);
+            if let Some(ring) = &mut ring {
+                rows.push(row(("io_uring", &mut |payload| batched(ring, payload)), work, &mut sent, taken)?);
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -196,11 +213,36 @@ fn read(clients: &[TcpStream], stop: &AtomicBool, taken: &AtomicU64) -> io::Resu
     Ok(())
 }
 
-/// Plain sends, one for each connection and round.
-fn plain(
-    served: &[TcpStream],
-    bytes: usize,
-    seconds: Duration,
+/// Sends once to each connection: how many bytes were taken, and how many connections were full.
+type Round<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<(u64, u64)>;
+
+/// Every size, sent with plain calls.
+fn plain(served: &[TcpStream], payload: &[u8]) -> io::Result<(u64, u64)> {
+    let (mut took, mut full) = (0, 0);
+    for socket in served {
+        match send(socket, payload, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(bytes) => took += bytes as u64,
+            Err(Errno::AGAIN) => full += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((took, full))
+}
+
+fn batched(sender: &mut BatchedSender, payload: &[u8]) -> io::Result<(u64, u64)> {
+    let (mut took, mut full, mut broken) = (0, 0, None);
+    sender.send_all(payload, |_, result| match result {
+        Ok(bytes) => took += bytes as u64,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => full += 1,
+        Err(error) => broken = Some(error),
+    })?;
+    broken.map_or(Ok((took, full)), Err)
+}
+
+/// One way and one size; `sent` and `taken` are all bytes so far.
+fn row(
+    (way, round): (&'static str, Round<'_>),
+    (connections, bytes, seconds): (u64, usize, Duration),
     sent: &mut u64,
     taken: &AtomicU64,
 ) -> io::Result<LimitRow> {
@@ -208,15 +250,9 @@ fn plain(
     let (mut begun, mut warm, mut cpu) = (Instant::now(), false, thread_cpu());
     let (mut writes, mut full, mut took, mut rounds) = (0_u64, 0_u64, 0_u64, 0_u64);
     loop {
-        let mut refused = 0;
-        for socket in served {
-            match send(socket, &payload, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(bytes) => took += bytes as u64,
-                Err(Errno::AGAIN) => refused += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        writes += served.len() as u64 - refused;
+        let (bytes, refused) = round(&payload)?;
+        took += bytes;
+        writes += connections - refused;
         full += refused;
         rounds += 1;
         if !warm && begun.elapsed() >= WARMING {
@@ -225,7 +261,7 @@ fn plain(
         } else if warm && begun.elapsed() >= seconds {
             break;
         }
-        if refused * 2 > served.len() as u64 {
+        if refused * 2 > connections {
             thread::sleep(FULL_PAUSE);
         }
     }
@@ -239,7 +275,7 @@ fn plain(
         thread::sleep(Duration::from_millis(1));
     }
     Ok(LimitRow {
-        way: "send",
+        way,
         bytes,
         writes,
         full,
@@ -274,12 +310,12 @@ pub(crate) fn verdict(rows: &[LimitRow]) -> Option<String> {
 pub(crate) fn table(rows: &[LimitRow], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
         f,
-        "  way     bytes a write    writes/s       MB/s   CPU us a write   writes a CPU s   round ms     full"
+        "  way       bytes a write    writes/s       MB/s   CPU us a write   writes a CPU s   round ms     full"
     )?;
     for row in rows {
         writeln!(
             f,
-            "  {:<7}{:>14}{:>12}{:>11.1}{:>17.3}{:>17}{:>11.2}{:>9}",
+            "  {:<9}{:>14}{:>12}{:>11.1}{:>17.3}{:>17}{:>11.2}{:>9}",
             row.way,
             grouped(row.bytes as u64),
             grouped(row.writes_per_s as u64),
@@ -319,12 +355,14 @@ mod tests {
             sessions: 20,
             sizes: vec![128, 40_000],
             seconds: 0.05,
+            no_uring: false,
             server_cpus: None,
             client_cpus: None,
             output: Printing::default(),
         };
         let report = limit.measure("test").unwrap();
-        assert_eq!(report.rows.len(), 2);
+        // Where io_uring is permitted, each size twice.
+        assert!([2, 4].contains(&report.rows.len()));
         for row in &report.rows {
             assert!(row.writes > 0 && row.cpu_us_a_write > 0.0 && row.bytes_per_s > 0.0, "{row:?}");
             assert!(row.bytes_per_s <= row.writes_per_s * row.bytes as f64 * 1.001, "{row:?}");
@@ -339,6 +377,7 @@ mod tests {
             sessions: 0,
             sizes: vec![1],
             seconds: 1.0,
+            no_uring: true,
             server_cpus: None,
             client_cpus: None,
             output: Printing::default(),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::fanout::Error;
+use crate::error::Error;
 use crate::plot;
 
 /// Lines of a distribution for each halving of what is left: what HdrHistogram's own tools write.

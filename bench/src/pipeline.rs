@@ -29,13 +29,15 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::now_ns;
 use crate::environment::Environment;
-use crate::fanout::Error;
+use crate::error::Error;
 use crate::note::NOTE_BYTES;
 use crate::output::Output;
 use crate::publish::Plan;
 use crate::report::{Millis, grouped};
-use crate::tally::{Spread, microseconds, record};
+use crate::schedule::{Class, Schedule};
+use crate::tally::{microseconds, record};
 use crate::wire::Dialect;
 
 use bare::Beat;
@@ -260,32 +262,31 @@ impl Pipeline {
             want: "host:port of a connector".into(),
         })?;
         let host = crate::fanout::http_host(&self.http)?;
-        let run = rand::random();
+        let class = Class { rooms: 1, sessions: self.viewers, rate: self.rate };
+        let schedule = Arc::new(Schedule::new(rand::random(), 1, self.seconds.into(), &[class]));
         let room = Room {
             dialect: self.dialect,
             address,
             host: self.connect.clone(),
             token: self.token.clone(),
-            room: format!("bench-{run:08x}"),
+            room: schedule.room_name(0),
             sessions: self.viewers,
-            run,
-            messages,
-            zero: Instant::now(),
+            run: schedule.run,
+            messages: schedule.messages(),
+            schedule,
         };
         Ok((room, host))
     }
 
     fn plan(&self, room: &Room, host: String, first: Instant) -> Plan {
+        let until = first.saturating_duration_since(Instant::now());
         Plan {
-            spread: Spread { run: room.run, messages: room.messages, rooms: 1, publishers: 1 },
+            schedule: room.schedule.clone(),
             dialect: self.dialect,
-            rate: self.rate,
             bytes: self.bytes,
             host,
             api_key: self.api_key.clone(),
-            rooms: vec![room.room.clone()],
-            zero: room.zero,
-            begin: first - room.zero,
+            begin_ns: now_ns() + until.as_nanos() as u64,
         }
     }
 
@@ -334,7 +335,7 @@ impl Pipeline {
         let accepted = sent.accepted.iter().filter(|accepted| **accepted).count() as u64;
         let twice: u64 = seen.messages.iter().map(|message| u64::from(message.0.saturating_sub(self.viewers))).sum();
         let closed: u64 = seen.closed.values().sum();
-        let failed = u64::from(plan.spread.messages) - accepted;
+        let failed = u64::from(plan.schedule.messages()) - accepted;
         let faults = [
             (failed, "messages were not accepted"),
             (lost, "deliveries are missing"),
@@ -356,7 +357,7 @@ impl Pipeline {
             bench: "pipeline",
             environment: Environment::here(commit),
             settings: self.clone(),
-            messages: plan.spread.messages.into(),
+            messages: plan.schedule.messages().into(),
             accepted,
             delivered,
             expected: accepted * u64::from(self.viewers),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +18,10 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::clock::now_ns;
 use crate::note::Note;
-use crate::tally::{Spread, microseconds, record, set};
+use crate::schedule::Schedule;
+use crate::tally::{microseconds, record, set};
 use crate::wire::{Dialect, OPERATION};
 
 /// Requests of one connection that wait for their answers.
@@ -35,50 +37,36 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
 /// What is to be published, and how.
+#[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) spread: Spread,
+    pub(crate) schedule: Arc<Schedule>,
     pub(crate) dialect: Dialect,
-    /// Messages a second.
-    pub(crate) rate: f64,
     /// Of a payload.
     pub(crate) bytes: usize,
     /// `host:port`.
     pub(crate) host: String,
     pub(crate) api_key: String,
-    /// By room.
-    pub(crate) rooms: Vec<String>,
-    /// The zero of all times.
-    pub(crate) zero: Instant,
-    /// The first message's time, from the zero.
-    pub(crate) begin: Duration,
+    /// The first message's time, [`now_ns`].
+    pub(crate) begin_ns: u64,
 }
 
 impl Plan {
-    /// When message `number` is to be sent, nanoseconds since the zero.
+    /// When message `number` is to be sent.
     pub(crate) fn intended_ns(&self, number: u32) -> u64 {
-        self.begin.as_nanos() as u64 + (f64::from(number) * 1e9 / self.rate) as u64
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.zero.elapsed().as_nanos() as u64
+        self.begin_ns + self.schedule.after_ns(number)
     }
 
     /// Appends the request of a message.
     pub(crate) fn request(&self, number: u32, out: &mut Vec<u8>) {
-        let note = Note { run: self.spread.run, number, intended_ns: self.intended_ns(number) };
-        let room = &self.rooms[(number % self.spread.rooms) as usize];
+        let note = Note { run: self.schedule.run, number, intended_ns: self.intended_ns(number) };
+        let room = self.schedule.room_name(self.schedule.room_of(number));
         let payload = note.payload(self.bytes);
-        let (target, kind, body) = match self.dialect {
-            Dialect::Native => (
-                format!("/v1/rooms/{room}/messages"),
-                "application/json",
-                serde_json::json!({ "type": "text", "text": payload }).to_string(),
-            ),
-            Dialect::Goim => (
-                format!("/goim/push/room?operation={OPERATION}&type=live&room={room}"),
-                "application/octet-stream",
-                payload,
-            ),
+        let (target, kind, body) = if self.dialect.is_goim() {
+            let target = format!("/goim/push/room?operation={OPERATION}&type=live&room={room}");
+            (target, "application/octet-stream", payload)
+        } else {
+            let body = serde_json::json!({ "type": "text", "text": payload }).to_string();
+            (format!("/v1/rooms/{room}/messages"), "application/json", body)
         };
         let key =
             if self.api_key.is_empty() { String::new() } else { format!("Authorization: Bearer {}\r\n", self.api_key) };
@@ -95,18 +83,27 @@ impl Plan {
 /// What became of it.
 #[derive(Debug)]
 pub(crate) struct Published {
-    /// Bit n: message n was accepted.
+    /// Bit n: message n was accepted (by a connector: sent to it).
     pub(crate) accepted: Vec<u64>,
     /// Refused, not answered or not sent, by reason.
     pub(crate) failed: BTreeMap<String, u64>,
     /// Microseconds from the intended time to when it was written to its connection: ours, if it is large.
     pub(crate) lag: Histogram<u64>,
-    /// Microseconds from the intended time to the answer that accepts it.
+    /// Microseconds from the intended time to the answer that accepts it (a connector's: that acknowledges it).
     pub(crate) acceptance: Histogram<u64>,
 }
 
 impl Published {
-    fn fail(&mut self, reason: impl Into<String>) {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        Self {
+            accepted: vec![0; (schedule.messages() as usize).div_ceil(64)],
+            failed: BTreeMap::new(),
+            lag: microseconds(),
+            acceptance: microseconds(),
+        }
+    }
+
+    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         *self.failed.entry(reason.into()).or_default() += 1;
     }
 }
@@ -124,29 +121,24 @@ struct Publisher {
 /// Where there is no runtime to be had.
 pub(crate) fn run(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Published, std::io::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spread = plan.spread;
-    let published = Published {
-        accepted: vec![0; (spread.messages as usize).div_ceil(64)],
-        failed: BTreeMap::new(),
-        lag: microseconds(),
-        acceptance: microseconds(),
-    };
+    let schedule = plan.schedule.clone();
+    let published = Published::new(&schedule);
     let publisher = Rc::new(Publisher { plan, published: RefCell::new(published), accepted });
     LocalSet::new().block_on(&runtime, async {
         let mut connections = JoinSet::new();
         let mut queues = Vec::new();
-        for _ in 0..spread.publishers {
+        for _ in 0..schedule.publishers {
             let (queue, messages) = mpsc::channel(QUEUE_MAX);
             queues.push(queue);
             connections.spawn_local(connection(publisher.clone(), messages));
         }
-        for number in 0..spread.messages {
-            let intended = publisher.plan.zero + Duration::from_nanos(publisher.plan.intended_ns(number));
+        for number in schedule.in_time() {
+            let early_ns = publisher.plan.intended_ns(number).saturating_sub(now_ns());
             // A sleep ends up to a millisecond late: what is due by now goes without one.
-            if intended > Instant::now() {
-                tokio::time::sleep_until(intended.into()).await;
+            if early_ns > 0 {
+                tokio::time::sleep(Duration::from_nanos(early_ns)).await;
             }
-            if queues[(number % spread.publishers) as usize].try_send(number).is_err() {
+            if queues[(number % schedule.publishers) as usize].try_send(number).is_err() {
                 publisher.published.borrow_mut().fail("not sent: its connection's queue was full");
             }
         }
@@ -160,7 +152,7 @@ pub(crate) fn run(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Published, std
     let mut published = publisher.published.into_inner();
     let known = published.accepted.iter().map(|word| u64::from(word.count_ones())).sum::<u64>()
         + published.failed.values().sum::<u64>();
-    let silent = u64::from(spread.messages).saturating_sub(known);
+    let silent = u64::from(schedule.messages()).saturating_sub(known);
     if silent > 0 {
         published.failed.insert(format!("not answered within {} s", ANSWERS.as_secs()), silent);
     }
@@ -211,7 +203,7 @@ async fn converse(
                     output.clear();
                     publisher.plan.request(number, &mut output);
                     waiting.push_back(number);
-                    let lag_ns = publisher.plan.now_ns().saturating_sub(publisher.plan.intended_ns(number));
+                    let lag_ns = now_ns().saturating_sub(publisher.plan.intended_ns(number));
                     record(&mut publisher.published.borrow_mut().lag, lag_ns / 1000);
                     stream.write_all(&output).await.map_err(|error| error.to_string())?;
                 }
@@ -239,7 +231,7 @@ impl Publisher {
             Ok(()) => {
                 set(&mut published.accepted, number as usize);
                 self.accepted.fetch_add(1, Ordering::Relaxed);
-                let took_ns = self.plan.now_ns().saturating_sub(self.plan.intended_ns(number));
+                let took_ns = now_ns().saturating_sub(self.plan.intended_ns(number));
                 record(&mut published.acceptance, took_ns / 1000);
             }
             Err(reason) => published.fail(reason),
@@ -279,7 +271,7 @@ impl<'a> Answer<'a> {
     /// goim answers 200 to everything, and says in the body how it is.
     pub(crate) fn accepted(&self, dialect: Dialect) -> Result<(), String> {
         let code = || serde_json::from_slice::<serde_json::Value>(self.body).ok()?.get("code")?.as_i64();
-        if (200..300).contains(&self.status) && (dialect == Dialect::Native || code() == Some(0)) {
+        if (200..300).contains(&self.status) && (!dialect.is_goim() || code() == Some(0)) {
             return Ok(());
         }
         /// Of a body, characters that are shown: enough for an error's name.

@@ -1,4 +1,4 @@
-//! What was measured, as JSON and as a table.
+//! What a fan-out measured, as JSON and as a table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,12 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::environment::Environment;
-use crate::fanout::Fanout;
+use crate::fanout::{Fanout, Run};
+use crate::limit::{self, LimitRow};
+use crate::processor::Usage;
+use crate::stand::Spent;
+use crate::tally::{Sum, microseconds};
+use crate::viewers::Stage;
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]
@@ -22,15 +27,23 @@ pub struct Report {
     pub published: Publishing,
     /// The receiving side.
     pub deliveries: Deliveries,
-    /// From a message's intended time to its arrival at a viewer.
+    /// From a message's intended time to its arrival at a checked viewer.
     pub latency: Millis,
     /// The same whole, microseconds.
     #[serde(skip)]
     pub distribution: Histogram<u64>,
+    /// By the rooms' size.
+    pub classes: Vec<ClassReport>,
     /// The connections.
     pub sessions: Sessions,
+    /// What was asked beside it, with --probe.
+    pub probes: Option<Probes>,
+    /// What the server used and did; `None` where it cannot be seen.
+    pub server: Option<ServerReport>,
+    /// What this machine does without a server, in the same run.
+    pub limit: Option<Vec<LimitRow>>,
     /// Processors that this client kept busy, on average. Near the number that it may use, it measures itself.
-    pub client_cpus: Option<f64>,
+    pub client_cpus: f64,
 }
 
 /// The sending side.
@@ -38,7 +51,7 @@ pub struct Report {
 pub struct Publishing {
     /// Messages that had their time.
     pub intended: u64,
-    /// Those that the API accepted.
+    /// Those that the API accepted, or that were sent to the connector.
     pub accepted: u64,
     /// The others, by reason.
     pub failed: BTreeMap<String, u64>,
@@ -53,12 +66,18 @@ pub struct Publishing {
 pub struct Deliveries {
     /// Accepted messages times the viewers of their rooms.
     pub expected: u64,
-    /// Of these, those that came.
+    /// Of these, those that came. Of a session that is not checked it is told by its bytes.
     pub delivered: u64,
     /// The others.
     pub lost: u64,
-    /// How many the viewers were told that they missed.
+    /// Sessions that were checked message by message.
+    pub checked_sessions: u64,
+    /// Sessions not checked that got other bytes than a checked one of their room that got everything.
+    pub unequal_sessions: u64,
+    /// How many the checked viewers were told that they missed.
     pub gaps_told: u64,
+    /// How many they missed and were not told of.
+    pub untold: u64,
     /// Messages that came again.
     pub duplicates: u64,
     /// Messages that came after a later one of the same publisher.
@@ -69,6 +88,32 @@ pub struct Deliveries {
     pub per_second: f64,
     /// That time.
     pub seconds: f64,
+    /// That came, answers to heartbeats not counted.
+    pub bytes: u64,
+    /// Of these, for each delivery.
+    pub bytes_each: f64,
+}
+
+/// Rooms of one size and rate.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClassReport {
+    /// How many of which size.
+    pub name: String,
+    /// Rooms.
+    pub rooms: u32,
+    /// Sessions of all of them.
+    pub sessions: u32,
+    /// Messages a second, to all of them.
+    pub rate: f64,
+    /// Accepted messages times the viewers of their rooms.
+    pub expected: u64,
+    /// Of these, those that came.
+    pub delivered: u64,
+    /// From a message's intended time to its arrival at a checked viewer.
+    pub latency: Millis,
+    /// The same whole, microseconds.
+    #[serde(skip)]
+    pub distribution: Histogram<u64>,
 }
 
 /// The connections.
@@ -80,6 +125,61 @@ pub struct Sessions {
     pub closed: u64,
     /// Why.
     pub reasons: BTreeMap<String, u64>,
+}
+
+/// Whether heartbeats and joins were answered beside the load.
+#[derive(Debug, Clone, Serialize)]
+pub struct Probes {
+    /// From a heartbeat's intended time to its answer, of a session in the first room.
+    pub heartbeats: Millis,
+    /// Answered.
+    pub heartbeats_answered: u64,
+    /// Not answered within 5 s.
+    pub heartbeats_failed: u64,
+    /// From the intended time of connecting to being in the first room.
+    pub joins: Millis,
+    /// Answered.
+    pub joins_answered: u64,
+    /// Refused, or not answered within 5 s.
+    pub joins_failed: u64,
+}
+
+/// What a server used and did from the first message on.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerReport {
+    /// Processor time; `None`: its process is not known.
+    pub usage: Option<Usage>,
+    /// Seconds of the connector's processor time (event loops and control thread) for a million deliveries.
+    pub connector_cpu_s_a_million: Option<f64>,
+    /// Of the whole process.
+    pub process_cpu_s_a_million: Option<f64>,
+    /// Processors that it kept busy.
+    pub cpus: Option<f64>,
+    /// What its connector counted; `None`: its metrics are not known.
+    pub connector: Option<ConnectorReport>,
+}
+
+/// What a connector counted.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectorReport {
+    /// Sends to sockets.
+    pub writes: u64,
+    /// Of these, those that the kernel had no room for.
+    pub short_writes: u64,
+    /// Bytes of a write.
+    pub bytes_a_write: f64,
+    /// Deliveries of a write.
+    pub deliveries_a_write: f64,
+    /// Messages that slow readers were skipped over, each session counted.
+    pub skipped: u64,
+    /// Messages that a core has not got, each room counted.
+    pub missed: u64,
+    /// Messages that a full core's queue dropped.
+    pub queue_drops: u64,
+    /// Writes a second of the connector's processor time.
+    pub writes_per_cpu_s: Option<f64>,
+    /// The same, of what `limit` makes at that size.
+    pub share_of_limit: Option<f64>,
 }
 
 /// A distribution, milliseconds.
@@ -105,15 +205,94 @@ impl From<&Histogram<u64>> for Millis {
 }
 
 impl Report {
+    pub(crate) fn new(
+        settings: &Fanout,
+        environment: Environment,
+        stage: &Stage,
+        run: &Run,
+        limit: Option<Vec<LimitRow>>,
+    ) -> Self {
+        let (schedule, tally, published) = (&stage.schedule, &run.tally, &run.published);
+        let sums = tally.sums(schedule, &published.accepted);
+        let total = |of: fn(&Sum) -> u64| sums.iter().map(of).sum::<u64>();
+        let (expected, delivered, bytes) =
+            (total(|sum| sum.expected), total(|sum| sum.delivered), total(|sum| sum.bytes));
+        let seconds = tally.last_ns.saturating_sub(run.begin_ns) as f64 / 1e9;
+        let mut distribution = microseconds();
+        tally.latency.iter().for_each(|class| distribution.add(class).expect("both have the same bounds"));
+        let classes = schedule.classes().zip(&sums).zip(&tally.latency).map(|((class, sum), latency)| ClassReport {
+            name: format!(
+                "{} x {}",
+                grouped(class.rooms.into()),
+                grouped((f64::from(class.sessions) / f64::from(class.rooms)).round() as u64)
+            ),
+            rooms: class.rooms,
+            sessions: class.sessions,
+            rate: class.rate,
+            expected: sum.expected,
+            delivered: sum.delivered,
+            latency: latency.into(),
+            distribution: latency.clone(),
+        });
+        Self {
+            bench: "fanout",
+            environment,
+            settings: settings.clone(),
+            published: Publishing {
+                intended: schedule.messages().into(),
+                accepted: published.accepted.iter().map(|word| u64::from(word.count_ones())).sum(),
+                failed: published.failed.clone(),
+                acceptance: (&published.acceptance).into(),
+                lag: (&published.lag).into(),
+            },
+            deliveries: Deliveries {
+                expected,
+                delivered,
+                lost: expected - delivered,
+                checked_sessions: total(|sum| sum.checked),
+                unequal_sessions: total(|sum| sum.unequal),
+                gaps_told: total(|sum| sum.gaps),
+                untold: total(|sum| sum.untold),
+                duplicates: tally.duplicates,
+                disordered: tally.disordered,
+                strays: tally.strays,
+                per_second: if seconds > 0.0 { delivered as f64 / seconds } else { 0.0 },
+                seconds,
+                bytes,
+                bytes_each: bytes as f64 / delivered.max(1) as f64,
+            },
+            latency: (&distribution).into(),
+            distribution,
+            classes: classes.collect(),
+            sessions: Sessions {
+                viewers: schedule.sessions().into(),
+                closed: tally.closed.values().sum(),
+                reasons: tally.closed.clone(),
+            },
+            probes: run.probes.as_ref().map(|(heartbeats, joins)| Probes {
+                heartbeats: (&heartbeats.answered).into(),
+                heartbeats_answered: heartbeats.answered.len(),
+                heartbeats_failed: heartbeats.failed,
+                joins: (&joins.answered).into(),
+                joins_answered: joins.answered.len(),
+                joins_failed: joins.failed,
+            }),
+            server: ServerReport::new(&run.spent, delivered, seconds, limit.as_deref()),
+            limit,
+            client_cpus: run.client_cpus,
+        }
+    }
+
     /// What the server did wrong, `None`: everything that it accepted came once, in order, and nobody was closed.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        let Deliveries { lost, duplicates, disordered, strays, gaps_told, .. } = self.deliveries;
+        let Deliveries { lost, duplicates, disordered, strays, gaps_told, unequal_sessions, .. } = self.deliveries;
         let failed: u64 = self.published.failed.values().sum();
         let faults: Vec<String> = [
             (failed, "messages were not accepted"),
             (lost, "deliveries are missing"),
             (gaps_told, "messages were told as missed"),
+            (unequal_sessions, "sessions got other bytes than a checked one of their room"),
             (duplicates, "came twice"),
             (disordered, "came out of order"),
             (strays, "came to the wrong viewer"),
@@ -124,6 +303,174 @@ impl Report {
         .map(|(count, what)| format!("{} {what}", grouped(count)))
         .collect();
         (!faults.is_empty()).then(|| faults.join(", "))
+    }
+}
+
+impl ServerReport {
+    fn new(spent: &Spent, delivered: u64, seconds: f64, limit: Option<&[LimitRow]>) -> Option<Self> {
+        let million = delivered as f64 / 1e6;
+        let connector_s = spent.usage.map(|usage| usage.cores_s + usage.control_s);
+        let process_s = spent.usage.map(|usage| usage.cores_s + usage.control_s + usage.rest_s);
+        let connector = spent.connector("writes").filter(|writes| *writes > 0).map(|writes| {
+            let count = |name| spent.connector(name).unwrap_or_default();
+            let bytes_a_write = count("sent_bytes") as f64 / writes as f64;
+            let writes_per_cpu_s = connector_s.map(|seconds| writes as f64 / seconds);
+            // The row of that size, or of 128 bytes where the writes are about as short.
+            let row = limit.and_then(|rows| {
+                rows.iter().min_by(|a, b| {
+                    let off = |row: &LimitRow| (row.bytes as f64 / bytes_a_write).ln().abs();
+                    off(a).total_cmp(&off(b))
+                })
+            });
+            ConnectorReport {
+                writes,
+                short_writes: count("short_writes"),
+                bytes_a_write,
+                deliveries_a_write: delivered as f64 / writes as f64,
+                skipped: count("skipped"),
+                missed: count("missed"),
+                queue_drops: count("queue_drops"),
+                writes_per_cpu_s,
+                share_of_limit: writes_per_cpu_s.zip(row).map(|(ours, row)| ours / row.writes_per_cpu_s),
+            }
+        });
+        (connector.is_some() || spent.usage.is_some()).then_some(Self {
+            usage: spent.usage,
+            connector_cpu_s_a_million: connector_s.map(|seconds| seconds / million),
+            process_cpu_s_a_million: process_s.map(|seconds| seconds / million),
+            cpus: process_s.map(|used| used / seconds),
+            connector,
+        })
+    }
+}
+
+/// Some runs with the same options.
+#[derive(Debug, Clone, Serialize)]
+pub struct Series {
+    /// What was run.
+    pub bench: &'static str,
+    /// The median of each number by itself.
+    pub median: Headline,
+    /// In their order.
+    pub runs: Vec<Report>,
+}
+
+/// A run's numbers.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Headline {
+    /// Deliveries a second.
+    pub per_second: f64,
+    /// Of what was expected.
+    pub delivered_share: f64,
+    /// Milliseconds from the intended time.
+    pub p50: f64,
+    /// Nine of ten.
+    pub p90: f64,
+    /// 99 of 100.
+    pub p99: f64,
+    /// 999 of 1,000.
+    pub p999: f64,
+    /// All.
+    pub max: f64,
+    /// Of the connector; NaN (null in JSON) where it is not known, as with those below.
+    pub cpu_s_a_million: f64,
+    /// Of the connector.
+    pub deliveries_a_write: f64,
+    /// Writes a processor second, of `limit`'s.
+    pub share_of_limit: f64,
+    /// Writes a processor second that `limit` makes at 128 bytes.
+    pub limit_writes_per_cpu_s: f64,
+}
+
+impl Report {
+    /// Its numbers.
+    #[must_use]
+    pub fn headline(&self) -> Headline {
+        let connector = self.server.as_ref().and_then(|server| server.connector.as_ref());
+        let limit = self.limit.iter().flatten().find(|row| row.bytes == limit::FAIR_BYTES);
+        Headline {
+            per_second: self.deliveries.per_second,
+            delivered_share: self.deliveries.delivered as f64 / self.deliveries.expected.max(1) as f64,
+            p50: self.latency.p50,
+            p90: self.latency.p90,
+            p99: self.latency.p99,
+            p999: self.latency.p999,
+            max: self.latency.max,
+            cpu_s_a_million: self
+                .server
+                .as_ref()
+                .and_then(|server| server.connector_cpu_s_a_million)
+                .unwrap_or(f64::NAN),
+            deliveries_a_write: connector.map_or(f64::NAN, |connector| connector.deliveries_a_write),
+            share_of_limit: connector.and_then(|connector| connector.share_of_limit).unwrap_or(f64::NAN),
+            limit_writes_per_cpu_s: limit.map_or(f64::NAN, |row| row.writes_per_cpu_s),
+        }
+    }
+}
+
+impl Series {
+    /// `runs` is not empty.
+    pub(crate) fn new(runs: Vec<Report>) -> Self {
+        let lines: Vec<Headline> = runs.iter().map(Report::headline).collect();
+        let median = |of: fn(&Headline) -> f64| {
+            let mut values: Vec<f64> = lines.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let median = Headline {
+            per_second: median(|line| line.per_second),
+            delivered_share: median(|line| line.delivered_share),
+            p50: median(|line| line.p50),
+            p90: median(|line| line.p90),
+            p99: median(|line| line.p99),
+            p999: median(|line| line.p999),
+            max: median(|line| line.max),
+            cpu_s_a_million: median(|line| line.cpu_s_a_million),
+            deliveries_a_write: median(|line| line.deliveries_a_write),
+            share_of_limit: median(|line| line.share_of_limit),
+            limit_writes_per_cpu_s: median(|line| line.limit_writes_per_cpu_s),
+        };
+        Self { bench: "fanout", median, runs }
+    }
+}
+
+impl Headline {
+    /// What stands over [`Headline`]s.
+    pub(crate) const HEAD: &str = "  deliveries/s  delivered %     p50     p90     p99   p99.9     max ms  \
+                                   CPU s/M  deliv./write  of limit  limit's writes/CPU s";
+}
+
+impl fmt::Display for Headline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |value: f64, shown: String| if value.is_nan() { "-".to_owned() } else { shown };
+        write!(
+            f,
+            "{:>14}{:>13.4}{:>8.2}{:>8.2}{:>8.2}{:>8.2}{:>11.2}{:>9}{:>14}{:>10}{:>22}",
+            grouped(self.per_second as u64),
+            self.delivered_share * 100.0,
+            self.p50,
+            self.p90,
+            self.p99,
+            self.p999,
+            self.max,
+            known(self.cpu_s_a_million, format!("{:.4}", self.cpu_s_a_million)),
+            known(self.deliveries_a_write, format!("{:.1}", self.deliveries_a_write)),
+            known(self.share_of_limit, format!("{:.0} %", self.share_of_limit * 100.0)),
+            known(self.limit_writes_per_cpu_s, grouped(self.limit_writes_per_cpu_s as u64)),
+        )
+    }
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for run in &self.runs {
+            writeln!(f, "{run}")?;
+        }
+        writeln!(f, "{} runs\n         {}", self.runs.len(), Headline::HEAD)?;
+        for (number, run) in self.runs.iter().enumerate() {
+            writeln!(f, "  run {:<3}{}", number + 1, run.headline())?;
+        }
+        writeln!(f, "  median {}", self.median)
     }
 }
 
@@ -142,20 +489,20 @@ pub(crate) fn grouped(number: u64) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { environment, settings, published, deliveries, latency, sessions, .. } = self;
+        let Self { environment, settings, published, deliveries, latency, sessions, classes, .. } = self;
         let carrier = if settings.tcp { "TCP" } else { "WebSocket" };
+        let rate: f64 = classes.iter().map(|class| class.rate).sum();
+        let rooms: u64 = classes.iter().map(|class| u64::from(class.rooms)).sum();
         writeln!(
             f,
-            "fanout: {} viewers, {} rooms, {} messages/s of {} bytes for {} s, {:?} on {carrier}",
-            grouped(settings.viewers.into()),
-            grouped(settings.rooms.into()),
-            settings.rate,
-            settings.bytes,
+            "fanout via {:?}: {} viewers, {} rooms, {rate} messages/s for {} s, {:?} on {carrier}",
+            settings.via,
+            grouped(sessions.viewers),
+            grouped(rooms),
             settings.seconds,
             settings.dialect,
         )?;
-        writeln!(f, "{environment}")?;
-        writeln!(f)?;
+        writeln!(f, "{environment}\n")?;
         let percent = 100.0 * deliveries.delivered as f64 / (deliveries.expected.max(1)) as f64;
         writeln!(f, "  deliveries/s   {:>16}", grouped(deliveries.per_second as u64))?;
         writeln!(
@@ -164,8 +511,17 @@ impl fmt::Display for Report {
             grouped(deliveries.delivered),
             grouped(deliveries.expected)
         )?;
+        writeln!(f, "  bytes each     {:>16.1}", deliveries.bytes_each)?;
+        writeln!(
+            f,
+            "  checked        {:>16}  of {} sessions message by message, the others by their bytes",
+            grouped(deliveries.checked_sessions),
+            grouped(sessions.viewers)
+        )?;
         for (name, count) in [
+            ("unequal bytes", deliveries.unequal_sessions),
             ("gaps told", deliveries.gaps_told),
+            ("missed untold", deliveries.untold),
             ("came twice", deliveries.duplicates),
             ("out of order", deliveries.disordered),
             ("strays", deliveries.strays),
@@ -185,17 +541,80 @@ impl fmt::Display for Report {
         for (reason, count) in &published.failed {
             writeln!(f, "{:>34}  {reason}", grouped(*count))?;
         }
-        if let Some(cpus) = self.client_cpus {
-            writeln!(f, "  client's CPUs  {cpus:>16.2}  of {}", environment.cpus)?;
-        }
+        writeln!(f, "  client's CPUs  {:>16.2}  of {}", self.client_cpus, environment.cpus)?;
         writeln!(f)?;
         writeln!(f, "  ms from the intended time      p50       p90       p99     p99.9       max")?;
-        for (name, millis) in
-            [("delivered", latency), ("accepted", &published.acceptance), ("sent (our lag)", &published.lag)]
-        {
+        let mut rows = vec![("delivered", latency)];
+        if classes.len() > 1 {
+            rows.extend(classes.iter().map(|class| (class.name.as_str(), &class.latency)));
+        }
+        if let Some(probes) = &self.probes {
+            rows.extend([("heartbeat answered", &probes.heartbeats), ("joined", &probes.joins)]);
+        }
+        rows.extend([("accepted", &published.acceptance), ("sent (our lag)", &published.lag)]);
+        for (name, millis) in rows {
             let Millis { p50, p90, p99, p999, max } = millis;
             writeln!(f, "  {name:<23}{p50:>10.2}{p90:>10.2}{p99:>10.2}{p999:>10.2}{max:>10.2}")?;
         }
+        if let Some(probes) = &self.probes {
+            writeln!(
+                f,
+                "  heartbeats {} answered, {} not; joins {} answered, {} not",
+                probes.heartbeats_answered, probes.heartbeats_failed, probes.joins_answered, probes.joins_failed
+            )?;
+        }
+        if let Some(server) = &self.server {
+            writeln!(f)?;
+            write!(f, "{server}")?;
+        }
+        if let Some(rows) = &self.limit {
+            writeln!(f)?;
+            limit::table(rows, f)?;
+            if let Some(verdict) = limit::verdict(rows) {
+                writeln!(f, "  {verdict}")?;
+            }
+        }
         Ok(())
+    }
+}
+
+impl fmt::Display for ServerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(usage) = self.usage {
+            writeln!(
+                f,
+                "  server's CPU s {:>16.3}  event loops, {:.3} control thread, {:.3} all else; {:.2} CPUs busy",
+                usage.cores_s,
+                usage.control_s,
+                usage.rest_s,
+                self.cpus.unwrap_or_default()
+            )?;
+        }
+        if let (Some(connector), Some(process)) = (self.connector_cpu_s_a_million, self.process_cpu_s_a_million) {
+            writeln!(f, "  CPU s/million  {connector:>16.4}  connector, {process:.4} the whole process")?;
+        }
+        let Some(connector) = &self.connector else { return Ok(()) };
+        writeln!(
+            f,
+            "  writes         {:>16}  of {:.1} bytes and {:.2} deliveries; {} short",
+            grouped(connector.writes),
+            connector.bytes_a_write,
+            connector.deliveries_a_write,
+            grouped(connector.short_writes)
+        )?;
+        if let Some(writes) = connector.writes_per_cpu_s {
+            write!(f, "  writes a CPU s {:>16}", grouped(writes as u64))?;
+            match connector.share_of_limit {
+                Some(share) => writeln!(f, "  {:.1} % of limit's at that size", share * 100.0)?,
+                None => writeln!(f)?,
+            }
+        }
+        writeln!(
+            f,
+            "  skipped        {:>16}  deliveries; {} messages missed, {} dropped at a core's queue",
+            grouped(connector.skipped),
+            grouped(connector.missed),
+            grouped(connector.queue_drops)
+        )
     }
 }

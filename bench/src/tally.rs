@@ -1,10 +1,11 @@
-//! What the viewers saw: each viewer's ledger of its room's messages, and a thread's sums.
+//! What the viewers saw: of a checked one each message of its room, of every one its bytes; and what that comes to.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
 use crate::note::Note;
+use crate::schedule::Schedule;
 
 /// Longest latency that is told from longer ones, microseconds: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
@@ -21,39 +22,31 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, us: u64) {
     histogram.saturating_record(us.max(1));
 }
 
-/// How messages are spread: number n goes to room n mod `rooms`, over HTTP connection n mod `publishers`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spread {
-    pub(crate) run: u32,
-    pub(crate) messages: u32,
-    pub(crate) rooms: u32,
-    pub(crate) publishers: u32,
-}
-
-/// One viewer's messages: which have come, and what came last from each publisher.
+/// One checked viewer's messages: which have come, and what came last from each publisher.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    room: u32,
     /// Bit i: the room's message i has come.
     seen: Vec<u64>,
     /// Number plus one, 0: none yet.
     last: Vec<u32>,
+    /// Messages that it was told it missed.
+    pub(crate) gaps: u64,
 }
 
 impl Ledger {
-    pub(crate) fn new(room: u32, spread: &Spread) -> Self {
-        let messages = (spread.messages / spread.rooms) as usize + 1;
-        Self { room, seen: vec![0; messages.div_ceil(64)], last: vec![0; spread.publishers as usize] }
+    pub(crate) fn new(room: u32, schedule: &Schedule) -> Self {
+        let messages = schedule.messages_in(room) as usize;
+        Self { seen: vec![0; messages.div_ceil(64)], last: vec![0; schedule.publishers as usize], gaps: 0 }
     }
 
     /// Bytes of a ledger, for a bound on all of them.
-    pub(crate) fn bytes(spread: &Spread) -> u64 {
-        u64::from(spread.messages / spread.rooms) / 8 + u64::from(spread.publishers) * 4
+    pub(crate) fn bytes(room: u32, schedule: &Schedule) -> u64 {
+        u64::from(schedule.messages_in(room)) / 8 + u64::from(schedule.publishers) * 4
     }
 
-    /// Which of the room's messages in `accepted` (a bit for each number) have come.
-    pub(crate) fn delivered(&self, accepted: &[u64], spread: &Spread) -> u64 {
-        let of_room = (self.room..spread.messages).step_by(spread.rooms as usize).enumerate();
+    /// How many of the room's messages in `accepted` (a bit for each number) have come.
+    fn delivered(&self, room: u32, accepted: &[u64], schedule: &Schedule) -> u64 {
+        let of_room = schedule.numbers_of(room).enumerate();
         of_room.filter(|(place, number)| bit(&self.seen, *place) && bit(accepted, *number as usize)).count() as u64
     }
 }
@@ -71,58 +64,70 @@ pub(crate) fn set(bits: &mut [u64], place: usize) -> bool {
     *word != before
 }
 
+/// What one viewer got.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) room: u32,
+    /// Since it was in its room, answers to heartbeats not counted.
+    pub(crate) bytes: u64,
+    /// Of a checked one.
+    pub(crate) ledger: Option<Ledger>,
+}
+
 /// What a thread's viewers saw.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Microseconds from the intended time to the arrival, each message once.
-    pub(crate) latency: Histogram<u64>,
+    /// By class of rooms: microseconds from the intended time to the arrival, each message once.
+    pub(crate) latency: Vec<Histogram<u64>>,
     pub(crate) duplicates: u64,
     /// Messages that came after one that the same publisher had sent later.
     pub(crate) disordered: u64,
     /// Messages of another room or of nobody's: must not be.
     pub(crate) strays: u64,
-    /// Messages that viewers were told they missed.
-    pub(crate) gaps: u64,
     /// Sessions that ended before they were ended here, by reason.
     pub(crate) closed: BTreeMap<String, u64>,
-    /// When the last message came, nanoseconds since the run's zero.
+    /// When the last message came, [`crate::clock::now_ns`].
     pub(crate) last_ns: u64,
-    pub(crate) ledgers: Vec<Ledger>,
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            latency: microseconds(),
-            duplicates: 0,
-            disordered: 0,
-            strays: 0,
-            gaps: 0,
-            closed: BTreeMap::new(),
-            last_ns: 0,
-            ledgers: Vec::new(),
-        }
-    }
+    pub(crate) seats: Vec<Seat>,
 }
 
 impl Tally {
-    /// A payload came to the viewer of `ledger`; whether it is a new one of this run.
-    pub(crate) fn came(&mut self, ledger: &mut Ledger, spread: &Spread, payload: &[u8], now_ns: u64) -> bool {
-        let note = Note::read(payload).filter(|note| note.run == spread.run && note.number < spread.messages);
-        let Some(note) = note.filter(|note| note.number % spread.rooms == ledger.room) else {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        Self {
+            latency: schedule.classes().map(|_| microseconds()).collect(),
+            duplicates: 0,
+            disordered: 0,
+            strays: 0,
+            closed: BTreeMap::new(),
+            last_ns: 0,
+            seats: Vec::new(),
+        }
+    }
+
+    /// A payload came to the viewer of `ledger`, who is in `room`; whether it is a new one of this run.
+    pub(crate) fn came(
+        &mut self,
+        ledger: &mut Ledger,
+        room: u32,
+        schedule: &Schedule,
+        payload: &[u8],
+        now_ns: u64,
+    ) -> bool {
+        let note = Note::read(payload).filter(|note| note.run == schedule.run && note.number < schedule.messages());
+        let Some(note) = note.filter(|note| schedule.room_of(note.number) == room) else {
             self.strays += 1;
             return false;
         };
-        if !set(&mut ledger.seen, (note.number / spread.rooms) as usize) {
+        if !set(&mut ledger.seen, schedule.place_of(note.number) as usize) {
             self.duplicates += 1;
             return false;
         }
-        let last = &mut ledger.last[(note.number % spread.publishers) as usize];
+        let last = &mut ledger.last[(note.number % schedule.publishers) as usize];
         if note.number < *last {
             self.disordered += 1;
         }
         *last = (*last).max(note.number + 1);
-        record(&mut self.latency, now_ns.saturating_sub(note.intended_ns) / 1000);
+        record(&mut self.latency[schedule.class_of_room(room)], now_ns.saturating_sub(note.intended_ns) / 1000);
         self.last_ns = now_ns;
         true
     }
@@ -132,33 +137,104 @@ impl Tally {
     }
 
     pub(crate) fn add(&mut self, mut other: Self) {
-        self.latency.add(&other.latency).expect("both have the same bounds");
+        for (ours, theirs) in self.latency.iter_mut().zip(&other.latency) {
+            ours.add(theirs).expect("both have the same bounds");
+        }
         self.duplicates += other.duplicates;
         self.disordered += other.disordered;
         self.strays += other.strays;
-        self.gaps += other.gaps;
         self.last_ns = self.last_ns.max(other.last_ns);
-        self.ledgers.append(&mut other.ledgers);
+        self.seats.append(&mut other.seats);
         for (reason, count) in other.closed {
             *self.closed.entry(reason).or_default() += count;
         }
     }
+
+    /// What it comes to, by class of rooms.
+    pub(crate) fn sums(&self, schedule: &Schedule, accepted: &[u64]) -> Vec<Sum> {
+        let expected: Vec<u64> = (0..schedule.rooms())
+            .map(|room| schedule.numbers_of(room).filter(|number| bit(accepted, *number as usize)).count() as u64)
+            .collect();
+        let mut sums = vec![Sum::default(); schedule.classes().len()];
+        // Of each room: what a checked session got that got everything, and what all checked ones got together.
+        let mut whole: Vec<Option<u64>> = vec![None; expected.len()];
+        let mut share = vec![(0_u64, 0_u64); expected.len()];
+        for seat in &self.seats {
+            let Some(ledger) = &seat.ledger else { continue };
+            let (room, sum) = (seat.room as usize, &mut sums[schedule.class_of_room(seat.room)]);
+            let delivered = ledger.delivered(seat.room, accepted, schedule);
+            sum.sessions += 1;
+            sum.checked += 1;
+            sum.bytes += seat.bytes;
+            sum.expected += expected[room];
+            sum.delivered += delivered;
+            sum.gaps += ledger.gaps;
+            sum.untold += (expected[room] - delivered).saturating_sub(ledger.gaps);
+            if delivered == expected[room] && ledger.gaps == 0 {
+                whole[room] = whole[room].or(Some(seat.bytes));
+            }
+            share[room].0 += delivered;
+            share[room].1 += seat.bytes;
+        }
+        for seat in self.seats.iter().filter(|seat| seat.ledger.is_none()) {
+            let (room, sum) = (seat.room as usize, &mut sums[schedule.class_of_room(seat.room)]);
+            sum.sessions += 1;
+            sum.bytes += seat.bytes;
+            sum.expected += expected[room];
+            if whole[room] == Some(seat.bytes) {
+                sum.delivered += expected[room];
+                continue;
+            }
+            sum.unequal += 1;
+            let (messages, bytes) = share[room];
+            let about = u128::from(seat.bytes) * u128::from(messages) / u128::from(bytes.max(1));
+            sum.delivered += (about as u64).min(expected[room]);
+        }
+        sums
+    }
+}
+
+/// What the viewers of a class of rooms got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) sessions: u64,
+    /// Of these, checked message by message.
+    pub(crate) checked: u64,
+    pub(crate) bytes: u64,
+    /// Accepted messages times the viewers of their rooms.
+    pub(crate) expected: u64,
+    /// Of a session that is not checked: everything, if it got as many bytes as a checked one that got everything; else
+    /// as many messages as its bytes are worth.
+    pub(crate) delivered: u64,
+    /// That checked viewers were told they missed.
+    pub(crate) gaps: u64,
+    /// That checked viewers missed without being told.
+    pub(crate) untold: u64,
+    /// Sessions not checked that got other bytes than a checked one that got everything, or had none to compare with.
+    pub(crate) unequal: u64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Class;
 
-    const SPREAD: Spread = Spread { run: 7, messages: 100, rooms: 2, publishers: 4 };
+    fn schedule() -> Schedule {
+        Schedule::new(7, 4, 1.0, &[Class { rooms: 2, sessions: 4, rate: 100.0 }])
+    }
 
     fn came(tally: &mut Tally, ledger: &mut Ledger, number: u32) -> bool {
         let note = Note { run: 7, number, intended_ns: u64::from(number) * 1_000_000 };
-        tally.came(ledger, &SPREAD, note.payload(40).as_bytes(), 500_000_000)
+        tally.came(ledger, 1, &schedule(), note.payload(40).as_bytes(), 500_000_000)
+    }
+
+    fn fresh() -> (Tally, Ledger) {
+        (Tally::new(&schedule()), Ledger::new(1, &schedule()))
     }
 
     #[test]
     fn disorder_is_judged_for_each_publisher() {
-        let (mut tally, mut ledger) = (Tally::default(), Ledger::new(1, &SPREAD));
+        let (mut tally, mut ledger) = fresh();
         // 1, 5, 9 are of publisher 1; 3, 7 of publisher 3.
         for number in [1, 7, 9, 3, 5] {
             assert!(came(&mut tally, &mut ledger, number));
@@ -168,18 +244,19 @@ mod tests {
 
     #[test]
     fn duplicates_and_strays_are_not_deliveries() {
-        let (mut tally, mut ledger) = (Tally::default(), Ledger::new(1, &SPREAD));
+        let (mut tally, mut ledger) = fresh();
         assert!(came(&mut tally, &mut ledger, 1));
         assert!(!came(&mut tally, &mut ledger, 1));
         assert!(!came(&mut tally, &mut ledger, 2), "of the other room");
-        assert!(!tally.came(&mut ledger, &SPREAD, b"hello", 0));
-        assert!(!tally.came(&mut ledger, &SPREAD, Note { run: 8, number: 3, intended_ns: 0 }.payload(0).as_bytes(), 0));
-        assert_eq!((tally.duplicates, tally.strays, tally.latency.len()), (1, 3, 1));
+        assert!(!tally.came(&mut ledger, 1, &schedule(), b"hello", 0));
+        let other = Note { run: 8, number: 3, intended_ns: 0 }.payload(0);
+        assert!(!tally.came(&mut ledger, 1, &schedule(), other.as_bytes(), 0));
+        assert_eq!((tally.duplicates, tally.strays, tally.latency[0].len()), (1, 3, 1));
     }
 
     #[test]
     fn what_was_not_accepted_is_not_counted_as_delivered() {
-        let (mut tally, mut ledger) = (Tally::default(), Ledger::new(1, &SPREAD));
+        let (mut tally, mut ledger) = fresh();
         for number in [1, 3, 99] {
             came(&mut tally, &mut ledger, number);
         }
@@ -187,13 +264,33 @@ mod tests {
         for number in [0, 1, 2, 5, 99] {
             set(&mut accepted, number);
         }
-        assert_eq!(ledger.delivered(&accepted, &SPREAD), 2);
+        ledger.gaps = 1;
+        tally.seats.push(Seat { room: 1, bytes: 10, ledger: Some(ledger) });
+        let sum = tally.sums(&schedule(), &accepted).remove(0);
+        assert_eq!((sum.expected, sum.delivered, sum.gaps, sum.untold), (3, 2, 1, 0));
     }
 
     #[test]
     fn latency_counts_from_the_intended_time() {
-        let (mut tally, mut ledger) = (Tally::default(), Ledger::new(1, &SPREAD));
+        let (mut tally, mut ledger) = fresh();
         came(&mut tally, &mut ledger, 99);
-        assert!(tally.latency.max().abs_diff(401_000) < 1_000, "{}", tally.latency.max());
+        assert!(tally.latency[0].max().abs_diff(401_000) < 1_000, "{}", tally.latency[0].max());
+    }
+
+    #[test]
+    fn a_session_that_is_not_checked_is_held_against_one_that_is() {
+        let (mut tally, mut ledger) = fresh();
+        let mut accepted = vec![0; 2];
+        for number in (1..100).step_by(2) {
+            came(&mut tally, &mut ledger, number);
+            set(&mut accepted, number as usize);
+        }
+        tally.seats.push(Seat { room: 1, bytes: 5000, ledger: Some(ledger) });
+        for bytes in [5000, 4000, 6000] {
+            tally.seats.push(Seat { room: 1, bytes, ledger: None });
+        }
+        let sum = tally.sums(&schedule(), &accepted).remove(0);
+        assert_eq!((sum.expected, sum.delivered, sum.unequal), (200, 50 + 50 + 40 + 50, 2));
+        assert_eq!((sum.sessions, sum.checked, sum.bytes, sum.untold), (4, 1, 20_000, 0));
     }
 }

@@ -1,232 +1,379 @@
-//! The viewers of one thread: a task for each on a runtime of one thread, and one buffer that all read into.
+//! The viewers of one thread: their sockets on one [`Poller`], and one buffer that all checked ones read into.
 //!
-//! An idle viewer owns its socket, its codec and its ledger; bytes are read, parsed and counted in one go, and only what
-//! is left of a frame is kept.
+//! ```text
+//!   connecting ─▶ entering: every byte is read by its Wire ─▶ in its room ┬▶ checked: message by message
+//!                                                                         └▶ not: its bytes are counted and thrown away
+//! ```
+//!
+//! Everyone's heartbeats go out; one that is not checked owns no codec and no buffer.
 
-use std::cell::RefCell;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, LocalSet};
-use tokio_util::sync::CancellationToken;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use crate::tally::{Ledger, Spread, Tally};
-use crate::wire::{Event, Viewer, Wire};
+use crate::clock::now_ns;
+use crate::dial;
+use crate::reading::{Drain, Poller, Ready};
+use crate::schedule::Schedule;
+use crate::tally::{Ledger, Seat, Tally};
+use crate::wire::{Dialect, Event, Viewer, Wire};
 
-/// The buffer that all viewers of a thread read into, bytes: a round of a fast room.
+/// The buffer that all checked viewers of a thread read into, bytes: a round of a fast room.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Viewers of one thread that are on their way in at the same time: a server's queue of new connections is often 128.
 const ENTERING_MAX: usize = 64;
 /// How long one may be on its way in.
-const ENTERING: Duration = Duration::from_secs(20);
-/// Sessions from one loopback address: the kernel gives about 28,000 ports to connections from one address to another.
-const LOOPBACK_SESSIONS: u32 = 20_000;
+pub(crate) const ENTERING: Duration = Duration::from_secs(20);
+/// Longest wait for something to come: how soon a stop is noticed.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Heartbeats go out in so many groups, one after the other: not everyone's at once.
+const BEATS: usize = 64;
 
 /// What all viewers have in common.
 pub(crate) struct Stage {
-    pub(crate) spread: Spread,
-    pub(crate) template: Template,
+    pub(crate) schedule: Schedule,
+    /// One session in so many is checked message by message.
+    pub(crate) one_in: u32,
+    pub(crate) dialect: Dialect,
+    pub(crate) tcp: bool,
+    /// As given: what the upgrade names.
+    pub(crate) host: String,
+    pub(crate) token: String,
     pub(crate) address: SocketAddr,
-    /// The zero of all times.
-    pub(crate) zero: Instant,
-    pub(crate) stop: CancellationToken,
+    pub(crate) stop: AtomicBool,
     /// Viewers that are in their room.
     pub(crate) entered: AtomicU64,
-    /// New messages that have come to viewers.
+    /// New messages that have come to checked viewers.
     pub(crate) delivered: AtomicU64,
+    /// Bytes that have come to all.
+    pub(crate) bytes: AtomicU64,
     /// Sessions that have ended too early.
     pub(crate) closed: AtomicU64,
     /// Why not all could be let in.
     pub(crate) failure: Mutex<Option<String>>,
 }
 
-/// A viewer but for its room.
-pub(crate) struct Template {
-    pub(crate) dialect: crate::Dialect,
-    pub(crate) tcp: bool,
-    pub(crate) host: String,
-    pub(crate) token: String,
-    /// By room.
-    pub(crate) rooms: Vec<String>,
-}
-
 impl Stage {
-    pub(crate) fn now_ns(&self) -> u64 {
-        self.zero.elapsed().as_nanos() as u64
+    pub(crate) fn wire(&self, room: u32) -> Wire {
+        Wire::new(&Viewer {
+            dialect: self.dialect,
+            tcp: self.tcp,
+            host: &self.host,
+            room: &self.schedule.room_name(room),
+            token: &self.token,
+        })
     }
 
     fn fail(&self, reason: String) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.stop.cancel();
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// What the viewers of a thread share.
-struct Thread {
-    buffer: Vec<u8>,
-    tally: Tally,
+/// How a viewer takes what comes.
+enum Watch {
+    /// It is on its way in.
+    Entering(Box<Wire>),
+    /// Message by message.
+    Checked(Box<(Wire, Ledger)>),
+    Counted,
+    /// The server ended it.
+    Ended,
+}
+
+struct Session {
+    socket: TcpStream,
+    number: u32,
+    room: u32,
+    watch: Watch,
+    /// Since it was in its room.
+    bytes: u64,
+    /// Heartbeats that were sent since.
+    beats: u32,
+    /// Not taken by the kernel yet.
+    out: Vec<u8>,
 }
 
 /// Runs the viewers `numbers` until the stage stops.
 ///
 /// # Errors
-/// Where there is no runtime to be had.
-pub(crate) fn run(stage: &Arc<Stage>, numbers: impl Iterator<Item = u32>) -> Result<Tally, std::io::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = Rc::new(RefCell::new(Thread { buffer: vec![0; BUFFER_BYTES], tally: Tally::default() }));
-    let entering = Rc::new(Semaphore::new(ENTERING_MAX));
-    LocalSet::new().block_on(&runtime, async {
-        let mut tasks = JoinSet::new();
-        for number in numbers {
-            tasks.spawn_local(view(stage.clone(), number, entering.clone(), thread.clone()));
+/// Where there is no poller to be had.
+pub(crate) fn run(stage: &Stage, numbers: impl Iterator<Item = u32>) -> io::Result<Tally> {
+    let mut numbers = numbers.fuse();
+    let mut thread = Thread {
+        stage,
+        poller: Poller::new()?,
+        drain: Drain::new(),
+        buffer: vec![0; BUFFER_BYTES],
+        sessions: Vec::new(),
+        entering: VecDeque::new(),
+        under_way: 0,
+        tally: Tally::new(&stage.schedule),
+        delivered: 0,
+        bytes: 0,
+        heart: None,
+        pong_bytes: 0,
+    };
+    let mut ready = Vec::new();
+    while !stage.stop.load(Ordering::Relaxed) {
+        thread.admit(&mut numbers);
+        thread.poller.wait(PATIENCE)?;
+        ready.clear();
+        ready.extend(thread.poller.ready());
+        for ready in &ready {
+            thread.turn(ready);
         }
-        while tasks.join_next().await.is_some() {}
-    });
-    Ok(std::mem::take(&mut thread.borrow_mut().tally))
+        thread.beat();
+        stage.delivered.fetch_add(std::mem::take(&mut thread.delivered), Ordering::Relaxed);
+        stage.bytes.fetch_add(std::mem::take(&mut thread.bytes), Ordering::Relaxed);
+    }
+    Ok(thread.end())
 }
 
-/// One viewer's life.
-async fn view(stage: Arc<Stage>, number: u32, entering: Rc<Semaphore>, thread: Rc<RefCell<Thread>>) {
-    let room = number % stage.spread.rooms;
-    let mut session = {
-        let _turn = entering.acquire().await;
-        if stage.stop.is_cancelled() {
-            return;
+/// When heartbeats go out, and of what bytes they are: the same for every session.
+struct Heart {
+    beat: Vec<u8>,
+    /// Between two groups.
+    every: Duration,
+    next: Instant,
+    group: usize,
+}
+
+struct Thread<'a> {
+    stage: &'a Stage,
+    poller: Poller,
+    drain: Drain,
+    buffer: Vec<u8>,
+    /// By token.
+    sessions: Vec<Session>,
+    /// On their way in, with when they set out, the first one first; some may have arrived.
+    entering: VecDeque<(usize, Instant)>,
+    under_way: usize,
+    tally: Tally,
+    /// Not yet told.
+    delivered: u64,
+    bytes: u64,
+    /// `None` until somebody is in.
+    heart: Option<Heart>,
+    /// Of an answer to a heartbeat, on the wire.
+    pong_bytes: u64,
+}
+
+impl Thread<'_> {
+    /// Sends the next viewers on their way.
+    fn admit(&mut self, numbers: &mut impl Iterator<Item = u32>) {
+        while self.under_way < ENTERING_MAX
+            && let Some(number) = numbers.next()
+        {
+            let address = self.stage.address;
+            let socket = match dial::begin(address, number) {
+                Ok(socket) => TcpStream::from(socket),
+                Err(error) => return self.stage.fail(format!("viewer {number}: {address}: {error}")),
+            };
+            let token = self.sessions.len();
+            if let Err(error) = self.poller.add(&socket, token as u64) {
+                return self.stage.fail(format!("viewer {number}: {error}"));
+            }
+            let room = self.stage.schedule.room_of_session(number);
+            let watch = Watch::Entering(Box::new(self.stage.wire(room)));
+            self.sessions.push(Session { socket, number, room, watch, bytes: 0, beats: 0, out: Vec::new() });
+            self.entering.push_back((token, Instant::now()));
+            self.under_way += 1;
         }
-        let entered = tokio::select! {
-            () = stage.stop.cancelled() => return,
-            entered = tokio::time::timeout(ENTERING, Session::enter(&stage, number, room, &thread)) => entered,
-        };
-        match entered {
-            Ok(Ok(session)) => session,
-            Ok(Err(reason)) => return stage.fail(format!("viewer {number}: {reason}")),
-            Err(_) => {
-                return stage.fail(format!("viewer {number}: not in its room after {} s", ENTERING.as_secs()));
+        while let Some((token, since)) = self.entering.front() {
+            let session = &self.sessions[*token];
+            if matches!(session.watch, Watch::Entering(_)) {
+                if since.elapsed() > ENTERING {
+                    let seconds = ENTERING.as_secs();
+                    self.stage.fail(format!("viewer {}: not in its room after {seconds} s", session.number));
+                }
+                break;
+            }
+            self.entering.pop_front();
+        }
+    }
+
+    /// Something happened to a session.
+    fn turn(&mut self, ready: &Ready) {
+        let token = ready.token as usize;
+        let done = if ready.readable { self.read(token) } else { Ok(()) };
+        let done = done.and_then(|()| if ready.writable { self.sessions[token].flush() } else { Ok(()) });
+        if let Err(reason) = done {
+            self.ended(token, reason);
+        }
+    }
+
+    fn ended(&mut self, token: usize, reason: String) {
+        let session = &mut self.sessions[token];
+        match std::mem::replace(&mut session.watch, Watch::Ended) {
+            Watch::Ended => {}
+            Watch::Entering(_) => {
+                self.stage.fail(format!("viewer {}: {}: {reason}", session.number, self.stage.address));
+            }
+            Watch::Checked(checked) => self.leave(token, Some(checked.1), reason),
+            Watch::Counted => self.leave(token, None, reason),
+        }
+    }
+
+    fn leave(&mut self, token: usize, ledger: Option<Ledger>, reason: String) {
+        let session = &self.sessions[token];
+        self.stage.closed.fetch_add(1, Ordering::Relaxed);
+        self.tally.closed(reason);
+        self.tally.seats.push(Seat { room: session.room, bytes: session.bytes, ledger });
+        // Nothing more is told of it; its descriptor goes with the thread.
+        drop(session.socket.shutdown(std::net::Shutdown::Both));
+    }
+
+    fn read(&mut self, token: usize) -> Result<(), String> {
+        let session = &mut self.sessions[token];
+        match &mut session.watch {
+            Watch::Ended => return Ok(()),
+            Watch::Counted => {
+                let taken = self.drain.all(&session.socket).map_err(|error| gone(&error))? as u64;
+                session.bytes += taken;
+                self.bytes += taken;
+                return Ok(());
+            }
+            Watch::Entering(_) | Watch::Checked(_) => {}
+        }
+        loop {
+            let session = &mut self.sessions[token];
+            let read = match recv(&session.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return Err(gone(&io::ErrorKind::UnexpectedEof.into())),
+                Ok((_, read)) => read,
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+                Err(error) => return Err(gone(&error.into())),
+            };
+            let now_ns = now_ns();
+            let whole = read < BUFFER_BYTES;
+            let (mut ended, mut entered) = (None, false);
+            match &mut session.watch {
+                Watch::Entering(wire) => {
+                    wire.read(&mut self.buffer[..read], &mut |event| match event {
+                        Event::Ready => entered = true,
+                        Event::Ended(reason) => drop(ended.get_or_insert(reason)),
+                        Event::Payload(_) | Event::Gap(_) | Event::Pong(_) => {}
+                    })?;
+                    session.out.append(&mut wire.out);
+                }
+                Watch::Checked(checked) => {
+                    let (wire, ledger) = &mut **checked;
+                    let (tally, schedule, pong) = (&mut self.tally, &self.stage.schedule, &mut self.pong_bytes);
+                    let (room, delivered) = (session.room, &mut self.delivered);
+                    session.bytes += read as u64;
+                    self.bytes += read as u64;
+                    wire.read(&mut self.buffer[..read], &mut |event| match event {
+                        Event::Payload(payload) => {
+                            *delivered += u64::from(tally.came(ledger, room, schedule, payload, now_ns));
+                        }
+                        Event::Gap(count) => ledger.gaps += count,
+                        Event::Pong(bytes) => *pong = bytes as u64,
+                        Event::Ended(reason) => drop(ended.get_or_insert(reason)),
+                        Event::Ready => {}
+                    })?;
+                    session.out.append(&mut wire.out);
+                }
+                Watch::Counted | Watch::Ended => return Ok(()),
+            }
+            if let Some(reason) = ended {
+                return Err(reason);
+            }
+            session.flush()?;
+            if entered {
+                self.entered(token);
+                if matches!(self.sessions[token].watch, Watch::Counted) {
+                    return Ok(());
+                }
+            }
+            if whole {
+                return Ok(());
             }
         }
-    };
-    stage.entered.fetch_add(1, Ordering::Relaxed);
-    let ended = tokio::select! {
-        () = stage.stop.cancelled() => None,
-        reason = session.watch(&stage, number, &thread) => Some(reason),
-    };
-    let tally = &mut thread.borrow_mut().tally;
-    if let Some(reason) = ended {
-        stage.closed.fetch_add(1, Ordering::Relaxed);
-        tally.closed(reason);
     }
-    tally.ledgers.push(session.ledger);
-}
 
-struct Session {
-    stream: TcpStream,
-    wire: Wire,
-    ledger: Ledger,
-    ready: bool,
+    /// A viewer is in its room.
+    fn entered(&mut self, token: usize) {
+        let session = &mut self.sessions[token];
+        let Watch::Entering(mut wire) = std::mem::replace(&mut session.watch, Watch::Counted) else { return };
+        if self.heart.is_none() {
+            wire.heartbeat();
+            let beat = std::mem::take(&mut wire.out);
+            // Twice within what the server allows.
+            let every = Duration::from_millis((wire.heartbeat_s * 500).max(500)) / BEATS as u32;
+            self.heart = Some(Heart { beat, every, next: Instant::now() + every, group: 0 });
+        }
+        if self.stage.schedule.is_checked(session.number, self.stage.one_in) {
+            let ledger = Ledger::new(session.room, &self.stage.schedule);
+            session.watch = Watch::Checked(Box::new((*wire, ledger)));
+        }
+        self.under_way -= 1;
+        self.stage.entered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sends the heartbeats that are due.
+    fn beat(&mut self) {
+        let Some(heart) = &mut self.heart else { return };
+        if Instant::now() < heart.next {
+            return;
+        }
+        heart.next += heart.every;
+        let group = heart.group;
+        heart.group = (group + 1) % BEATS;
+        let mut broken = Vec::new();
+        for (token, session) in self.sessions.iter_mut().enumerate().skip(group).step_by(BEATS) {
+            if matches!(session.watch, Watch::Checked(_) | Watch::Counted) {
+                session.out.extend_from_slice(&heart.beat);
+                session.beats += 1;
+                if let Err(reason) = session.flush() {
+                    broken.push((token, reason));
+                }
+            }
+        }
+        for (token, reason) in broken {
+            self.ended(token, reason);
+        }
+    }
+
+    fn end(mut self) -> Tally {
+        for session in self.sessions {
+            let bytes = session.bytes.saturating_sub(u64::from(session.beats) * self.pong_bytes);
+            let ledger = match session.watch {
+                Watch::Checked(checked) => Some(checked.1),
+                Watch::Counted => None,
+                Watch::Entering(_) | Watch::Ended => continue,
+            };
+            self.tally.seats.push(Seat { room: session.room, bytes, ledger });
+        }
+        self.tally
+    }
 }
 
 impl Session {
-    /// Connects and goes into the room.
-    async fn enter(stage: &Stage, number: u32, room: u32, thread: &RefCell<Thread>) -> Result<Self, String> {
-        let template = &stage.template;
-        let viewer = Viewer {
-            dialect: template.dialect,
-            tcp: template.tcp,
-            host: &template.host,
-            room: &template.rooms[room as usize],
-            token: &template.token,
-        };
-        let stream = connect(stage.address, number).await.map_err(|error| format!("{}: {error}", stage.address))?;
-        let ledger = Ledger::new(room, &stage.spread);
-        let mut session = Self { stream, wire: Wire::new(&viewer), ledger, ready: false };
-        while !session.ready {
-            session.write().await?;
-            session.stream.readable().await.map_err(|error| error.to_string())?;
-            session.read(stage, thread)?;
+    /// Sends what is to be sent, as far as the kernel has room; the rest when it can be written to again.
+    fn flush(&mut self) -> Result<(), String> {
+        if let Watch::Entering(wire) = &mut self.watch {
+            self.out.append(&mut wire.out);
         }
-        session.write().await?;
-        Ok(session)
-    }
-
-    /// Takes what comes, until the server ends it; why.
-    async fn watch(&mut self, stage: &Stage, number: u32, thread: &RefCell<Thread>) -> String {
-        // Twice within what the server allows, and not all viewers at once.
-        let half = Duration::from_millis((self.wire.heartbeat_s * 500).max(500));
-        let mut heartbeat = tokio::time::interval_at((Instant::now() + half * (number % 64) / 64).into(), half);
-        loop {
-            tokio::select! {
-                readable = self.stream.readable() => {
-                    let read = readable.map_err(|error| error.to_string()).and_then(|()| self.read(stage, thread));
-                    if let Err(reason) = read {
-                        return reason;
-                    }
-                }
-                _ = heartbeat.tick() => self.wire.heartbeat(),
-            }
-            if !self.wire.out.is_empty()
-                && let Err(reason) = self.write().await
-            {
-                return reason;
-            }
-        }
-    }
-
-    /// Reads until there is nothing more, or a buffer full: then it is the others' turn.
-    fn read(&mut self, stage: &Stage, thread: &RefCell<Thread>) -> Result<(), String> {
-        let Thread { buffer, tally } = &mut *thread.borrow_mut();
-        let read = match self.stream.try_read(buffer) {
-            Ok(0) => return Err("connection closed".into()),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error.to_string()),
-        };
-        let now_ns = stage.now_ns();
-        let (mut delivered, mut ended) = (0, None);
-        let (ledger, ready) = (&mut self.ledger, &mut self.ready);
-        let read = self.wire.read(&mut buffer[..read], &mut |event| match event {
-            Event::Payload(payload) => delivered += u64::from(tally.came(ledger, &stage.spread, payload, now_ns)),
-            Event::Gap(count) => tally.gaps += count,
-            Event::Ready => *ready = true,
-            Event::Ended(reason) => drop(ended.get_or_insert(reason)),
-        });
-        if delivered > 0 {
-            stage.delivered.fetch_add(delivered, Ordering::Relaxed);
-        }
-        match ended {
-            Some(reason) => Err(reason),
-            None => read,
-        }
-    }
-
-    async fn write(&mut self) -> Result<(), String> {
-        while !self.wire.out.is_empty() {
-            self.stream.ready(Interest::WRITABLE).await.map_err(|error| error.to_string())?;
-            match self.stream.try_write(&self.wire.out) {
-                Ok(written) => drop(self.wire.out.drain(..written)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.to_string()),
+        while !self.out.is_empty() {
+            match send(&self.socket, &self.out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => drop(self.out.drain(..sent)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(gone(&error.into())),
             }
         }
         // An idle viewer owns no buffer.
-        self.wire.out = Vec::new();
+        self.out = Vec::new();
         Ok(())
     }
 }
 
-async fn connect(address: SocketAddr, number: u32) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && number >= LOOPBACK_SESSIONS {
-        let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + number / LOOPBACK_SESSIONS);
-        socket.bind((from, 0).into())?;
-    }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+fn gone(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::UnexpectedEof { "connection closed".into() } else { error.to_string() }
 }

@@ -10,7 +10,7 @@
 use proto::client::{ClientFrame, Connect, Ping, ServerFrame, Subscribe, client_frame, message, server_frame};
 use proto::packet::{self, Packet, operation};
 use proto::websocket::{self, Decoder, Opcode, Role};
-use proto::{goim, native};
+use proto::{bilibili, goim, native};
 
 /// Longest frame from a server that is taken, bytes: a batch of goim's packets, or many of a slow viewer's.
 const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -24,12 +24,35 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// What the viewers speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// Barrage's own, protobuf.
     Native,
     /// goim's.
     Goim,
+    /// Bilibili's, each message in a packet of its own.
+    Bilibili,
+    /// Bilibili's, batches as zlib streams.
+    BilibiliZlib,
+    /// Bilibili's, batches as brotli streams.
+    BilibiliBrotli,
+}
+
+impl Dialect {
+    /// Bilibili's `protover`; `None`: another dialect.
+    fn protover(self) -> Option<u16> {
+        match self {
+            Self::Native | Self::Goim => None,
+            Self::Bilibili => Some(0),
+            Self::BilibiliZlib => Some(2),
+            Self::BilibiliBrotli => Some(3),
+        }
+    }
+
+    /// Whether messages are published by goim's call, else by our own.
+    pub(crate) fn is_goim(self) -> bool {
+        self == Self::Goim
+    }
 }
 
 /// What a server's bytes tell.
@@ -41,6 +64,8 @@ pub(crate) enum Event<'a> {
     Payload(&'a [u8]),
     /// It is told that it missed so many.
     Gap(u64),
+    /// Its heartbeat is answered, by so many bytes on the wire.
+    Pong(usize),
     /// It is told that it will not be served, or no longer.
     Ended(String),
 }
@@ -80,7 +105,7 @@ enum Carrier {
     WebSocket(Decoder),
 }
 
-/// goim's own default is 240 s; sooner does no harm.
+/// goim's own default is 240 s; sooner does no harm. Bilibili's is 30 s.
 const GOIM_HEARTBEAT_SECONDS: u64 = 60;
 
 impl Wire {
@@ -98,7 +123,7 @@ impl Wire {
         let upgrade = (!viewer.tcp).then(|| {
             let protocol = match viewer.dialect {
                 Dialect::Native => format!("Sec-WebSocket-Protocol: {}\r\n", native::SUBPROTOCOL_BINARY),
-                Dialect::Goim => String::new(),
+                _ => String::new(),
             };
             format!(
                 "GET /sub HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -122,6 +147,13 @@ impl Wire {
                 });
                 wire.packet(operation::AUTH, auth.to_string().as_bytes());
             }
+            Dialect::Bilibili | Dialect::BilibiliZlib | Dialect::BilibiliBrotli => {
+                let auth = serde_json::json!({
+                    "uid": 0, "roomid": viewer.room.parse::<u64>().unwrap_or_default(), "key": viewer.token,
+                    "protover": viewer.dialect.protover(), "platform": "web", "type": 2,
+                });
+                wire.packet(operation::AUTH, auth.to_string().as_bytes());
+            }
         }
         if let Some(upgrade) = upgrade {
             wire.upgraded = std::mem::replace(&mut wire.out, upgrade.into_bytes());
@@ -133,7 +165,7 @@ impl Wire {
     pub(crate) fn heartbeat(&mut self) {
         match self.dialect {
             Dialect::Native => self.ask(client_frame::Body::Ping(Ping {})),
-            Dialect::Goim => self.packet(operation::HEARTBEAT, b""),
+            _ => self.packet(operation::HEARTBEAT, b""),
         }
     }
 
@@ -231,9 +263,8 @@ impl Wire {
     fn message(&mut self, message: &[u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
         match self.dialect {
             Dialect::Native => self.server_frame(message, told),
-            Dialect::Goim => {
-                packet::in_message(message, FRAME_BYTES_MAX).try_for_each(|packet| server_packet(&packet, told))
-            }
+            _ => packet::in_message(message, FRAME_BYTES_MAX)
+                .try_for_each(|packet| self.server_packet(packet.map_err(|bad| bad.to_string())?, told)),
         }
     }
 
@@ -247,10 +278,29 @@ impl Wire {
                     Ok(None) => return Ok(input.len()),
                     Err(bad) => return Err(bad.to_string()),
                 },
-                Dialect::Goim => match packet::unpack(&mut input, FRAME_BYTES_MAX).transpose() {
-                    Some(packet) => server_packet(&packet, told)?,
+                _ => match packet::unpack(&mut input, FRAME_BYTES_MAX).map_err(|bad| bad.to_string())? {
+                    Some(packet) => self.server_packet(packet, told)?,
                     None => return Ok(input.len()),
                 },
+            }
+        }
+    }
+
+    /// Bytes of a frame with what carries it.
+    fn on_the_wire(&self, bytes: usize) -> usize {
+        match (&self.carrier, self.dialect) {
+            (Carrier::Tcp, Dialect::Native) => bytes + native::LENGTH_BYTES,
+            (Carrier::Tcp, _) => bytes,
+            // RFC 6455 section 5.2: 2, with a longer length 4 or 10.
+            _ => {
+                bytes
+                    + if bytes < 126 {
+                        2
+                    } else if bytes < 65_536 {
+                        4
+                    } else {
+                        10
+                    }
             }
         }
     }
@@ -260,6 +310,7 @@ impl Wire {
             told(Event::Payload(payload));
             return Ok(());
         }
+        let bytes = self.on_the_wire(frame.len());
         let frame: ServerFrame = native::from_binary(frame).map_err(|bad| bad.to_string())?;
         match frame.body {
             Some(server_frame::Body::Connected(connected)) => {
@@ -274,33 +325,44 @@ impl Wire {
                 None => {}
             },
             Some(server_frame::Body::Gap(gap)) => told(Event::Gap(gap.count)),
+            Some(server_frame::Body::Pong(_)) => told(Event::Pong(bytes)),
             Some(server_frame::Body::Error(error)) => told(Event::Ended(format!("refused: {}", error.message))),
             Some(server_frame::Body::Goodbye(goodbye)) => told(Event::Ended(format!("goodbye: {}", goodbye.reason))),
             _ => {}
         }
         Ok(())
     }
-}
 
-fn server_packet(
-    packet: &Result<Packet<'_>, packet::BadPacket>,
-    told: &mut impl FnMut(Event<'_>),
-) -> Result<(), String> {
-    let packet = packet.as_ref().map_err(ToString::to_string)?;
-    match packet.operation {
-        OPERATION => told(Event::Payload(packet.body)),
-        operation::RAW => {
-            for inner in packet::in_message(packet.body, FRAME_BYTES_MAX) {
-                let inner = inner.map_err(|bad| bad.to_string())?;
-                if inner.operation == OPERATION {
-                    told(Event::Payload(inner.body));
+    fn server_packet(&self, packet: Packet<'_>, told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
+        let bilibili = self.dialect.protover().is_some();
+        match packet.operation {
+            operation::PUSH if bilibili => {
+                for body in bilibili::unpack(packet, FRAME_BYTES_MAX).map_err(|bad| bad.to_string())? {
+                    if let Some(text) = bilibili::text(&body) {
+                        told(Event::Payload(text.as_bytes()));
+                    }
                 }
             }
+            OPERATION if !bilibili => told(Event::Payload(packet.body)),
+            operation::RAW if !bilibili => {
+                for inner in packet::in_message(packet.body, FRAME_BYTES_MAX) {
+                    let inner = inner.map_err(|bad| bad.to_string())?;
+                    if inner.operation == OPERATION {
+                        told(Event::Payload(inner.body));
+                    }
+                }
+            }
+            operation::AUTH_REPLY if bilibili && !packet.body.ends_with(b":0}") => {
+                told(Event::Ended(format!("refused: {}", String::from_utf8_lossy(packet.body))));
+            }
+            operation::AUTH_REPLY => told(Event::Ready),
+            operation::HEARTBEAT_REPLY => {
+                told(Event::Pong(self.on_the_wire(packet::HEADER_BYTES + packet.body.len())));
+            }
+            _ => {}
         }
-        operation::AUTH_REPLY => told(Event::Ready),
-        _ => {}
+        Ok(())
     }
-    Ok(())
 }
 
 /// The payload of a `ServerFrame` that is a pushed `Message` (fields 16; 7 and 8 in it), as it stands in the bytes:
@@ -349,8 +411,16 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [(Dialect, bool); 4] =
-        [(Dialect::Native, false), (Dialect::Native, true), (Dialect::Goim, false), (Dialect::Goim, true)];
+    const KINDS: [(Dialect, bool); 8] = [
+        (Dialect::Native, false),
+        (Dialect::Native, true),
+        (Dialect::Goim, false),
+        (Dialect::Goim, true),
+        (Dialect::Bilibili, true),
+        (Dialect::BilibiliZlib, true),
+        (Dialect::BilibiliBrotli, true),
+        (Dialect::BilibiliBrotli, false),
+    ];
 
     fn wire(dialect: Dialect, tcp: bool) -> Wire {
         Wire::new(&Viewer { dialect, tcp, host: "h:1", room: "r", token: "" })
@@ -399,6 +469,30 @@ mod tests {
                     }
                 }
             }
+            Dialect::Bilibili | Dialect::BilibiliZlib | Dialect::BilibiliBrotli => {
+                let chat = |text: &str| {
+                    let payload = Some(message::Payload::Text(text.into()));
+                    let message =
+                        Message { channel: "room:1".into(), r#type: "text".into(), payload, ..Message::default() };
+                    bilibili::danmaku(&message, b"").unwrap()
+                };
+                let version = match dialect {
+                    Dialect::BilibiliZlib => bilibili::Version::Zlib,
+                    Dialect::BilibiliBrotli => bilibili::Version::Brotli,
+                    _ => bilibili::Version::Plain,
+                };
+                let mut packets = Vec::new();
+                bilibili::auth_reply(1, bilibili::CODE_OK, &mut packets);
+                bilibili::heartbeat_reply(2, 1, &mut packets);
+                bilibili::pack(version, [chat("one")], &mut packets);
+                let gift = br#"{"cmd":"SEND_GIFT","data":{}}"#.to_vec();
+                bilibili::pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);
+                if tcp {
+                    out.extend_from_slice(&packets);
+                } else {
+                    websocket::encode(Opcode::Binary, &packets, &mut out);
+                }
+            }
             Dialect::Goim => {
                 let long = vec![b'3'; 70_000];
                 let mut inner = Vec::new();
@@ -425,11 +519,16 @@ mod tests {
             websocket::encode(Opcode::Ping, b"still?", &mut out);
             websocket::close(4015, "draining", &mut out);
         }
-        let (two, three) = (format!("{:?}", &b"\xfftwo"[..]), format!("{:?}", vec![b'3'; 70_000]));
-        let mut told = vec!["ready".to_owned(), format!("{:?}", &b"one"[..]), two];
-        told.extend((dialect == Dialect::Native).then(|| "gap 5".to_owned()));
+        let native = dialect == Dialect::Native;
+        // Bilibili's are JSON, which takes only UTF-8.
+        let two = if dialect.protover().is_some() { &b"two"[..] } else { &b"\xfftwo"[..] };
+        let (two, three) = (format!("{two:?}"), format!("{:?}", vec![b'3'; 70_000]));
+        let mut told = vec!["ready".to_owned()];
+        told.extend((!native).then(|| "pong".to_owned()));
+        told.extend([format!("{:?}", &b"one"[..]), two]);
+        told.extend(native.then(|| ["gap 5", "pong"].map(ToOwned::to_owned)).into_iter().flatten());
         told.push(three);
-        told.extend((dialect == Dialect::Native).then(|| "ended goodbye: bye".to_owned()));
+        told.extend(native.then(|| "ended goodbye: bye".to_owned()));
         told.extend((!tcp).then(|| "ended close frame: 4015 draining".to_owned()));
         (out, told)
     }
@@ -447,6 +546,7 @@ mod tests {
                             Event::Ready => "ready".to_owned(),
                             Event::Payload(payload) => format!("{payload:?}"),
                             Event::Gap(count) => format!("gap {count}"),
+                            Event::Pong(_) => "pong".to_owned(),
                             Event::Ended(why) => format!("ended {why}"),
                         });
                     };
@@ -457,6 +557,40 @@ mod tests {
                     assert_eq!(wire.heartbeat_s, 7);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_heartbeat_is_told_with_its_bytes_on_the_wire() {
+        for (dialect, tcp) in KINDS {
+            let mut wire = wire(dialect, tcp);
+            if !tcp {
+                wire.read(&mut b"HTTP/1.1 101 S\r\n\r\n".to_vec(), &mut |_| ()).unwrap();
+            }
+            let (mut body, mut out) = (Vec::new(), Vec::new());
+            if dialect == Dialect::Native {
+                let pong = Pong { time_ms: 1 << 40, ..Pong::default() };
+                native::to_binary(&ServerFrame { request: 3, body: Some(server_frame::Body::Pong(pong)) }, &mut body);
+            } else {
+                goim::heartbeat_reply(1, 5, &mut body);
+            }
+            match (tcp, dialect) {
+                (true, Dialect::Native) => {
+                    let start = native::begin_frame(&mut out);
+                    out.extend_from_slice(&body);
+                    native::end_frame(start, &mut out);
+                }
+                (true, _) => out = body,
+                _ => websocket::encode(Opcode::Binary, &body, &mut out),
+            }
+            let (length, mut told) = (out.len(), None);
+            let mut tell = |event: Event<'_>| {
+                if let Event::Pong(bytes) = event {
+                    told = Some(bytes);
+                }
+            };
+            wire.read(&mut out, &mut tell).unwrap();
+            assert_eq!(told, Some(length), "{dialect:?} {tcp}");
         }
     }
 

@@ -18,8 +18,10 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::bare::Beat;
+use crate::clock::now_ns;
 use crate::note::Note;
 use crate::publish::Answer;
+use crate::schedule::Schedule;
 use crate::tally::{microseconds, record};
 use crate::wire::{Dialect, Event, Viewer, Wire};
 
@@ -42,8 +44,7 @@ pub(super) struct Room {
     pub(super) sessions: u32,
     pub(super) run: u32,
     pub(super) messages: u32,
-    /// The zero of all times.
-    pub(super) zero: Instant,
+    pub(super) schedule: Arc<Schedule>,
 }
 
 /// What is known while it goes on.
@@ -57,7 +58,7 @@ pub(super) struct Progress {
 /// What the sessions saw.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// By message: how many sessions have it, when the first and when the last got it, nanoseconds since the zero.
+    /// By message: how many sessions have it, when the first and when the last got it, [`now_ns`].
     pub(super) messages: Vec<(u32, u64, u64)>,
     pub(super) gaps: u64,
     /// Of a session's messages, those that were not the next one.
@@ -145,7 +146,7 @@ impl Session {
     }
 
     fn read(&mut self, wire: &mut Wire, bytes: &mut [u8]) -> Result<(), String> {
-        let now_ns = self.room.zero.elapsed().as_nanos() as u64;
+        let now_ns = now_ns();
         let mut ended = None;
         let mut seen = self.seen.borrow_mut();
         wire.read(bytes, &mut |event| match event {
@@ -166,6 +167,7 @@ impl Session {
                 self.progress.delivered.fetch_add(1, Ordering::Relaxed);
             }
             Event::Gap(count) => seen.gaps += count,
+            Event::Pong(_) => {}
             Event::Ended(reason) => drop(ended.get_or_insert(reason)),
         })?;
         ended.map_or(Ok(()), Err)

@@ -18,8 +18,9 @@ struct Line {
 }
 
 fn options(server: &Server, more: &str) -> Fanout {
-    let common = format!("bench --viewers 4 --seconds 1 --connect {} --http {}", server.clients, server.http);
-    Line::parse_from(common.split(' ').chain(more.split_whitespace())).fanout
+    let viewers = if more.contains("--room-sizes") { "" } else { "--viewers 4" };
+    let common = format!("bench --seconds 1 --connect {} --http {} {viewers}", server.clients, server.http);
+    Line::parse_from(common.split_whitespace().chain(more.split_whitespace())).fanout
 }
 
 async fn measure(manners: Manners, more: &str) -> Report {
@@ -62,6 +63,26 @@ async fn a_lost_message_is_told() {
     let report = measure(one(3, Fate::Dropped), "--rate 30").await;
     assert_eq!((report.deliveries.expected, report.deliveries.delivered, report.deliveries.lost), (120, 119, 1));
     assert_eq!(report.fault().unwrap(), "1 deliveries are missing");
+}
+
+#[tokio::test]
+async fn a_loss_of_a_session_that_is_not_checked_shows_in_its_bytes() {
+    let report = measure(one(3, Fate::Dropped), "--rate 30 --check 4").await;
+    assert_eq!((report.deliveries.checked_sessions, report.deliveries.lost), (1, 1));
+    // Which of the four it is that is checked is not known: if it is the one, the three others have more than it.
+    assert!([1, 3].contains(&report.deliveries.unequal_sessions), "{report}");
+    let report = measure(Manners::default(), "--rate 30 --check 4 --rooms 2").await;
+    assert_eq!((report.deliveries.checked_sessions, report.deliveries.delivered), (2, 60));
+    assert_eq!(report.fault(), None);
+}
+
+#[tokio::test]
+async fn rooms_of_unequal_sizes_have_their_own_rates_and_latencies() {
+    let report = measure(Manners::default(), "--room-sizes 3,2x1 --rates 20,10 --dialect goim").await;
+    assert_eq!(report.fault(), None);
+    let classes: Vec<_> = report.classes.iter().map(|class| (class.rooms, class.sessions, class.expected)).collect();
+    assert_eq!(classes, [(1, 3, 60), (2, 2, 10)]);
+    assert!(report.classes.iter().all(|class| class.expected == class.delivered && class.latency.max > 0.0));
 }
 
 #[tokio::test]
@@ -139,7 +160,9 @@ fn options_that_cannot_work_are_refused_by_name() {
         ("--rooms 5", "rooms"),
         ("--bytes 31", "bytes"),
         ("--rate 100000 --seconds 86400 --viewers 1000", "rate"),
-        ("--rate 20000 --seconds 86400 --viewers 1000", "seconds"),
+        ("--rate 20000 --seconds 86400 --viewers 1000 --check 1", "seconds"),
+        ("--wire-bytes 60", "wire-bytes"),
+        ("--check 0", "check"),
     ] {
         match options(&server, more).measure("test") {
             Err(Error::Option { option: named, .. }) => assert_eq!(named, option, "{more}"),
@@ -158,7 +181,7 @@ fn more_sessions_than_open_files_are_refused_with_the_setting_that_allows_them()
     match fanout.measure("test") {
         Err(error @ Error::OpenFiles { .. }) => {
             let text = error.to_string();
-            assert!(text.contains("ulimit -Hn") && text.contains("1000016 sessions"), "{text}");
+            assert!(text.contains("ulimit -Hn") && text.contains("1000000 sessions"), "{text}");
         }
         // A machine that admits a million: then nobody is there to connect to.
         other => assert!(matches!(other, Err(Error::Entering(_))), "{other:?}"),

@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Sender, TrySendError};
 use futures::task::AtomicWaker;
 
+mod batch;
 mod clock;
 mod descriptors;
 #[cfg(feature = "glommio")]
@@ -29,6 +30,7 @@ mod monoio;
 mod readiness;
 mod uring;
 
+pub use batch::BatchedSender;
 pub use descriptors::raise_descriptor_limit;
 pub use listen::{Listeners, SocketOptions};
 
