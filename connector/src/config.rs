@@ -2,14 +2,15 @@
 //! defaults.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use proto::config::{Invalid, require};
 use proto::operation::Operations;
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{Kind, SocketOptions};
-use crate::engine::EngineConfig;
 use crate::engine::config::Net;
+use crate::engine::{Compressed, EngineConfig};
 
 /// Most cores: a session's ID and the engine have 16 bits for a core's number, and no machine has so many.
 pub const CORES_MAX: usize = 1024;
@@ -32,6 +33,8 @@ pub struct Config {
     pub cores: usize,
     /// Who may say by a PROXY header for whom it connects: addresses and networks.
     pub proxy_from: Vec<String>,
+    /// Whether WebSockets that offer permessage-deflate get it.
+    pub compression: bool,
     /// Web origins that may connect.
     pub origins: Vec<String>,
     /// The goim operation of each message type.
@@ -169,6 +172,8 @@ impl Config {
             node: node.to_owned(),
             proxies: self.proxy_from.iter().filter_map(|net| net.parse().ok()).collect(),
             operations: self.operations.clone(),
+            compression: self.compression,
+            compressed: Arc::new(Compressed::new(cores)),
             origins: self.origins.clone(),
             sessions_max: if connections == 0 { u32::MAX } else { part(connections) },
             connections_per_address: part(connections_per_address),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use connector::driver::{Key, Machine, Now, Outlet, Sent};
 use connector::engine::event::{Ask, Held, Input};
-use connector::engine::{Engine, EngineConfig};
+use connector::engine::{Compressed, Engine, EngineConfig};
 use prost::Message as _;
 use proto::client::{self, client_frame::Body};
 use proto::cluster::{Admitted, Item, Joined, gate_reply::Answer, gate_request};
@@ -67,6 +67,8 @@ fn config() -> EngineConfig {
         node: "connector-host-1".into(),
         proxies: Vec::new(),
         operations: Default::default(),
+        compression: true,
+        compressed: Arc::new(Compressed::new(1)),
         origins: Vec::new(),
         sessions_max: 1_000_000,
         connections_per_address: 0,

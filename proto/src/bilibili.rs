@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   op 7 body ─▶ sniff::auth ─▶ Auth ─▶ channel(room)
-//!   client::Message, raw ─▶ danmaku ─▶ JSON of each message of a batch ─▶ pack(version) ─▶ the same bytes for all
+//!   client::Message, raw ─▶ danmaku ─▶ JSON of each message of a batch ─▶ Packer, by version ─▶ the same bytes for all
 //! ```
 //!
 //! Invariants, each the name of a test:
@@ -11,8 +11,9 @@
 //! - `an_inflated_body_is_bounded`: [`unpack`] gives up at its limit.
 //! - `a_command_passes_through_unchanged`.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
+use flate2::{Compress, Compression, FlushCompress, Status};
 use serde_json::{Value, json};
 
 use crate::client;
@@ -31,7 +32,7 @@ pub const CODE_BAD_TOKEN: i32 = -101;
 
 /// How a body of pushes is encoded: what `protover` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(u16)]
+#[repr(u8)]
 pub enum Version {
     /// Each message in a packet of its own.
     #[default]
@@ -203,45 +204,66 @@ pub fn text(body: &[u8]) -> Option<String> {
     command["info"][1].as_str().map(str::to_owned)
 }
 
-/// Appends a batch of pushes, one JSON each, as a client of this version gets it: the same bytes for all of them.
-///
-/// # Panics
-/// Where the batch is of 4 GiB.
-pub fn pack<B: AsRef<[u8]>>(version: Version, messages: impl IntoIterator<Item = B>, out: &mut Vec<u8>) {
-    let plain = |messages: &mut dyn Iterator<Item = B>, out: &mut Vec<u8>| {
-        for message in messages {
-            let body = message.as_ref();
-            packet::write(Packet { version: 0, operation: operation::PUSH, sequence: 0, body }, out);
-        }
-    };
-    let mut messages = messages.into_iter();
-    if version == Version::Plain {
-        return plain(&mut messages, out);
-    }
-    let mut packets = Vec::new();
-    plain(&mut messages, &mut packets);
-    if packets.is_empty() {
-        return;
-    }
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
-    if version == Version::Zlib {
-        let mut encoder = flate2::write::ZlibEncoder::new(&mut *out, flate2::Compression::fast());
-        encoder.write_all(&packets).and_then(|()| encoder.finish().map(drop)).expect("a Vec takes what it is given");
-    } else {
-        let parameters = brotli::enc::BrotliEncoderParams {
-            quality: BROTLI_QUALITY,
-            lgwin: BROTLI_WINDOW,
-            size_hint: packets.len(),
-            ..Default::default()
-        };
-        brotli::BrotliCompress(&mut &packets[..], out, &parameters).expect("a Vec takes what it is given");
-    }
-    let body_bytes = out.len() - start - HEADER_BYTES;
-    let header = packet::header(version as u16, operation::PUSH, 0, body_bytes);
-    out[start..start + HEADER_BYTES].copy_from_slice(&header);
+/// Packs batches; keeps its buffer and zlib's state (some 300 KiB, made when first needed): one serves a thread.
+#[derive(Default)]
+pub struct Packer {
+    zlib: Option<Compress>,
+    packets: Vec<u8>,
 }
 
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Packer").finish_non_exhaustive()
+    }
+}
+
+impl Packer {
+    /// Appends a batch of pushes, one JSON each, as a client of this version gets it: the same bytes for all of them.
+    ///
+    /// # Panics
+    /// Where the batch is of 4 GiB.
+    pub fn pack<B: AsRef<[u8]>>(&mut self, version: Version, messages: impl IntoIterator<Item = B>, out: &mut Vec<u8>) {
+        let plain = if version == Version::Plain { &mut *out } else { &mut self.packets };
+        if version != Version::Plain {
+            plain.clear();
+        }
+        for message in messages {
+            let body = message.as_ref();
+            packet::write(Packet { version: 0, operation: operation::PUSH, sequence: 0, body }, plain);
+        }
+        if version == Version::Plain || self.packets.is_empty() {
+            return;
+        }
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_BYTES]);
+        if version == Version::Zlib {
+            let zlib = self.zlib.get_or_insert_with(|| Compress::new(Compression::new(ZLIB_LEVEL), true));
+            zlib.reset();
+            loop {
+                out.reserve(self.packets.len() / 2 + 64);
+                let rest = &self.packets[zlib.total_in() as usize..];
+                match zlib.compress_vec(rest, out, FlushCompress::Finish).expect("deflating goes on for ever") {
+                    Status::StreamEnd => break,
+                    Status::Ok | Status::BufError => {}
+                }
+            }
+        } else {
+            let parameters = brotli::enc::BrotliEncoderParams {
+                quality: BROTLI_QUALITY,
+                lgwin: BROTLI_WINDOW,
+                size_hint: self.packets.len(),
+                ..Default::default()
+            };
+            brotli::BrotliCompress(&mut &self.packets[..], out, &parameters).expect("a Vec takes what it is given");
+        }
+        let body_bytes = out.len() - start - HEADER_BYTES;
+        let header = packet::header(version as u16, operation::PUSH, 0, body_bytes);
+        out[start..start + HEADER_BYTES].copy_from_slice(&header);
+    }
+}
+
+/// Of 1 to 9.
+const ZLIB_LEVEL: u32 = 6;
 /// Of 0 to 11: as much as a batch can be compressed while a round is under way.
 const BROTLI_QUALITY: i32 = 4;
 /// Of 10 to 24, the window's bytes as a power of two: a batch is seldom longer, and the encoder's memory follows it.
@@ -390,7 +412,7 @@ mod tests {
         for bodies in [vec![], vec!["{}"], vec!["{\"cmd\":\"A\"}", "", "{\"cmd\":\"B\"}", long.as_str()]] {
             for version in ALL {
                 let mut out = b"before".to_vec();
-                pack(version, &bodies, &mut out);
+                Packer::default().pack(version, &bodies, &mut out);
                 assert!(out.starts_with(b"before"));
                 assert_eq!(read(&out[6..]), bodies.iter().map(|body| body.as_bytes().to_vec()).collect::<Vec<_>>());
                 let outer = in_message(&out[6..], usize::MAX).next().map(|packet| packet.expect("right"));
@@ -405,10 +427,10 @@ mod tests {
     #[test]
     fn an_inflated_body_is_bounded() {
         let mut inflated = Vec::new();
-        pack(Version::Plain, [vec![b' '; 100_000]], &mut inflated);
+        Packer::default().pack(Version::Plain, [vec![b' '; 100_000]], &mut inflated);
         for version in [Version::Zlib, Version::Brotli] {
             let mut out = Vec::new();
-            pack(version, [vec![b' '; 100_000]], &mut out);
+            Packer::default().pack(version, [vec![b' '; 100_000]], &mut out);
             assert!(out.len() < 2000, "it compresses: {}", out.len());
             let packet = in_message(&out, usize::MAX).next().expect("one").expect("right");
             assert_eq!(unpack(packet, inflated.len() - 1), Err(BadBody::TooLarge));

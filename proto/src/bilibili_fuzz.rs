@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::bilibili::{BadBody, Version, auth_reply, danmaku, heartbeat_reply, is_command, pack, text, unpack};
+use crate::bilibili::{BadBody, Packer, Version, auth_reply, danmaku, heartbeat_reply, is_command, text, unpack};
 use crate::client::{Message, Sender, Style};
 use crate::fuzz::Dice;
 use crate::native::{payload, payload_bytes};
@@ -94,7 +94,7 @@ fn batch(dice: &mut Dice<'_>) {
         bodies.push(body(dice));
     }
     let mut out = Vec::new();
-    pack(version, &bodies, &mut out);
+    Packer::default().pack(version, &bodies, &mut out);
     let mut read = Vec::new();
     for packet in in_message(&out, usize::MAX) {
         let packet = packet.expect("it was just written");
@@ -108,8 +108,9 @@ fn broken(dice: &mut Dice<'_>) {
     let (version, limit) = (version(dice), usize::from(dice.number() % 512));
     let bodies = [body(dice), body(dice)];
     let (mut out, mut inflated) = (Vec::new(), Vec::new());
-    pack(version, &bodies, &mut out);
-    pack(Version::Plain, &bodies, &mut inflated);
+    let mut packer = Packer::default();
+    packer.pack(version, &bodies, &mut out);
+    packer.pack(Version::Plain, &bodies, &mut inflated);
     let of = |body: &[u8]| unpack(Packet { version: version as u16, operation: 5, sequence: 0, body }, limit);
     if version != Version::Plain {
         let expected = if inflated.len() > limit { Err(BadBody::TooLarge) } else { Ok(bodies.to_vec()) };

@@ -1,6 +1,8 @@
 //! What bounds the engine. A plain structure: the configuration file's section `connector` fills it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
+
+use super::compressed::Compressed;
 
 /// Limits and names. Milliseconds, seconds and bytes are in the fields' names.
 #[derive(Debug, Clone)]
@@ -11,6 +13,10 @@ pub struct EngineConfig {
     pub proxies: Vec<Net>,
     /// The operations of message types, for goim's viewers.
     pub operations: proto::operation::Operations,
+    /// Whether WebSockets that offer permessage-deflate get it.
+    pub compression: bool,
+    /// What is compressed once for all cores.
+    pub compressed: Arc<Compressed>,
     /// Web origins that may open a WebSocket (`https://live.example`); `*` allows every one. A handshake without
     /// `Origin` comes from no browser and is let in.
     pub origins: Vec<String>,
@@ -68,6 +74,8 @@ impl EngineConfig {
             node: "test".into(),
             proxies: Vec::new(),
             operations: proto::operation::Operations::default(),
+            compression: true,
+            compressed: Arc::new(Compressed::new(2)),
             origins: Vec::new(),
             sessions_max: 10_000,
             connections_per_address: 0,

@@ -1,8 +1,12 @@
 //! A message, or a session's own frame, as the exact bytes on the socket: WebSocket header included, so that a ring's
 //! bytes go out as they are. Knows no session and no room.
 //!
+//! Compressed batches are made once a process ([`Compressed`]), and of rooms' messages only, which everyone in the room may
+//! read: what is one session's own (a token's owner, a reply) and what is pushed goes uncompressed, so that no secret is
+//! ever compressed together with what somebody else wrote (rule 34).
+//!
 //! Invariants:
-//! - Shared bytes hold nothing of one session (rule 25): what is encoded for a room depends on its entries only.
+//! - Compressed bytes hold nothing of one session (rule 25): what is encoded for a room depends on its entries only.
 //! - A frame is never longer than [`FRAME_BYTES_MAX`]: what would be is told as a gap.
 
 use std::sync::Arc;
@@ -10,14 +14,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::{
-    bilibili::{self, Version},
+    bilibili::{self, Packer, Version},
     client::{self, ServerFrame, server_frame::Body},
+    deflate::Deflater,
     goim, native,
     operation::Operations,
     websocket::{self, Opcode},
 };
 
-use super::{config::Fault, event::Push, room::Entry};
+use super::{
+    compressed::{Compressed, Made, Whose},
+    config::Fault,
+    event::Push,
+    room::Entry,
+};
 
 /// Longest frame of a ring, bytes: a payload of 64 KiB, of which JSON makes at most six times as much, and its rest.
 /// Bounds what is copied out for a session that is half sent.
@@ -27,16 +37,22 @@ pub(super) const FRAME_BYTES_MAX: usize = 512 * 1024;
 pub(super) const BATCH_BYTES_MAX: usize = 16 * 1024;
 
 /// What a session's bytes look like: sessions of one encoding in one room get the same bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Encoding {
     /// Protobuf in binary WebSocket messages.
     NativeBinary,
+    /// The same, each compressed.
+    NativeBinaryDeflate,
     /// JSON in text ones.
     NativeJson,
+    /// The same, each compressed.
+    NativeJsonDeflate,
     /// Protobuf behind lengths.
     NativeTcp,
     /// Batches of goim's packets in binary WebSocket messages.
     GoimWeb,
+    /// The same, each batch compressed.
+    GoimWebDeflate,
     /// goim's packets.
     GoimTcp,
     /// Bilibili's packets in binary WebSocket messages.
@@ -49,14 +65,38 @@ impl Encoding {
     /// Whether frames of the native protocol can be said: gaps, positions, goodbyes.
     #[must_use]
     pub(super) fn is_native(self) -> bool {
-        matches!(self, Self::NativeBinary | Self::NativeJson | Self::NativeTcp)
+        matches!(
+            self,
+            Self::NativeBinary
+                | Self::NativeBinaryDeflate
+                | Self::NativeJson
+                | Self::NativeJsonDeflate
+                | Self::NativeTcp
+        )
+    }
+
+    /// Whether it costs so much that it is made once a process.
+    fn is_compressed(self) -> bool {
+        match self {
+            Self::NativeBinaryDeflate | Self::NativeJsonDeflate | Self::GoimWebDeflate => true,
+            Self::BilibiliWeb(version) | Self::BilibiliTcp(version) => version != Version::Plain,
+            _ => false,
+        }
+    }
+
+    fn is_json(self) -> bool {
+        matches!(self, Self::NativeJson | Self::NativeJsonDeflate)
     }
 }
 
-/// Makes bytes; keeps its buffers.
-#[derive(Debug, Default)]
+/// Makes bytes; keeps its buffers and compressors.
+#[derive(Debug)]
 pub(super) struct Encoder {
     operations: Operations,
+    compressed: Arc<Compressed>,
+    /// Made when the first batch is to be compressed.
+    deflater: Option<Deflater>,
+    packer: Packer,
     body: Vec<u8>,
     frame: Vec<u8>,
     fault: Option<Fault>,
@@ -78,8 +118,16 @@ pub(super) struct Framed<'a> {
 impl Encoder {
     /// For messages whose types go under these operations to goim's viewers.
     #[must_use]
-    pub(super) fn new(operations: Operations, fault: Option<Fault>) -> Self {
-        Self { operations, fault, ..Self::default() }
+    pub(super) fn new(operations: Operations, compressed: Arc<Compressed>, fault: Option<Fault>) -> Self {
+        Self {
+            operations,
+            compressed,
+            deflater: None,
+            packer: Packer::default(),
+            body: Vec::new(),
+            frame: Vec::new(),
+            fault,
+        }
     }
 
     /// Encodes a lane's entries of a room for a ring.
@@ -95,18 +143,62 @@ impl Encoder {
         {
             std::mem::swap(before, last);
         }
+        if !encoding.is_compressed() {
+            return self.run(encoding, (channel, log), &entries, &mut emit);
+        }
+        // What is missing is missing on this core: only messages are shared.
+        for run in entries.chunk_by(|one, next| one.item().is_some() && next.item().is_some()) {
+            let waiting: Vec<_> =
+                run.iter().filter_map(|entry| entry.item()).map(|item| (item.offset, item.message.len())).collect();
+            if waiting.is_empty() {
+                self.run(encoding, (channel, log), run, &mut emit);
+                continue;
+            }
+            let whose = Whose { channel, log, lane: run[0].lane(), encoding };
+            let mut rest = run;
+            for (messages, made) in self.compressed.clone().claim(whose, &waiting, BATCH_BYTES_MAX) {
+                let (batch, after) = rest.split_at(messages);
+                rest = after;
+                let Made { bytes, frames } = made.get_or_init(|| self.make(encoding, (channel, log), batch));
+                let mut start = 0;
+                for &(end, messages, offset) in frames {
+                    emit(Framed { bytes: &bytes[start..end], messages, offset, inexact: false });
+                    start = end;
+                }
+            }
+        }
+    }
+
+    /// A batch for all cores.
+    fn make(&mut self, encoding: Encoding, whose: (&str, &str), batch: &[&Entry]) -> Made {
+        let mut made = Made::default();
+        self.run(encoding, whose, batch, &mut |frame| {
+            made.bytes.extend_from_slice(frame.bytes);
+            made.frames.push((made.bytes.len(), frame.messages, frame.offset));
+        });
+        made.bytes.shrink_to_fit();
+        made
+    }
+
+    /// Encodes entries one after another.
+    fn run(
+        &mut self,
+        encoding: Encoding,
+        (channel, log): (&str, &str),
+        entries: &[&Entry],
+        emit: &mut impl FnMut(Framed<'_>),
+    ) {
         if encoding.is_native() {
             for entry in entries {
-                self.native(encoding, (channel, log), entry, &mut emit);
+                self.native(encoding, (channel, log), entry, emit);
             }
             return;
         }
         let mut batch = Batch::default();
-        for entry in entries {
-            let Entry::Item(item) = entry else { continue };
+        for item in entries.iter().filter_map(|entry| entry.item()) {
             let Ok(message) = client::Message::decode(&item.message[..]) else { continue };
             if batch.bytes > 0 && batch.bytes + item.message.len() > BATCH_BYTES_MAX {
-                self.batch(encoding, &mut batch, &mut emit);
+                self.batch(encoding, &mut batch, emit);
             }
             let body = match encoding {
                 Encoding::BilibiliWeb(_) | Encoding::BilibiliTcp(_) => bilibili::danmaku(&message, &item.raw),
@@ -119,7 +211,7 @@ impl Encoder {
                 batch.bodies.push((operation, body));
             }
         }
-        self.batch(encoding, &mut batch, &mut emit);
+        self.batch(encoding, &mut batch, emit);
     }
 
     fn native(
@@ -132,6 +224,7 @@ impl Encoder {
         let (offset, count, exact) = match entry {
             Entry::Item(item) => {
                 if self.message(encoding, &item.message) {
+                    self.envelop_shared(encoding);
                     return emit(Framed { bytes: &self.frame, messages: 1, offset: item.offset, inexact: false });
                 }
                 (item.offset, 1, true)
@@ -144,9 +237,9 @@ impl Encoder {
         emit(Framed { bytes: &self.frame, messages: count, offset, inexact: !exact });
     }
 
-    /// Makes `frame` of an encoded message; `false` where it cannot be said.
+    /// Makes `body` of an encoded message; `false` where it cannot be said.
     fn message(&mut self, encoding: Encoding, message: &[u8]) -> bool {
-        if encoding == Encoding::NativeJson {
+        if encoding.is_json() {
             let Ok(message) = client::Message::decode(message) else { return false };
             self.body.clear();
             let frame = ServerFrame { request: 0, body: Some(Body::Message(message)) };
@@ -157,14 +250,13 @@ impl Encoder {
             self.body.clear();
             native::message_frame(message, &mut self.body);
         }
-        self.envelop(encoding);
-        self.frame.len() <= FRAME_BYTES_MAX
+        self.body.len() + websocket::HEADER_BYTES_MAX <= FRAME_BYTES_MAX
     }
 
     /// Makes `frame` of a native frame.
     fn server_frame(&mut self, encoding: Encoding, frame: &ServerFrame) {
         self.body.clear();
-        if encoding == Encoding::NativeJson {
+        if encoding.is_json() {
             native::to_json(frame, &mut self.body).expect("what we say ourselves has names for its numbers");
         } else {
             native::to_binary(frame, &mut self.body);
@@ -172,7 +264,19 @@ impl Encoder {
         self.envelop(encoding);
     }
 
-    /// Makes `frame` of `body`.
+    /// Makes `frame` of `body` for all of a room: compressed, where the encoding is.
+    fn envelop_shared(&mut self, encoding: Encoding) {
+        let opcode = match encoding {
+            Encoding::NativeJsonDeflate => Opcode::Text,
+            Encoding::NativeBinaryDeflate | Encoding::GoimWebDeflate => Opcode::Binary,
+            _ => return self.envelop(encoding),
+        };
+        self.frame.clear();
+        let deflater = self.deflater.get_or_insert_default();
+        websocket::encode_deflated(opcode, &self.body, deflater, &mut self.frame);
+    }
+
+    /// Makes `frame` of `body`, as it is.
     fn envelop(&mut self, encoding: Encoding) {
         self.frame.clear();
         match encoding {
@@ -181,8 +285,14 @@ impl Encoder {
                 self.frame.extend_from_slice(&self.body);
                 native::end_frame(start, &mut self.frame);
             }
-            Encoding::NativeJson => websocket::encode(Opcode::Text, &self.body, &mut self.frame),
-            Encoding::NativeBinary | Encoding::GoimWeb | Encoding::BilibiliWeb(_) => {
+            Encoding::NativeJson | Encoding::NativeJsonDeflate => {
+                websocket::encode(Opcode::Text, &self.body, &mut self.frame);
+            }
+            Encoding::NativeBinary
+            | Encoding::NativeBinaryDeflate
+            | Encoding::GoimWeb
+            | Encoding::GoimWebDeflate
+            | Encoding::BilibiliWeb(_) => {
                 websocket::encode(Opcode::Binary, &self.body, &mut self.frame);
             }
             Encoding::GoimTcp | Encoding::BilibiliTcp(_) => self.frame.extend_from_slice(&self.body),
@@ -203,14 +313,14 @@ impl Encoder {
                     self.body.clear();
                     match encoding {
                         Encoding::GoimTcp => goim::push(*operation, body, &mut self.body),
-                        _ => bilibili::pack(Version::Plain, [body], &mut self.body),
+                        _ => self.packer.pack(Version::Plain, [body], &mut self.body),
                     }
                     emit(Framed { bytes: &self.body, messages: 1, offset, inexact: false });
                 }
                 return;
             }
             Encoding::BilibiliWeb(version) | Encoding::BilibiliTcp(version) => {
-                bilibili::pack(version, bodies.iter().map(|(_, body)| body), &mut self.body);
+                self.packer.pack(version, bodies.iter().map(|(_, body)| body), &mut self.body);
             }
             _ => {
                 let mut pushes = Vec::new();
@@ -218,7 +328,7 @@ impl Encoder {
                 goim::batch(&pushes, &mut self.body);
             }
         }
-        self.envelop(encoding);
+        self.envelop_shared(encoding);
         emit(Framed { bytes: &self.frame, messages, offset, inexact: false });
     }
 
@@ -241,18 +351,23 @@ impl Encoder {
     /// A push; `None` where the dialect cannot say it.
     pub(super) fn push(&mut self, encoding: Encoding, push: &Push) -> Option<Bytes> {
         if encoding.is_native() {
-            return self.message(encoding, &push.message).then(|| Bytes::copy_from_slice(&self.frame));
+            if !self.message(encoding, &push.message) {
+                return None;
+            }
+            self.envelop(encoding);
+            return Some(Bytes::copy_from_slice(&self.frame));
         }
         let message = client::Message::decode(&push.message[..]).ok()?;
         self.body.clear();
         match encoding {
             Encoding::BilibiliWeb(version) | Encoding::BilibiliTcp(version) => {
-                bilibili::pack(version, [bilibili::danmaku(&message, &push.raw)?], &mut self.body);
+                let body = bilibili::danmaku(&message, &push.raw)?;
+                self.packer.pack(version, [body], &mut self.body);
             }
             _ => {
                 let mut pushes = Vec::new();
                 goim::push(self.operation(push, &message.r#type), goim_body(&message, &push.raw), &mut pushes);
-                if encoding == Encoding::GoimWeb {
+                if matches!(encoding, Encoding::GoimWeb | Encoding::GoimWebDeflate) {
                     goim::batch(&pushes, &mut self.body);
                 } else {
                     self.body = pushes;

@@ -25,11 +25,13 @@ use std::{
     sync::Arc,
 };
 
+use proto::deflate::Inflater;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
 
+mod compressed;
 pub mod config;
 mod counters;
 mod dialect;
@@ -53,6 +55,7 @@ mod simulation;
 mod timing;
 mod wheel;
 
+pub use compressed::Compressed;
 pub use config::EngineConfig;
 pub use counters::{Counters, Footprint, Sizes};
 use encode::Encoder;
@@ -88,6 +91,8 @@ pub struct Engine {
     rooms: Slab<Room>,
     names: FxHashMap<Arc<str>, usize>,
     encoder: Encoder,
+    /// Lent to a decoder for one call.
+    inflater: Inflater,
     schedule: round::Schedule,
     /// Sessions that have something of their own to send or to finish.
     ready: VecDeque<Key>,
@@ -129,7 +134,8 @@ impl Engine {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
         Self {
-            encoder: Encoder::new(config.operations.clone(), config.planted()),
+            encoder: Encoder::new(config.operations.clone(), config.compressed.clone(), config.planted()),
+            inflater: Inflater::default(),
             config,
             core,
             incarnation,

@@ -6,6 +6,7 @@
 
 use proto::{
     client::{ClientFrame, ErrorCode},
+    deflate,
     http::{self, Request},
     native, packet, proxy,
     sniff::{self, Spoken},
@@ -217,8 +218,16 @@ impl Engine {
         }
         let ours = [native::SUBPROTOCOL_BINARY, native::SUBPROTOCOL_JSON];
         let subprotocol = request.subprotocols.iter().copied().find(|offered| ours.contains(offered));
+        let agreed = match self.config.compression {
+            // What is shared by sessions has the largest window.
+            true => match deflate::agree(&request.extensions, deflate::WINDOW_BITS_MAX) {
+                Ok(agreed) => agreed,
+                Err(error) => return self.refuse(key, error.status(), &error.to_string()),
+            },
+            false => None,
+        };
         let mut answer = Vec::new();
-        http::accept(&upgrade, subprotocol, None, &mut answer);
+        http::accept(&upgrade, subprotocol, agreed, &mut answer);
         let Some(session) = self.session(key) else { return Step::Wait };
         let (dialect, most) = match subprotocol {
             Some(name) => {
@@ -227,6 +236,7 @@ impl Engine {
             None => (Dialect::Packets, PACKETS_MESSAGE_BYTES_MAX),
         };
         session.dialect = dialect;
+        session.deflates = agreed.is_some();
         session.wire = Wire::WebSocket(Some(Decoder::new(Role::Server, most)));
         session.busy_mut().out.push(answer.into());
         self.ready(key);
@@ -266,8 +276,14 @@ impl Engine {
     fn websocket(&mut self, key: Key, mut decoder: Decoder, input: &mut [u8]) -> Step {
         let (whole, mut rest) = (input.len(), input);
         let (in_flight, private_bytes) = (self.config.requests_in_flight, self.config.private_bytes_max);
+        let deflates = self.session(key).is_some_and(|session| session.deflates);
+        let mut inflater = std::mem::take(&mut self.inflater);
         loop {
-            match decoder.next(&mut rest) {
+            let event = match deflates {
+                true => decoder.next_inflated(&mut inflater, &mut rest),
+                false => decoder.next(&mut rest),
+            };
+            match event {
                 Ok(None) => break,
                 Ok(Some(event)) => self.web_event(key, event),
                 Err(failure) => self.web_failure(key, failure),
@@ -278,6 +294,7 @@ impl Engine {
                 break;
             }
         }
+        self.inflater = inflater;
         if let Some(session) = self.session(key)
             && let Wire::WebSocket(place) = &mut session.wire
         {

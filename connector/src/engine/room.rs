@@ -65,6 +65,14 @@ impl Entry {
         }
     }
 
+    /// The message.
+    pub(super) fn item(&self) -> Option<&Arc<Item>> {
+        match self {
+            Self::Item(item) => Some(item),
+            Self::Hole { .. } => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Item(item) => item.message.len() + item.raw.len(),

@@ -77,6 +77,8 @@ pub(super) struct Session {
     pub(super) proxied: bool,
     /// The driver was told not to read.
     pub(super) paused: bool,
+    /// permessage-deflate was agreed on.
+    pub(super) deflates: bool,
 }
 
 /// The most that a session is while nothing of it is under way, bytes: a size class of the allocator.
@@ -374,6 +376,7 @@ impl Session {
             counted: false,
             proxied: false,
             paused: false,
+            deflates: false,
         };
         session.comes_from(address);
         session
@@ -437,9 +440,12 @@ impl Session {
     pub(super) fn encoding(&self) -> Option<Encoding> {
         let web = matches!(self.wire, Wire::WebSocket(_));
         Some(match (self.dialect, web) {
+            (Dialect::Native { json: true }, _) if self.deflates => Encoding::NativeJsonDeflate,
             (Dialect::Native { json: true }, _) => Encoding::NativeJson,
+            (Dialect::Native { json: false }, true) if self.deflates => Encoding::NativeBinaryDeflate,
             (Dialect::Native { json: false }, true) => Encoding::NativeBinary,
             (Dialect::Native { json: false }, false) => Encoding::NativeTcp,
+            (Dialect::Goim, true) if self.deflates => Encoding::GoimWebDeflate,
             (Dialect::Goim, true) => Encoding::GoimWeb,
             (Dialect::Goim, false) => Encoding::GoimTcp,
             (Dialect::Bilibili(version), true) => Encoding::BilibiliWeb(version),

@@ -1,6 +1,7 @@
 //! What each dialect and each limit promises, one scenario a promise, under a clock that the test moves. What holds
 //! whatever the schedule is the simulation's.
 
+mod compression;
 mod limits;
 mod native;
 mod packets;
@@ -17,8 +18,8 @@ use proto::{
 };
 
 use super::{
-    Engine, EngineConfig,
-    event::{Ask, Held, Input},
+    Compressed, Engine, EngineConfig,
+    event::{self, Ask, Held, Input},
 };
 use crate::driver::{Key, Machine, Now, Outlet, Reading, Sent};
 

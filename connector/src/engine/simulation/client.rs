@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{
     bilibili, client,
     client::{ClientFrame, ErrorCode, ServerFrame, client_frame, server_frame},
+    deflate::Inflater,
     native, packet,
     websocket::{Decoder, Event, Opcode, Role, frame},
 };
@@ -71,6 +72,8 @@ pub(super) struct Client {
     /// The room that goim's and Bilibili's clients watch.
     pub(super) room: u64,
     decoder: Option<Decoder>,
+    /// Of who offers compression.
+    inflater: Option<Inflater>,
     input: Vec<u8>,
     upgraded: bool,
     /// Said to be let in.
@@ -119,9 +122,10 @@ fn parse(text: &str) -> Option<(u64, u64, usize)> {
 }
 
 impl Client {
-    pub(super) fn new(speaks: Speaks, room: u64) -> Self {
+    pub(super) fn new(speaks: Speaks, deflates: bool, room: u64) -> Self {
         Self {
             speaks,
+            inflater: (deflates && speaks.is_web()).then(Inflater::default),
             room,
             decoder: None,
             input: Vec::new(),
@@ -160,7 +164,11 @@ impl Client {
             };
             let head = "GET /sub HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
             let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
-            out.extend_from_slice(format!("{head}{key}{subprotocol}\r\n").as_bytes());
+            let offer = match self.inflater {
+                Some(_) => "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n",
+                None => "",
+            };
+            out.extend_from_slice(format!("{head}{key}{subprotocol}{offer}\r\n").as_bytes());
         } else if self.speaks == Speaks::NativeTcp {
             out.extend_from_slice(native::MAGIC);
         }
@@ -247,11 +255,20 @@ impl Client {
         if let Some(mut decoder) = self.decoder.take() {
             let mut rest = &mut input[..];
             loop {
-                match decoder.next(&mut rest) {
-                    Ok(None) => break,
+                let mut inflater = self.inflater.take();
+                let event = match &mut inflater {
+                    Some(inflater) => decoder.next_inflated(inflater, &mut rest),
+                    None => decoder.next(&mut rest),
+                };
+                match event {
+                    Ok(None) => {
+                        self.inflater = inflater;
+                        break;
+                    }
                     Ok(Some(event)) => self.event(event),
                     Err(failure) => panic!("{:?} got bytes that are no frame: {failure}", self.speaks),
                 }
+                self.inflater = inflater;
             }
             self.decoder = Some(decoder);
             return;

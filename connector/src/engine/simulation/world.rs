@@ -198,7 +198,8 @@ impl World {
             away[self.random.below(away.len() as u64) as usize]
         } else {
             let (speaks, room) = (Speaks::random(&mut self.random), self.random.below(self.rooms.len() as u64));
-            self.clients.push(Client::new(speaks, room));
+            let deflates = self.random.below(3) == 0;
+            self.clients.push(Client::new(speaks, deflates, room));
             self.clients.len() - 1
         };
         self.connect(client);

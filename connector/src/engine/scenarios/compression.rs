@@ -1,0 +1,142 @@
+//! permessage-deflate: what is compressed, what is not, and who is declined.
+
+use proto::deflate::{Deflater, Inflater};
+
+use super::*;
+
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+const NATIVE: &str = "Sec-WebSocket-Protocol: barrage.v1\r\n";
+
+/// A WebSocket after its handshake, and the answer to that.
+fn web(bench: &mut Bench, more: &str) -> (Key, String) {
+    let key = bench.open().unwrap();
+    let _ = bench.say(key, &upgrade("/sub", more));
+    (key, String::from_utf8(bench.heard(key)).unwrap())
+}
+
+/// What came for a WebSocket: of each message, whether it was compressed, and what it is.
+fn messages(bench: &mut Bench, key: Key) -> Vec<(bool, Vec<u8>)> {
+    let mut bytes = bench.heard(key);
+    let (mut decoder, mut inflater, mut rest) =
+        (Decoder::new(Role::Client, 1 << 20), Inflater::default(), &mut bytes[..]);
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let compressed = rest[0] & 0x40 != 0;
+        match decoder.next_inflated(&mut inflater, &mut rest) {
+            Ok(Some(Event::Binary(bytes))) => messages.push((compressed, bytes.to_vec())),
+            Ok(Some(Event::Text(text))) => messages.push((compressed, text.into())),
+            other => panic!("{other:?}"),
+        }
+    }
+    messages
+}
+
+/// The code of the close frame at the end of what came.
+fn closed(bytes: &[u8]) -> u16 {
+    let close = bytes.iter().rposition(|byte| *byte == 0x88).unwrap();
+    u16::from_be_bytes([bytes[close + 2], bytes[close + 3]])
+}
+
+/// A native session on a WebSocket that offered compression, in `room:1`.
+fn native(bench: &mut Bench) -> Key {
+    let (key, answer) = web(bench, &format!("{NATIVE}{OFFER}"));
+    assert!(answer.contains("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"), "{answer}");
+    let said = |request, body| {
+        let mut bytes = Vec::new();
+        wire::to_binary(&ClientFrame { request, body: Some(body) }, &mut bytes);
+        masked(Opcode::Binary, &bytes)
+    };
+    let _ = bench.say(key, &said(1, client_frame::Body::Connect(client::Connect::default())));
+    bench.admit();
+    // Its own messages may be compressed as well.
+    let (mut bytes, mut compressed) = (Vec::new(), Vec::new());
+    let body = Some(client_frame::Body::Subscribe(room("room:1")));
+    wire::to_binary(&ClientFrame { request: 2, body }, &mut bytes);
+    Deflater::default().deflate(&bytes, &mut compressed);
+    let mut subscribe = masked(Opcode::Binary, &compressed);
+    subscribe[0] |= 0x40;
+    let _ = bench.say(key, &subscribe);
+    bench.answer(Answer::Joined(cluster::Joined {}));
+    if bench.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
+        bench.hold("room:1", 0, Vec::new());
+    }
+    let own = messages(bench, key);
+    assert!(own.len() == 2 && own.iter().all(|(compressed, _)| !compressed), "connected, subscribed: {own:?}");
+    key
+}
+
+#[test]
+fn a_rooms_messages_are_compressed_and_what_is_a_sessions_own_is_not() {
+    let mut bench = Bench::new(|_| {});
+    let key = native(&mut bench);
+    let long = "哈哈哈哈".repeat(30);
+    bench.input(Input::Deliver(vec![item(1, &long), item(2, "short")]));
+    let push = event::Push { message: message(0, &long).encode_to_vec().into(), raw: "".into(), operation: 0 };
+    bench.input(Input::Push(vec![key], Arc::new(push)));
+    let got = messages(&mut bench, key);
+    let texts = texts(&got.iter().map(|(_, bytes)| wire::from_binary(bytes).unwrap()).collect::<Vec<_>>());
+    assert_eq!(texts, [&*long, "short", &*long]);
+    // What would grow is sent as it is, and so is a push.
+    assert_eq!(got.iter().map(|(compressed, _)| *compressed).collect::<Vec<_>>(), [true, false, false]);
+}
+
+#[test]
+fn cores_send_the_same_compressed_bytes_wherever_they_stand() {
+    let shared = Arc::new(Compressed::new(2));
+    let mut benches = [0, 1].map(|_| Bench::new(|config| config.compressed = shared.clone()));
+    let keys = benches.each_mut().map(native);
+    let items = |offsets: std::ops::Range<u64>| offsets.map(|at| item(at, &"666 ".repeat(50))).collect::<Vec<_>>();
+    // The second has more of it in one go.
+    benches[0].input(Input::Deliver(items(1..4)));
+    benches[0].input(Input::Deliver(items(4..7)));
+    benches[1].input(Input::Deliver(items(1..7)));
+    let [one, other] = [0, 1].map(|at| benches[at].heard(keys[at]));
+    assert!(one == other && one.len() < 6 * 100, "{} and {} bytes", one.len(), other.len());
+}
+
+#[test]
+fn goims_batches_are_compressed_and_its_answers_are_not() {
+    let mut bench = Bench::new(|_| {});
+    let (key, answer) = web(&mut bench, OFFER);
+    assert!(answer.contains("permessage-deflate"), "{answer}");
+    let auth = packet_bytes(packet::operation::AUTH, 1, br#"{"mid":7,"room_id":"live://1","accepts":[1000]}"#);
+    let _ = bench.say(key, &masked(Opcode::Binary, &auth));
+    bench.admit();
+    bench.hold("room:1", 0, Vec::new());
+    bench.input(Input::Deliver((1..9).map(|offset| item(offset, "前方高能 前方高能")).collect()));
+    let got = messages(&mut bench, key);
+    let [(false, reply), (true, batch)] = &got[..] else { panic!("{got:?}") };
+    assert_eq!(reply.len(), packet::HEADER_BYTES);
+    let outer: Vec<_> = packet::in_message(batch, 1 << 20).map(Result::unwrap).collect();
+    assert_eq!(packet::in_message(outer[0].body, 1 << 20).count(), 8);
+}
+
+#[test]
+fn what_is_not_to_be_had_is_declined_and_what_is_no_offer_refused() {
+    let mut bench = Bench::new(|config| config.compression = false);
+    assert!(!web(&mut bench, OFFER).1.contains("permessage-deflate"));
+    let mut bench = Bench::new(|_| {});
+    for (offer, taken) in [("permessage-deflate; server_max_window_bits=10", false), ("permessage-deflate", true)] {
+        let (_, answer) = web(&mut bench, &format!("Sec-WebSocket-Extensions: {offer}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("permessage-deflate") == taken, "{answer}");
+    }
+    assert!(web(&mut bench, "Sec-WebSocket-Extensions: ;\r\n").1.starts_with("HTTP/1.1 400 "));
+    // Who was declined must not compress.
+    let (key, _) = web(&mut bench, NATIVE);
+    let mut bytes = masked(Opcode::Binary, b"");
+    bytes[0] |= 0x40;
+    let _ = bench.say(key, &bytes);
+    assert_eq!(closed(&bench.heard(key)), 1002);
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_is_inflated() {
+    let mut bench = Bench::new(|_| {});
+    let key = native(&mut bench);
+    let mut compressed = Vec::new();
+    Deflater::default().deflate(&vec![0; 4 << 20], &mut compressed);
+    let mut bytes = masked(Opcode::Binary, &compressed);
+    bytes[0] |= 0x40;
+    let _ = bench.say(key, &bytes);
+    assert_eq!(closed(&bench.heard(key)), 1009);
+}
