@@ -10,6 +10,7 @@
 
 mod clock;
 mod dial;
+mod document;
 mod environment;
 mod error;
 mod fanout;
@@ -25,18 +26,21 @@ mod progress;
 mod publish;
 mod reading;
 mod report;
+mod results;
 mod schedule;
 mod stand;
 mod sweep;
 mod tally;
+mod targets;
 mod viewers;
 mod wire;
 
+pub use document::Document;
 pub use error::Error;
 pub use fanout::{Fanout, RoomSize, Via};
 pub use limit::{Limit, LimitReport, LimitRow};
 pub use output::{Output, Printing};
-pub use pipeline::{Named, Pipeline, PipelineReport, Stage};
+pub use pipeline::{Measured, Named, Pipeline, PipelineReport, Stage};
 pub use processor::{Cpus, Usage};
 pub use report::{
     ClassReport, ConnectorReport, Deliveries, Headline, Millis, Probes, Publishing, Report, Series, ServerReport,
@@ -56,6 +60,8 @@ pub enum Command {
     Sweep(Sweep),
     /// From publishing to the last receiver at a light load, and where that time goes.
     Pipeline(Pipeline),
+    /// The table of the targets from the results of `make bench`, and BENCHMARKS.md.
+    Report(Document),
 }
 
 impl Command {
@@ -69,6 +75,7 @@ impl Command {
             Self::Fanout(fanout) => fanout.run(commit),
             Self::Sweep(sweep) => sweep.run(commit),
             Self::Pipeline(pipeline) => pipeline.run(commit),
+            Self::Report(document) => document.run(),
         }
     }
 }

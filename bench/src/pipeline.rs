@@ -29,19 +29,16 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::now_ns;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::note::NOTE_BYTES;
 use crate::output::Output;
-use crate::publish::Plan;
 use crate::report::{Millis, grouped};
-use crate::schedule::{Class, Schedule};
 use crate::tally::{microseconds, record};
 use crate::wire::Dialect;
 
 use bare::Beat;
-use light::{Progress, Room, Seen, Sent};
+use light::{Progress, Publisher, Room, Seen, Sent};
 use stages::Histograms;
 pub use stages::Stage;
 
@@ -81,6 +78,9 @@ pub struct Pipeline {
     /// How long messages are sent.
     #[arg(long, default_value_t = 30)]
     pub seconds: u32,
+    /// How long messages are sent before that, and not counted: brokers in Java compile what they run.
+    #[arg(long, default_value_t = 3)]
+    pub warm_up: u32,
     /// Bytes of a payload, at least 32.
     #[arg(long, default_value_t = 64)]
     pub bytes: usize,
@@ -136,21 +136,21 @@ pub struct PipelineReport {
     /// Messages that a session got out of order, or was told that it missed, and sessions that ended.
     pub wrong: u64,
     /// From a message's intended time until the last session has it.
-    pub total: Millis,
+    pub total: Measured,
     /// From the intended time until the answer that accepts it.
-    pub answered: Millis,
+    pub answered: Measured,
     /// From the intended time to the sending: this client's own lateness.
-    pub send: Millis,
+    pub send: Measured,
     /// From the first session that has it to the last.
-    pub spread: Millis,
+    pub spread: Measured,
     /// By name, in the order of the way; empty where no port was asked.
     pub stages: Vec<Named>,
     /// What the stages leave of the mean total, milliseconds.
     pub receive_mean: Option<f64>,
     /// One sync of a small append, in the same run.
-    pub sync: Option<Millis>,
+    pub sync: Option<Measured>,
     /// One record through Kafka, in the same run.
-    pub kafka: Option<Millis>,
+    pub kafka: Option<Measured>,
     /// The 99th percentile of the total may be this, milliseconds: what cannot be avoided and what is allowed beyond.
     pub bound: Option<f64>,
     /// Why deliveries are wrong.
@@ -160,6 +160,22 @@ pub struct PipelineReport {
     distribution: Histogram<u64>,
     #[serde(skip)]
     beside: Vec<(&'static str, Histogram<u64>)>,
+}
+
+/// What was measured here, milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Measured {
+    /// Of all.
+    pub mean: f64,
+    /// How they lie.
+    #[serde(flatten)]
+    pub millis: Millis,
+}
+
+impl From<&Histogram<u64>> for Measured {
+    fn from(microseconds: &Histogram<u64>) -> Self {
+        Self { mean: microseconds.mean() / 1000.0, millis: microseconds.into() }
+    }
 }
 
 /// A stage of the server.
@@ -205,10 +221,12 @@ impl Pipeline {
         });
         let kafka = kafka.transpose()?;
         let every = Duration::from_secs_f64(1.0 / self.rate);
-        let first = Instant::now() + SETTLING;
+        let warming = (self.rate * f64::from(self.warm_up)) as u32;
+        let publisher = Publisher { room: room.clone(), host, api_key: self.api_key.clone(), bytes: self.bytes };
+        light::publish(&publisher, Beat { first: Instant::now() + SETTLING, every, count: warming }, 0)?;
         let before = Histograms::read(&self.admin).map_err(Error::Entering)?;
-        let beat = Beat { first, every, count: room.messages };
-        let plan = self.plan(&room, host, first);
+        let first = Instant::now() + SETTLING;
+        let beat = Beat { first, every, count: room.messages - warming };
         // In the pauses: a third and two thirds after each message.
         let sync = self.sync.clone().map(|directory| {
             let beat = Beat { first: first + every / 3, ..beat };
@@ -220,7 +238,7 @@ impl Pipeline {
             let beat = Beat { first: first + every * 2 / 3, ..beat };
             thread::spawn(move || kafka.measure(beat))
         });
-        let sent = light::publish(&plan.host, self.dialect, beat, |number, out| plan.request(number, out))?;
+        let sent = light::publish(&publisher, beat, warming)?;
         let bare = |thread: Option<thread::JoinHandle<Result<Histogram<u64>, String>>>| {
             let joined = thread.map(|thread| thread.join().unwrap_or_else(|_| Err("its thread panicked".into())));
             joined.transpose().map_err(|reason| Error::Bare { reason })
@@ -228,21 +246,24 @@ impl Pipeline {
         let (sync, kafka) = (bare(sync)?, bare(kafka)?);
         let accepted = sent.accepted.iter().filter(|accepted| **accepted).count() as u64;
         let until = Instant::now() + QUIET;
-        while progress.delivered.load(Ordering::Relaxed) < accepted * u64::from(self.viewers) && Instant::now() < until
-        {
+        let expected = (u64::from(warming) + accepted) * u64::from(self.viewers);
+        while progress.delivered.load(Ordering::Relaxed) < expected && Instant::now() < until {
             thread::sleep(LOOK);
         }
         // What comes twice comes soon after.
         thread::sleep(LOOK * 5);
         let after = Histograms::read(&self.admin).map_err(Error::Entering)?;
         stop.cancel();
-        let seen = watching.join().map_err(|_| std::io::Error::other("the thread of sessions panicked"))??;
+        let mut seen = watching.join().map_err(|_| std::io::Error::other("the thread of sessions panicked"))??;
         let stages = STAGES
             .iter()
             .filter_map(|&(name, histogram, what)| Some(Named { name, what, stage: after.since(&before, histogram)? }));
         let durable = after.since(&before, DURABLE);
         let durable = durable.map(|stage| Named { name: "durable", what: "handed to the bus, to acknowledged", stage });
-        Ok(self.report(commit, &plan, &sent, &seen, stages.chain(durable).collect(), sync, kafka))
+        let stages = stages.chain(durable).collect();
+        seen.messages.drain(..warming as usize);
+        let intended_ns = |number: u32| (beat.due(number) - room.zero).as_nanos() as u64;
+        Ok(self.report(commit, intended_ns, &sent, &seen, stages, sync, kafka))
     }
 
     fn check(&self) -> Result<(Room, String), Error> {
@@ -253,8 +274,9 @@ impl Pipeline {
         refuse((0.1..=100.0).contains(&self.rate), "rate", &self.rate, "0.1 to 100: a light load")?;
         refuse((1..=3600).contains(&self.seconds), "seconds", &self.seconds, "1 to 3,600")?;
         refuse((NOTE_BYTES..=4096).contains(&self.bytes), "bytes", &self.bytes, "32 to 4,096")?;
-        let messages = (self.rate * f64::from(self.seconds)) as u32;
-        refuse(messages >= 1, "rate", &self.rate, "at least one message in --seconds")?;
+        refuse(self.warm_up <= 600, "warm-up", &self.warm_up, "0 to 600")?;
+        let messages = |seconds: u32| (self.rate * f64::from(seconds)) as u32;
+        refuse(messages(self.seconds) >= 1, "rate", &self.rate, "at least one message in --seconds")?;
         let address = self.connect.to_socket_addrs().ok().and_then(|mut all| all.next());
         let address = address.ok_or_else(|| Error::Option {
             option: "connect",
@@ -262,32 +284,19 @@ impl Pipeline {
             want: "host:port of a connector".into(),
         })?;
         let host = crate::fanout::http_host(&self.http)?;
-        let class = Class { rooms: 1, sessions: self.viewers, rate: self.rate };
-        let schedule = Arc::new(Schedule::new(rand::random(), 1, self.seconds.into(), &[class]));
+        let run = rand::random();
         let room = Room {
             dialect: self.dialect,
             address,
             host: self.connect.clone(),
             token: self.token.clone(),
-            room: schedule.room_name(0),
+            room: format!("bench-{run:08x}"),
             sessions: self.viewers,
-            run: schedule.run,
-            messages: schedule.messages(),
-            schedule,
+            run,
+            messages: messages(self.warm_up) + messages(self.seconds),
+            zero: Instant::now(),
         };
         Ok((room, host))
-    }
-
-    fn plan(&self, room: &Room, host: String, first: Instant) -> Plan {
-        let until = first.saturating_duration_since(Instant::now());
-        Plan {
-            schedule: room.schedule.clone(),
-            dialect: self.dialect,
-            bytes: self.bytes,
-            host,
-            api_key: self.api_key.clone(),
-            begin_ns: now_ns() + until.as_nanos() as u64,
-        }
     }
 
     fn enter(&self, progress: &Progress) -> Result<(), Error> {
@@ -311,7 +320,7 @@ impl Pipeline {
     fn report(
         &self,
         commit: &str,
-        plan: &Plan,
+        intended_ns: impl Fn(u32) -> u64,
         sent: &Sent,
         seen: &Seen,
         stages: Vec<Named>,
@@ -326,7 +335,7 @@ impl Pipeline {
             }
             delivered += u64::from(sessions.min(self.viewers));
             if sessions == self.viewers {
-                record(&mut total, last_ns.saturating_sub(plan.intended_ns(number as u32)) / 1000);
+                record(&mut total, last_ns.saturating_sub(intended_ns(number as u32)) / 1000);
                 record(&mut spread, (last_ns - first_ns) / 1000);
             } else {
                 lost += u64::from(self.viewers.saturating_sub(sessions));
@@ -335,7 +344,8 @@ impl Pipeline {
         let accepted = sent.accepted.iter().filter(|accepted| **accepted).count() as u64;
         let twice: u64 = seen.messages.iter().map(|message| u64::from(message.0.saturating_sub(self.viewers))).sum();
         let closed: u64 = seen.closed.values().sum();
-        let failed = u64::from(plan.schedule.messages()) - accepted;
+        let messages = sent.accepted.len() as u64;
+        let failed = messages - accepted;
         let faults = [
             (failed, "messages were not accepted"),
             (lost, "deliveries are missing"),
@@ -348,7 +358,7 @@ impl Pipeline {
         let reasons = sent.failed.keys().chain(seen.closed.keys()).cloned();
         let faults = faults.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
         let on_the_way: f64 = stages.iter().filter(|stage| stage.name != "durable").map(|stage| stage.stage.mean).sum();
-        let bare = |bare: &Option<Histogram<u64>>| bare.as_ref().map(Millis::from);
+        let bare = |bare: &Option<Histogram<u64>>| bare.as_ref().map(Measured::from);
         let p99 = |bare: &Option<Histogram<u64>>| bare.as_ref().map(|bare| Millis::from(bare).p99);
         let bound = p99(&kafka).map(|p99| p99 + OVER_KAFKA_MS).or(p99(&sync).map(|p99| p99 + OVER_SYNC_MS));
         let (sync_millis, kafka_millis) = (bare(&sync), bare(&kafka));
@@ -357,7 +367,7 @@ impl Pipeline {
             bench: "pipeline",
             environment: Environment::here(commit),
             settings: self.clone(),
-            messages: plan.schedule.messages().into(),
+            messages,
             accepted,
             delivered,
             expected: accepted * u64::from(self.viewers),
@@ -382,7 +392,8 @@ impl PipelineReport {
     /// Whether the target is met; `None`: nothing bare was measured beside it.
     #[must_use]
     pub fn met(&self) -> Option<bool> {
-        Some(self.faults.is_empty() && self.total.p99 <= self.bound?)
+        let bound = self.bound?;
+        Some(self.faults.is_empty() && self.total.millis.p99 <= bound)
     }
 }
 
@@ -397,9 +408,9 @@ impl fmt::Display for PipelineReport {
         writeln!(f, "{environment}\n")?;
         writeln!(f, "  delivered {} of {}, wrong {}\n", grouped(self.delivered), grouped(self.expected), self.wrong)?;
         writeln!(f, "  ms{:<44}{:>9}{:>9}{:>9}{:>9}", "", "mean", "p50", "p99", "max")?;
-        let exact = |f: &mut fmt::Formatter<'_>, name: &str, what: &str, millis: &Millis| {
-            let Millis { p50, p99, max, .. } = millis;
-            writeln!(f, "  {name:<9} {what:<36}{:>9}{p50:>9.2}{p99:>9.2}{max:>9.2}", "")
+        let exact = |f: &mut fmt::Formatter<'_>, name: &str, what: &str, measured: &Measured| {
+            let Measured { mean, millis: Millis { p50, p99, max, .. } } = measured;
+            writeln!(f, "  {name:<9} {what:<36}{mean:>9.2}{p50:>9.2}{p99:>9.2}{max:>9.2}")
         };
         exact(f, "send", "intended, to sent (our lag)", &self.send)?;
         let (on_the_way, beside): (Vec<_>, Vec<_>) = self.stages.iter().partition(|named| named.name != "durable");
@@ -426,7 +437,7 @@ impl fmt::Display for PipelineReport {
         }
         if let (Some(bound), Some(met)) = (self.bound, self.met()) {
             let word = if met { "met" } else { "not met" };
-            writeln!(f, "\n  target: p99 {:.2} ms of at most {bound:.2} ms: {word}", self.total.p99)?;
+            writeln!(f, "\n  target: p99 {:.2} ms of at most {bound:.2} ms: {word}", self.total.millis.p99)?;
         }
         Ok(())
     }

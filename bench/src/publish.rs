@@ -52,12 +52,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// When message `number` is to be sent.
-    pub(crate) fn intended_ns(&self, number: u32) -> u64 {
+    fn intended_ns(&self, number: u32) -> u64 {
         self.begin_ns + self.schedule.after_ns(number)
     }
 
     /// Appends the request of a message.
-    pub(crate) fn request(&self, number: u32, out: &mut Vec<u8>) {
+    fn request(&self, number: u32, out: &mut Vec<u8>) {
         let note = Note { run: self.schedule.run, number, intended_ns: self.intended_ns(number) };
         let room = self.schedule.room_name(self.schedule.room_of(number));
         let payload = note.payload(self.bytes);

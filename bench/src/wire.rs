@@ -484,9 +484,9 @@ mod tests {
                 let mut packets = Vec::new();
                 bilibili::auth_reply(1, bilibili::CODE_OK, &mut packets);
                 bilibili::heartbeat_reply(2, 1, &mut packets);
-                bilibili::pack(version, [chat("one")], &mut packets);
+                bilibili::Packer::default().pack(version, [chat("one")], &mut packets);
                 let gift = br#"{"cmd":"SEND_GIFT","data":{}}"#.to_vec();
-                bilibili::pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);
+                bilibili::Packer::default().pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);
                 if tcp {
                     out.extend_from_slice(&packets);
                 } else {

@@ -18,12 +18,10 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::bare::Beat;
-use crate::clock::now_ns;
 use crate::note::Note;
 use crate::publish::Answer;
-use crate::schedule::Schedule;
 use crate::tally::{microseconds, record};
-use crate::wire::{Dialect, Event, Viewer, Wire};
+use crate::wire::{Dialect, Event, OPERATION, Viewer, Wire};
 
 /// How long a session may take to enter.
 const ENTERING: Duration = Duration::from_secs(20);
@@ -44,7 +42,8 @@ pub(super) struct Room {
     pub(super) sessions: u32,
     pub(super) run: u32,
     pub(super) messages: u32,
-    pub(super) schedule: Arc<Schedule>,
+    /// The zero of all times.
+    pub(super) zero: Instant,
 }
 
 /// What is known while it goes on.
@@ -58,15 +57,13 @@ pub(super) struct Progress {
 /// What the sessions saw.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// By message: how many sessions have it, when the first and when the last got it, [`now_ns`].
+    /// By message: how many sessions have it, when the first and when the last got it, nanoseconds since the zero.
     pub(super) messages: Vec<(u32, u64, u64)>,
     pub(super) gaps: u64,
-    /// Of a session's messages, those that were not the next one.
+    /// Of a session's messages, those that came after a later one, or again.
     pub(super) disordered: u64,
     /// Sessions that the server ended, by reason.
     pub(super) closed: BTreeMap<String, u64>,
-    /// Microseconds from a message's intended time to each session.
-    pub(super) each: Histogram<u64>,
 }
 
 /// Runs the sessions until `stop`.
@@ -75,13 +72,8 @@ pub(super) struct Seen {
 /// Where there is no runtime to be had.
 pub(super) fn watch(room: &Room, progress: &Arc<Progress>, stop: &CancellationToken) -> std::io::Result<Seen> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let seen = Seen {
-        messages: vec![(0, 0, 0); room.messages as usize],
-        gaps: 0,
-        disordered: 0,
-        closed: BTreeMap::new(),
-        each: microseconds(),
-    };
+    let seen =
+        Seen { messages: vec![(0, 0, 0); room.messages as usize], gaps: 0, disordered: 0, closed: BTreeMap::new() };
     let seen = Rc::new(RefCell::new(seen));
     LocalSet::new().block_on(&runtime, async {
         let mut tasks = JoinSet::new();
@@ -105,7 +97,7 @@ struct Session {
     room: Room,
     progress: Arc<Progress>,
     seen: Rc<RefCell<Seen>>,
-    /// The message that it waits for.
+    /// After the last message that came.
     next: u32,
     ready: bool,
 }
@@ -146,7 +138,7 @@ impl Session {
     }
 
     fn read(&mut self, wire: &mut Wire, bytes: &mut [u8]) -> Result<(), String> {
-        let now_ns = now_ns();
+        let now_ns = self.room.zero.elapsed().as_nanos() as u64;
         let mut ended = None;
         let mut seen = self.seen.borrow_mut();
         wire.read(bytes, &mut |event| match event {
@@ -154,20 +146,18 @@ impl Session {
                 self.ready = true;
                 self.progress.entered.fetch_add(1, Ordering::Relaxed);
             }
-            Event::Ready => {}
+            Event::Ready | Event::Pong(_) => {}
             Event::Payload(payload) => {
                 let Some(note) = Note::read(payload).filter(|note| note.run == self.room.run) else { return };
                 let Some(message) = seen.messages.get_mut(note.number as usize) else { return };
                 message.0 += 1;
                 message.1 = if message.1 == 0 { now_ns } else { message.1 };
                 message.2 = now_ns;
-                seen.disordered += u64::from(note.number != self.next);
-                self.next = note.number + 1;
-                record(&mut seen.each, now_ns.saturating_sub(note.intended_ns) / 1000);
+                seen.disordered += u64::from(note.number < self.next);
+                self.next = self.next.max(note.number + 1);
                 self.progress.delivered.fetch_add(1, Ordering::Relaxed);
             }
             Event::Gap(count) => seen.gaps += count,
-            Event::Pong(_) => {}
             Event::Ended(reason) => drop(ended.get_or_insert(reason)),
         })?;
         ended.map_or(Ok(()), Err)
@@ -186,14 +176,45 @@ pub(super) struct Sent {
     pub(super) answered: Histogram<u64>,
 }
 
-/// Publishes at each beat over one connection to `host`; `request` makes the bytes of a message.
-pub(super) fn publish(
-    host: &str,
-    dialect: Dialect,
-    beat: Beat,
-    request: impl Fn(u32, &mut Vec<u8>),
-) -> std::io::Result<Sent> {
-    let mut out = std::net::TcpStream::connect(host)?;
+/// What messages are published, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Publisher {
+    pub(super) room: Room,
+    /// Of the HTTP API, `host:port`.
+    pub(super) host: String,
+    pub(super) api_key: String,
+    /// Of a payload.
+    pub(super) bytes: usize,
+}
+
+impl Publisher {
+    /// Appends the request of a message.
+    fn request(&self, number: u32, due: Instant, out: &mut Vec<u8>) {
+        let Room { run, zero, room, dialect, .. } = &self.room;
+        let payload = Note { run: *run, number, intended_ns: (due - *zero).as_nanos() as u64 }.payload(self.bytes);
+        let (target, kind, body) = if dialect.is_goim() {
+            let target = format!("/goim/push/room?operation={OPERATION}&type=live&room={room}");
+            (target, "application/octet-stream", payload)
+        } else {
+            let body = serde_json::json!({ "type": "text", "text": payload }).to_string();
+            (format!("/v1/rooms/{room}/messages"), "application/json", body)
+        };
+        let key =
+            if self.api_key.is_empty() { String::new() } else { format!("Authorization: Bearer {}\r\n", self.api_key) };
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: {}\r\n{key}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            self.host,
+            body.len()
+        );
+        out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// Publishes at each beat over one connection; the first message has the number `from`.
+pub(super) fn publish(publisher: &Publisher, beat: Beat, from: u32) -> std::io::Result<Sent> {
+    let dialect = publisher.room.dialect;
+    let mut out = std::net::TcpStream::connect(&publisher.host)?;
     out.set_nodelay(true)?;
     let mut back = out.try_clone()?;
     back.set_read_timeout(Some(ANSWER))?;
@@ -222,7 +243,7 @@ pub(super) fn publish(
     let mut failed = None;
     for number in 0..beat.count {
         bytes.clear();
-        request(number, &mut bytes);
+        publisher.request(from + number, beat.due(number), &mut bytes);
         let due = beat.wait(number);
         record(&mut lag, due.elapsed().as_micros() as u64);
         let queued = asked.send((number, due)).is_ok();

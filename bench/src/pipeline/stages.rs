@@ -38,13 +38,13 @@ struct Buckets {
 }
 
 impl Histograms {
-    /// Asks all of `ports` (`host:port`).
+    /// Asks all of `ports` (`host:port`; an empty one is none).
     ///
     /// # Errors
     /// Which one did not answer, and why.
     pub(crate) fn read(ports: &[String]) -> Result<Self, String> {
         let mut all = Self::default();
-        for port in ports {
+        for port in ports.iter().filter(|port| !port.is_empty()) {
             let text = get(port).map_err(|error| format!("{port}: {error}"))?;
             all.add(&text);
         }

@@ -1,0 +1,151 @@
+//! The results of a run of `make bench`, as the subcommands wrote them: a directory with `NAME.json` and beside it
+//! `NAME.command`, the line that made it.
+//!
+//! Whatever a subcommand prints with `--json` is read by JSON pointers (RFC 6901), a series by its runs, so that a
+//! report written by an older build can still be told.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{fs, io};
+
+use serde_json::Value;
+
+use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S};
+
+/// All cases, by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Results(pub(crate) BTreeMap<String, Case>);
+
+/// What one command measured.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Case {
+    /// The line that made it.
+    pub(crate) command: String,
+    /// One, or all of a series.
+    pub(crate) runs: Vec<Value>,
+}
+
+impl Results {
+    /// Reads a directory.
+    ///
+    /// # Errors
+    /// The system's, and what is no JSON.
+    pub(crate) fn read(directory: &Path) -> io::Result<Self> {
+        let mut cases = BTreeMap::new();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let text = fs::read_to_string(&path)?;
+            if text.trim().is_empty() {
+                // The command ended without a result.
+                continue;
+            }
+            let wrong = |error| io::Error::other(format!("{}: {error}", path.display()));
+            let command = fs::read_to_string(path.with_extension("command")).unwrap_or_default();
+            // Tried several times, a command has written several objects.
+            let values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+            let values = values.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+            let runs = values.into_iter().flat_map(|mut value| match value.get_mut("runs").map(Value::take) {
+                Some(Value::Array(runs)) => runs,
+                _ => vec![value],
+            });
+            cases.insert(name, Case { command: command.trim().to_owned(), runs: runs.collect() });
+        }
+        Ok(Self(cases))
+    }
+
+    pub(crate) fn case(&self, name: &str) -> Option<&Case> {
+        self.0.get(name)
+    }
+}
+
+impl Case {
+    /// The runs that count: those during which the machine was as fast as the targets take for granted, and those that
+    /// did not ask how fast it was.
+    pub(crate) fn counted(&self) -> Vec<&Value> {
+        self.runs.iter().filter(|run| machine(run).is_none_or(|writes| writes >= FAIR_WRITES_PER_CPU_S)).collect()
+    }
+
+    /// The median of a number over the runs that count, or over all where none does.
+    pub(crate) fn median(&self, pointer: &str) -> Option<f64> {
+        self.median_of(|run| number(run, pointer))
+    }
+
+    /// The same of what is computed from a run.
+    pub(crate) fn median_of(&self, of: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+        let counted = self.counted();
+        let runs = if counted.is_empty() { self.runs.iter().collect() } else { counted };
+        let mut values: Vec<f64> = runs.into_iter().filter_map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len().checked_sub(1)? / 2).copied()
+    }
+}
+
+/// A number in a result.
+pub(crate) fn number(run: &Value, pointer: &str) -> Option<f64> {
+    run.pointer(pointer)?.as_f64()
+}
+
+/// How many writes of 128 bytes a processor second the machine made without a server, in the same run.
+pub(crate) fn machine(run: &Value) -> Option<f64> {
+    limit(run, |bytes| bytes == FAIR_BYTES as f64)
+}
+
+/// The same at the size nearest to what the server wrote: writes a processor second.
+pub(crate) fn machine_near(run: &Value, bytes: f64) -> Option<f64> {
+    let rows = run.pointer("/limit").or_else(|| run.pointer("/rows"))?.as_array()?;
+    let off = |row: &&Value| number(row, "/bytes").map_or(f64::INFINITY, |of| (of / bytes).ln().abs());
+    let row = rows.iter().min_by(|a, b| off(a).total_cmp(&off(b)))?;
+    number(row, "/writes_per_cpu_s")
+}
+
+fn limit(run: &Value, is: impl Fn(f64) -> bool) -> Option<f64> {
+    let rows = run.pointer("/limit").or_else(|| run.pointer("/rows"))?.as_array()?;
+    let row = rows.iter().find(|row| number(row, "/bytes").is_some_and(&is))?;
+    number(row, "/writes_per_cpu_s")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(p99: f64, writes: f64) -> Value {
+        let limit =
+            json!([{ "bytes": 128, "writes_per_cpu_s": writes }, { "bytes": 24576, "writes_per_cpu_s": 90_000.0 }]);
+        json!({ "latency": { "p99": p99 }, "limit": limit })
+    }
+
+    #[test]
+    fn a_run_on_a_slow_machine_does_not_count() {
+        let case = |runs: Vec<Value>| Case { command: String::new(), runs };
+        let all = case(vec![run(9.0, 160_000.0), run(1.0, 100_000.0), run(7.0, 170_000.0), run(8.0, 180_000.0)]);
+        assert_eq!((all.counted().len(), all.median("/latency/p99")), (3, Some(8.0)));
+        let none = case(vec![run(3.0, 1.0), run(5.0, 1.0)]);
+        assert_eq!((none.counted().len(), none.median("/latency/p99")), (0, Some(3.0)));
+        let without = case(vec![json!({ "total": { "p99": 4 } })]);
+        assert_eq!((without.counted().len(), without.median("/total/p99")), (1, Some(4.0)));
+        assert_eq!(without.median("/nothing"), None);
+        assert_eq!(machine_near(&run(1.0, 1.0), 20_000.0), Some(90_000.0));
+    }
+
+    #[test]
+    fn series_and_repetitions_are_their_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| fs::write(directory.path().join(name), text).unwrap();
+        write("a.json", json!({ "runs": [run(1.0, 2e5), run(2.0, 2e5)] }).to_string());
+        write("a.command", "barrage bench fanout\n".into());
+        write("b.json", format!("{}\n{}", run(1.0, 2e5), run(2.0, 2e5)));
+        write("c.json", String::new());
+        let results = Results::read(directory.path()).unwrap();
+        assert_eq!(results.0.len(), 2);
+        assert_eq!(results.case("a").unwrap().command, "barrage bench fanout");
+        assert_eq!(results.case("a").unwrap().runs, results.case("b").unwrap().runs);
+        write("d.json", "{".into());
+        assert!(Results::read(directory.path()).is_err());
+    }
+}
