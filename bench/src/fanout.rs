@@ -231,17 +231,18 @@ impl Fanout {
             }
             None => (self.server_cpus.clone(), self.client_cpus.clone()),
         };
+        let environment = Environment::here(commit);
         // Where a thread runs is inherited by those that it starts: the caller's stays as it is.
         thread::scope(|scope| {
             let measuring = scope.spawn(|| {
                 clients.as_ref().map_or(Ok(()), pin)?;
-                self.measured(commit, server, clients.clone())
+                self.measured(environment, server, clients.clone())
             });
             measuring.join().map_err(|_| panicked())?
         })
     }
 
-    fn measured(&self, commit: &str, server: Option<Cpus>, clients: Option<Cpus>) -> Result<Report, Error> {
+    fn measured(&self, environment: Environment, server: Option<Cpus>, clients: Option<Cpus>) -> Result<Report, Error> {
         let schedule = Arc::new(self.check()?);
         let sessions = u64::from(schedule.sessions());
         let wanted = sessions + u64::from(self.publishers) + OTHER_FILES;
@@ -257,6 +258,7 @@ impl Fanout {
             token: self.token.clone(),
             address: target.address,
             stop: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
             entered: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -342,7 +344,7 @@ impl Fanout {
         progress.clear();
         drop((owner, stand));
         let limit = self.limit(&run.spent, server, clients)?;
-        Ok(Report::new(self, Environment::here(commit), &stage, &run, limit))
+        Ok(Report::new(self, environment, &stage, &run, limit))
     }
 
     /// What the options make; what cannot work is refused.
@@ -494,6 +496,7 @@ impl Fanout {
 
     /// Waits until everything has come, or nothing comes any more.
     fn rest(&self, stage: &Stage, published: &Published, progress: &Progress, accepted: &AtomicU64) {
+        stage.resting.store(true, Ordering::Relaxed);
         let schedule = &stage.schedule;
         let mut of_room = vec![0_u64; schedule.rooms() as usize];
         for number in (0..schedule.messages()).filter(|number| bit(&published.accepted, *number as usize)) {

@@ -1,11 +1,13 @@
 //! Loads a server as its clients would, and measures what they see.
 //!
-//! It knows nothing of the server's inside: it speaks the public dialects and the HTTP API, so that any server which
-//! speaks them can be measured. All of it is open loop: what is to be sent has its time, and is late if it is sent
-//! late; nothing waits for the answer to what came before.
+//! It speaks the public dialects and the HTTP API, so that any server which speaks them can be measured; only what a
+//! job says to a connector (`owner`), and the connector's own socket options (`limit`), are ours alone. All of it is open
+//! loop: what is to be sent has its time, and is late if it is sent late; nothing waits for the answer to what came
+//! before.
 //!
 //! ```text
-//!   schedule ─▶ publish: HTTP connections ─▶ the server ─▶ viewers: sockets ─▶ wire ─▶ tally ─▶ report
+//!   schedule ─┬▶ publish: HTTP connections ─┬▶ the server ─▶ viewers: reading ─▶ wire ─▶ tally ─▶ report
+//!             └▶ owner: Delivery stream ────┘  (stand)
 //! ```
 
 mod clock;

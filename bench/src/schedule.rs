@@ -178,7 +178,7 @@ mod tests {
     fn everyone_and_everything_has_one_room() {
         let schedule = schedule();
         assert_eq!((schedule.rooms(), schedule.sessions(), schedule.messages()), (14, 128, 110));
-        let mut sessions = vec![0; 14];
+        let mut sessions = [0; 14];
         (0..128).for_each(|session| sessions[schedule.room_of_session(session) as usize] += 1);
         for room in 0..14 {
             assert_eq!(sessions[room as usize], schedule.sessions_in(room), "{room}");

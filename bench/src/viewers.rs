@@ -47,6 +47,8 @@ pub(crate) struct Stage {
     pub(crate) token: String,
     pub(crate) address: SocketAddr,
     pub(crate) stop: AtomicBool,
+    /// Everything is published: no more heartbeats, so that at the end each has its answer.
+    pub(crate) resting: AtomicBool,
     /// Viewers that are in their room.
     pub(crate) entered: AtomicU64,
     /// New messages that have come to checked viewers.
@@ -318,7 +320,7 @@ impl Thread<'_> {
 
     /// Sends the heartbeats that are due.
     fn beat(&mut self) {
-        let Some(heart) = &mut self.heart else { return };
+        let Some(heart) = self.heart.as_mut().filter(|_| !self.stage.resting.load(Ordering::Relaxed)) else { return };
         if Instant::now() < heart.next {
             return;
         }

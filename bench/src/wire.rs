@@ -481,12 +481,12 @@ mod tests {
                     Dialect::BilibiliBrotli => bilibili::Version::Brotli,
                     _ => bilibili::Version::Plain,
                 };
-                let mut packets = Vec::new();
+                let (mut packer, mut packets) = (bilibili::Packer::default(), Vec::new());
                 bilibili::auth_reply(1, bilibili::CODE_OK, &mut packets);
                 bilibili::heartbeat_reply(2, 1, &mut packets);
-                bilibili::Packer::default().pack(version, [chat("one")], &mut packets);
+                packer.pack(version, [chat("one")], &mut packets);
                 let gift = br#"{"cmd":"SEND_GIFT","data":{}}"#.to_vec();
-                bilibili::Packer::default().pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);
+                packer.pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);
                 if tcp {
                     out.extend_from_slice(&packets);
                 } else {
