@@ -5,7 +5,7 @@ BARRAGE := $(CARGO) run --release --bin barrage --
 DEV = mkdir -p .cache && { test -s .cache/dev.secret || (umask 077; od -An -tx1 -N32 /dev/urandom | tr -d ' \n' > .cache/dev.secret.$$$$ \
 	&& ln .cache/dev.secret.$$$$ .cache/dev.secret 2>/dev/null; rm -f .cache/dev.secret.$$$$); } && BARRAGE_CLUSTER__SECRET=$$(cat .cache/dev.secret)
 
-.PHONY: help run run.connector run.logic run.job services services.down test check fuzz bench
+.PHONY: help run run.connector run.logic run.job services services.down test check fuzz bench bench.million
 
 help: ## Lists every target.
 	@grep -hE '^[a-z.]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -39,3 +39,6 @@ fuzz: ## Fuzzes each codec for SECONDS (60).
 
 bench: ## Runs the first bench: 1,000 viewers at 50 messages/s, then 5,000 at 400/s.
 	scripts/bench.sh
+
+bench.million: ## A million sessions at once (20 minutes, 13 GiB; SESSIONS=... for fewer).
+	scripts/bench-million.sh

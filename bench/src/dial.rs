@@ -6,11 +6,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Clients of one loopback address: under what the kernel has ports for, with some in TIME_WAIT from a run before.
-const CLIENTS_OF_AN_ADDRESS: u32 = 20_000;
+/// Clients of one loopback address: half of what the kernel has ports for, so that all can come back while their former
+/// connections are in TIME_WAIT.
+pub(crate) const CLIENTS_OF_AN_ADDRESS: u32 = 10_000;
 
 /// Client `number`'s socket, from its own address where the server is on 127.0.0.1.
 fn socket(server: SocketAddr, number: u32) -> io::Result<Socket> {
@@ -18,6 +20,8 @@ fn socket(server: SocketAddr, number: u32) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     if server.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && number >= CLIENTS_OF_AN_ADDRESS {
         let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + number / CLIENTS_OF_AN_ADDRESS);
+        // Else the port would be taken for all destinations, and for a minute after the connection.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(&SockAddr::from(SocketAddr::from((from, 0))))?;
     }
     Ok(socket)
@@ -51,7 +55,7 @@ mod tests {
     fn many_clients_dial_from_several_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        for (number, from) in [(0, "127.0.0.1"), (19_999, "127.0.0.1"), (20_000, "127.0.0.2"), (999_999, "127.0.0.50")]
+        for (number, from) in [(0, "127.0.0.1"), (9_999, "127.0.0.1"), (10_000, "127.0.0.2"), (999_999, "127.0.0.100")]
         {
             let client = connect(address, number).unwrap();
             assert_eq!(client.local_addr().unwrap().as_socket().unwrap().ip().to_string(), from);

@@ -32,6 +32,17 @@ pub enum Error {
     /// The server's fault, or it is not there.
     #[error("not all viewers could enter: {0}")]
     Entering(String),
+    /// This machine's limit, of many sessions.
+    #[error("{sessions} sessions: {what}")]
+    Admission {
+        /// As asked for.
+        sessions: u64,
+        /// With the setting to raise.
+        what: String,
+    },
+    /// A worker process ended, or spoke what is none of ours.
+    #[error("the workers: {0}")]
+    Worker(std::io::Error),
     /// This machine has no thread or no runtime to give.
     #[error("cannot run: {0}")]
     Machine(#[from] std::io::Error),

@@ -10,14 +10,18 @@
 //!             └▶ owner: Delivery stream ────┘  (stand)
 //! ```
 
+mod admission;
 mod clock;
 mod dial;
 mod document;
 mod environment;
 mod error;
 mod fanout;
+mod fleet;
+mod idle;
 mod limit;
 mod note;
+mod order;
 mod output;
 mod owner;
 mod pipeline;
@@ -30,16 +34,21 @@ mod reading;
 mod report;
 mod results;
 mod schedule;
+mod servers;
 mod stand;
+mod storm;
 mod sweep;
 mod tally;
 mod targets;
 mod viewers;
 mod wire;
+mod worker;
 
 pub use document::Document;
 pub use error::Error;
 pub use fanout::{Fanout, RoomSize, Via};
+pub use fleet::Crew;
+pub use idle::{Idle, IdleReport, PushReach};
 pub use limit::{Limit, LimitReport, LimitRow};
 pub use output::{Output, Printing};
 pub use pipeline::{Measured, Named, Pipeline, PipelineReport, Stage};
@@ -48,6 +57,8 @@ pub use report::{
     ClassReport, ConnectorReport, Deliveries, Headline, Millis, Probes, Publishing, Report, Series, ServerReport,
     Sessions,
 };
+pub use servers::{Cpu, Kind, Look};
+pub use storm::{Storm, StormReport, Wave, WaveCpu};
 pub use sweep::{Grow, Step, Sweep, SweepReport};
 pub use wire::Dialect;
 
@@ -64,6 +75,13 @@ pub enum Command {
     Pipeline(Pipeline),
     /// The table of the targets from the results of `make bench`, and BENCHMARKS.md.
     Report(Document),
+    /// Sessions in rooms that only send heartbeats: memory a session, CPU while nothing happens.
+    Idle(Idle),
+    /// Sessions that come as fast as it goes, drop at once and come back: sessions a second, time until joined, CPU.
+    Storm(Storm),
+    /// What `idle` and `storm` start: reads a plan on standard input.
+    #[command(hide = true)]
+    Worker,
 }
 
 impl Command {
@@ -78,6 +96,9 @@ impl Command {
             Self::Sweep(sweep) => sweep.run(commit),
             Self::Pipeline(pipeline) => pipeline.run(commit),
             Self::Report(document) => document.run(),
+            Self::Idle(idle) => idle.run(commit),
+            Self::Storm(storm) => storm.run(commit),
+            Self::Worker => worker::run().map_err(Error::Worker),
         }
     }
 }

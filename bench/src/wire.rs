@@ -22,8 +22,12 @@ pub(crate) const OPERATION: i32 = 1000;
 /// here (RFC 6455 section 10.3).
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
+/// How the reason begins that no retry mends, and one that may be over soon.
+pub(crate) const REFUSED: &str = "refused";
+const NOT_NOW: &str = "not now";
+
 /// What the viewers speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// Barrage's own, protobuf.
@@ -161,6 +165,30 @@ impl Wire {
         wire
     }
 
+    /// One that is in its room and between two frames: whoever is so needs no codec of its own.
+    pub(crate) fn at_rest(dialect: Dialect, tcp: bool) -> Self {
+        Self {
+            carrier: if tcp { Carrier::Tcp } else { Carrier::WebSocket(decoder()) },
+            dialect,
+            room: String::new(),
+            part: Vec::new(),
+            out: Vec::new(),
+            upgraded: Vec::new(),
+            requests: 0,
+            heartbeat_s: GOIM_HEARTBEAT_SECONDS,
+        }
+    }
+
+    /// Whether [`Wire::at_rest`] could take its place, once it is in its room.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let between = match &self.carrier {
+            Carrier::Tcp => self.part.is_empty(),
+            Carrier::Upgrading => false,
+            Carrier::WebSocket(decoder) => decoder.is_idle(),
+        };
+        between && self.out.is_empty()
+    }
+
     /// Says that it is still here.
     pub(crate) fn heartbeat(&mut self) {
         match self.dialect {
@@ -211,7 +239,7 @@ impl Wire {
                 return Err(format!("the upgrade was refused: {}", answer.lines().next().unwrap_or_default()));
             }
             self.out.append(&mut self.upgraded);
-            self.carrier = Carrier::WebSocket(Decoder::new(Role::Client, FRAME_BYTES_MAX as u32));
+            self.carrier = Carrier::WebSocket(decoder());
             let mut rest = std::mem::take(&mut self.part).split_off(end + 4);
             return self.read(&mut rest, told);
         }
@@ -326,7 +354,10 @@ impl Wire {
             },
             Some(server_frame::Body::Gap(gap)) => told(Event::Gap(gap.count)),
             Some(server_frame::Body::Pong(_)) => told(Event::Pong(bytes)),
-            Some(server_frame::Body::Error(error)) => told(Event::Ended(format!("refused: {}", error.message))),
+            Some(server_frame::Body::Error(error)) => {
+                let kind = if error.retry { NOT_NOW } else { REFUSED };
+                told(Event::Ended(format!("{kind}: {}", error.message)));
+            }
             Some(server_frame::Body::Goodbye(goodbye)) => told(Event::Ended(format!("goodbye: {}", goodbye.reason))),
             _ => {}
         }
@@ -363,6 +394,10 @@ impl Wire {
         }
         Ok(())
     }
+}
+
+fn decoder() -> Decoder {
+    Decoder::new(Role::Client, FRAME_BYTES_MAX as u32)
 }
 
 /// The payload of a `ServerFrame` that is a pushed `Message` (fields 16; 7 and 8 in it), as it stands in the bytes:
@@ -591,6 +626,24 @@ mod tests {
             };
             wire.read(&mut out, &mut tell).unwrap();
             assert_eq!(told, Some(length), "{dialect:?} {tcp}");
+        }
+    }
+
+    #[test]
+    fn a_wire_at_rest_goes_on_where_another_left_off() {
+        for (dialect, tcp) in KINDS {
+            let (bytes, expected) = said(dialect, tcp);
+            let (mut own, mut told, mut changes) = (wire(dialect, tcp), 0, 0);
+            own.out.clear();
+            for byte in bytes {
+                own.read(&mut [byte], &mut |_| told += 1).unwrap();
+                own.out.clear();
+                if told > 0 && own.is_at_rest() {
+                    own = Wire::at_rest(dialect, tcp);
+                    changes += 1;
+                }
+            }
+            assert!(told == expected.len() && changes >= 2, "{dialect:?} {tcp}: {told} events, {changes} changes");
         }
     }
 

@@ -289,9 +289,9 @@ impl Decoder {
         self.part.as_ref().map_or(0, |part| part.buffer.capacity())
     }
 
-    /// Whether it owns no memory.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Whether it stands between two frames, and owns no memory.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
         self.part.is_none()
     }
 
