@@ -43,7 +43,7 @@ struct Options {
     /// Threads; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     cores: usize,
-    /// Which loop runs a core: auto, uring or monoio.
+    /// Which loop runs a core: auto, uring, monoio (or glommio, with its cargo feature).
     #[arg(long, default_value_t = Kind::Auto)]
     driver: Kind,
 }

@@ -26,6 +26,7 @@ macro_rules! suite {
         mod $driver {
             suite!(tests of $kind =>
                 every_byte_arrives_at_a_peer_that_reads_late
+                small_sends_arrive_and_so_does_the_last_before_a_close
                 a_reset_in_mid_frame_ends_that_connection_only
                 what_came_before_a_half_close_is_answered
                 ten_thousand_connect_at_once
@@ -97,6 +98,59 @@ fn every_byte_arrives_at_a_peer_that_reads_late(kind: Kind) {
         assert!(got == bytes);
     }
     drop(streams);
+    server.stop();
+}
+
+fn small_sends_arrive_and_so_does_the_last_before_a_close(kind: Kind) {
+    const BYTES: usize = 300;
+    let server = Server::start(kind);
+    let connect = || (server.connect(), server.opened());
+    let piece = |at: usize| pattern(BYTES, at);
+    let all = |pieces: usize| (0..pieces).flat_map(piece).collect::<Vec<_>>();
+    // How many fit into both kernels: about as many as into those of the next connections.
+    let (mut stream, key) = connect();
+    let mut fit = 0;
+    let mut told = 0;
+    loop {
+        server.tell(Tell::Send(key, piece(fit)));
+        fit += 1;
+        told += 1;
+        server.tell(Tell::Report(told));
+        let mut blocked = false;
+        server.wait_for(|seen| {
+            blocked |= *seen == Seen::Blocked(key);
+            *seen == Seen::Told(told)
+        });
+        if blocked {
+            break;
+        }
+    }
+    server.tell(Tell::Close(key));
+    assert!(read_all(&mut stream) == all(fit));
+    // Among these are some whose last piece is the first that does not fit.
+    let streams: Vec<_> = (fit - 8..fit + 4)
+        .flat_map(|pieces| [(pieces, false), (pieces, true)])
+        .map(|(pieces, half_closed)| {
+            let (stream, key) = connect();
+            for at in 0..pieces {
+                server.tell(Tell::Send(key, piece(at)));
+            }
+            told += 1;
+            server.tell(Tell::Report(told));
+            server.wait_for(|seen| *seen == Seen::Told(told));
+            if half_closed {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+            (stream, key, pieces, half_closed)
+        })
+        .collect();
+    for (mut stream, key, pieces, half_closed) in streams {
+        if !half_closed {
+            server.tell(Tell::Close(key));
+        }
+        let got = read_all(&mut stream);
+        assert!(got == all(pieces), "{} of {} pieces, half closed: {half_closed}", got.len() / BYTES, pieces);
+    }
     server.stop();
 }
 

@@ -5,8 +5,8 @@
 //!                              └────────────── bounded each (rule 27) ──────────────┘      wait for news or wake_ms
 //! ```
 //!
-//! Sends are plain non-blocking `send` calls from the machine's own bytes, not requests in the ring: measured (see
-//! `Outlet::send` in `table`), and a send is then over when it returns (rule 24).
+//! Sends are plain non-blocking `send` calls from the machine's own bytes, not requests in the ring (the numbers stand at
+//! `Outlet::send` in `table`): a send is then over when it returns (rule 24).
 //!
 //! Invariants, each held by a test of the conformance suite (`tests/driver.rs`):
 //! - a connection without traffic owns no buffer, and twelve bytes here;

@@ -369,6 +369,11 @@ impl Table {
 }
 
 impl Outlet for Table {
+    /// A plain call. Measured on Linux 6.18 (a virtual machine of two cores, 5,000 loopback connections, the sender alone on
+    /// its core, medians of slices taken in turn): 128 bytes 132,000 writes a second of the core against 158,000 in
+    /// batches of 64 in the ring and 167,000 in batches of 256 (167,000, 176,000 and 186,000 with a reader that never
+    /// sleeps); 24 KiB 104,000 against 111,000. Batches would be a tenth to a quarter better for short writes, but a send's
+    /// result is known when it returns, which the engine's cursors rest on: it would have to gather a round's sends.
     fn send(&mut self, key: Key, bytes: &[u8]) -> Sent {
         let Some(connection) = find(&mut self.slots, key).filter(|connection| !connection.is(GONE)) else {
             return Sent::Gone;
