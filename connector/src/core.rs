@@ -134,6 +134,7 @@ const COUNTS: &[Count] = &[
     ("room_messages", "Room messages that came to a core, each core counted", |c| c.delivered),
     ("deliveries", "Room messages sent whole, each session counted", |c| c.deliveries),
     ("skipped", "Room messages that slow readers were skipped over, each session counted", |c| c.skipped),
+    ("shed", "Room messages not sent because the core could not keep up, each session counted", |c| c.shed),
     ("missed", "Room messages that a core has not got, each room counted", |c| c.missed),
     ("pushed", "Pushes put into sessions' output", |c| c.pushed),
     ("push_drops", "Pushes dropped: the session takes no more, or did not accept them", |c| c.push_drops),

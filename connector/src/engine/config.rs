@@ -58,6 +58,14 @@ pub struct EngineConfig {
     pub room_linger_s: u32,
     /// Sends of one round at most (rule 27).
     pub round_sends: u32,
+    /// Longest rest between two walks over a room, milliseconds: a walk is followed by one as long as itself, so that a
+    /// busy room's messages gather and cost fewer sends. 0: none.
+    pub rest_ms_max: u32,
+    /// Bytes that gather in a walk which is not late however long it takes: a send of so many costs little more than a
+    /// small one, so there is nothing to gain by dropping.
+    pub late_bytes: u32,
+    /// What a walk takes is reckoned by: sends that a core makes in a millisecond.
+    pub sends_per_ms: u32,
     /// A draining node tells native clients to come back elsewhere after a random time up to this.
     pub drain_delay_max_ms: u32,
     /// A fault of the simulation's own, to show that it is found.
@@ -96,6 +104,9 @@ impl EngineConfig {
             token_leeway_s: 5,
             room_linger_s: 3,
             round_sends: 256,
+            rest_ms_max: 0,
+            late_bytes: 2048,
+            sends_per_ms: 1,
             drain_delay_max_ms: 5000,
             fault: None,
         }

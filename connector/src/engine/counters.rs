@@ -21,10 +21,12 @@ pub struct Counters {
     pub errors: [u64; TABLE.len()],
     /// Messages that came for rooms of this core.
     pub delivered: u64,
-    /// Messages of rooms that went out whole, each session counted; gaps that a ring tells of count as theirs.
+    /// Messages of rooms that went out whole, each session counted.
     pub deliveries: u64,
     /// Messages that readers were skipped over, each session counted.
     pub skipped: u64,
+    /// Messages that were not sent because this core could not keep up, each session counted.
+    pub shed: u64,
     /// Messages that this core has not got, each room counted.
     pub missed: u64,
     /// Pushes that were put into sessions' output.

@@ -109,6 +109,8 @@ pub(super) struct Framed<'a> {
     pub(super) bytes: &'a [u8],
     /// Messages in it; those that a gap tells of, too.
     pub(super) messages: u64,
+    /// Those that a gap tells of.
+    pub(super) missing: u64,
     /// Of the last one.
     pub(super) offset: u64,
     /// Tells of a gap that is not exact.
@@ -162,7 +164,7 @@ impl Encoder {
                 let Made { bytes, frames } = made.get_or_init(|| self.make(encoding, (channel, log), batch));
                 let mut start = 0;
                 for &(end, messages, offset) in frames {
-                    emit(Framed { bytes: &bytes[start..end], messages, offset, inexact: false });
+                    emit(Framed { bytes: &bytes[start..end], messages, missing: 0, offset, inexact: false });
                     start = end;
                 }
             }
@@ -225,7 +227,13 @@ impl Encoder {
             Entry::Item(item) => {
                 if self.message(encoding, &item.message) {
                     self.envelop_shared(encoding);
-                    return emit(Framed { bytes: &self.frame, messages: 1, offset: item.offset, inexact: false });
+                    return emit(Framed {
+                        bytes: &self.frame,
+                        messages: 1,
+                        missing: 0,
+                        offset: item.offset,
+                        inexact: false,
+                    });
                 }
                 (item.offset, 1, true)
             }
@@ -234,7 +242,7 @@ impl Encoder {
         let position = client::Position { log: log.to_owned(), normal: offset, high: offset };
         let gap = client::Gap { channel: channel.to_owned(), count, exact, position: Some(position) };
         self.server_frame(encoding, &ServerFrame { request: 0, body: Some(Body::Gap(gap)) });
-        emit(Framed { bytes: &self.frame, messages: count, offset, inexact: !exact });
+        emit(Framed { bytes: &self.frame, messages: count, missing: count, offset, inexact: !exact });
     }
 
     /// Makes `body` of an encoded message; `false` where it cannot be said.
@@ -315,7 +323,7 @@ impl Encoder {
                         Encoding::GoimTcp => goim::push(*operation, body, &mut self.body),
                         _ => self.packer.pack(Version::Plain, [body], &mut self.body),
                     }
-                    emit(Framed { bytes: &self.body, messages: 1, offset, inexact: false });
+                    emit(Framed { bytes: &self.body, messages: 1, missing: 0, offset, inexact: false });
                 }
                 return;
             }
@@ -329,7 +337,7 @@ impl Encoder {
             }
         }
         self.envelop_shared(encoding);
-        emit(Framed { bytes: &self.frame, messages, offset, inexact: false });
+        emit(Framed { bytes: &self.frame, messages, missing: 0, offset, inexact: false });
     }
 
     /// A native frame of one session.

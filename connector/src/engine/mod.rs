@@ -110,6 +110,8 @@ pub struct Engine {
     changes: Vec<routes::Change>,
     /// Rooms whose number of sessions is to be told.
     changed: Vec<usize>,
+    /// Rooms that may have memory to give back.
+    stirred: Vec<usize>,
     addresses: Addresses,
     grants: Shared<Grant>,
     /// What goim's sessions accept.
@@ -157,6 +159,7 @@ impl Engine {
             asks: VecDeque::new(),
             changes: Vec::new(),
             changed: Vec::new(),
+            stirred: Vec::new(),
             addresses: Addresses::default(),
             grants: Shared::default(),
             accepts: Shared::default(),
@@ -238,11 +241,8 @@ impl Engine {
     fn ready(&mut self, key: Key) {
         if let Some(slot) = self.slots.get_mut(key.slot as usize)
             && slot.generation == key.generation
-            && !slot.queued
-            && !slot.blocked
         {
-            slot.queued = true;
-            self.ready.push_back(key);
+            round::line_up(slot, key.slot, &mut self.ready);
         }
     }
 

@@ -1,49 +1,65 @@
 //! A ring: the bytes of one room, in one encoding, on one lane, exactly as they go on the socket.
 //!
-//! A list of blocks that never move, filled with frames that never straddle two blocks, and an index of the frames. A
-//! reader is a byte position (`u64`): what it has been sent ends there. Positions count frame bytes from the ring's
-//! making and are never used again; a position at a frame's end is also the next frame's start.
+//! One piece of memory, filled with frames, and an index of the frames. A reader is a byte position (`u64`): what it has
+//! been sent ends there. Positions count frame bytes from the ring's making and are never used again; a position at a
+//! frame's end is also the next frame's start.
+//!
+//! ```text
+//!   bytes:  [ read by all, room to come | tail ▒▒▒▒ kept ▒▒▒▒▒▒▒▒▒ head | room ]
+//!                                              └─ one send: cursor..head ─┘
+//! ```
+//!
+//! What is kept lies in one piece, so that whatever gathered in a round goes out with one send a reader. A list of blocks
+//! lost: with frames that may not straddle them, a batch lay in two every third time, and the second send cost as much
+//! as the first. Bytes move only in [`Ring::append`] and [`Ring::shrink`], never while they are being sent (rule 24:
+//! [`crate::driver::Outlet::send`] has taken them when it returns), and each is moved once at most on average.
 //!
 //! Not here: who reads (the room's members), what was encoded (`encode`), when to drop (the room; it knows its readers).
 //!
 //! Invariants, each the name of a test:
-//! - `a_reader_at_any_position_gets_the_same_bytes`: [`Ring::ready`] never crosses a block and never skips a byte.
+//! - `a_reader_at_any_position_gets_the_same_bytes`: no byte is skipped, and a send ends with a frame.
 //! - `a_skip_counts_every_message_between`: counts are cumulative, so a difference of two is exact.
-//! - `blocks_grow_with_what_is_kept_and_go_with_it`.
+//! - `memory_grows_with_what_is_kept_and_goes_with_it`.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Sub};
 
-/// Capacity of a quiet ring's block, bytes: some short messages.
-pub(super) const BLOCK_BYTES_MIN: usize = 1024;
-/// Capacity of a busy ring's block, bytes: one send takes at most a block, and a socket's send buffer is as large.
-pub(super) const BLOCK_BYTES_MAX: usize = 64 * 1024;
+/// Capacity of a quiet ring, bytes: some short messages.
+pub(super) const CAPACITY_BYTES_MIN: usize = 1024;
+/// What one send takes at most, unless a single frame is longer, bytes: a socket's send buffer is as large.
+pub(super) const SEND_BYTES_MAX: u64 = 64 * 1024;
 
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    blocks: VecDeque<Block>,
+    /// Never longer than the capacity that it was made with.
+    bytes: Vec<u8>,
+    /// Position of its first byte: at most `tail`.
+    start: u64,
     frames: VecDeque<Frame>,
     /// Where the oldest kept frame starts.
     tail: u64,
-    /// Where the newest frame ends.
-    head: u64,
-    /// Messages before the tail, cumulative.
-    messages_before_tail: u64,
+    /// Of the messages before the tail, cumulative.
+    before_tail: Count,
     /// Offset of the last message before the tail.
     offset_before_tail: u64,
+    /// The most that was kept since the last [`Ring::shrink`], bytes.
+    most: usize,
 }
 
-#[derive(Debug)]
-struct Block {
-    /// Position of its first byte.
-    start: u64,
-    /// Never longer than the capacity it was made with: it would move.
-    bytes: Vec<u8>,
+/// Messages, cumulative from a ring's making.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    /// All that there were, so that a skip is counted by a difference.
+    pub(super) all: u64,
+    /// Those of them that the ring itself tells as missing.
+    pub(super) missing: u64,
 }
 
-impl Block {
-    fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+impl Sub for Count {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { all: self.all - before.all, missing: self.missing - before.missing }
     }
 }
 
@@ -51,8 +67,8 @@ impl Block {
 struct Frame {
     /// Where it ends; it starts where the one before it ends.
     end: u64,
-    /// Messages up to its end, cumulative.
-    messages: u64,
+    /// Up to its end.
+    count: Count,
     /// Offset of its last message.
     offset: u64,
 }
@@ -73,73 +89,88 @@ impl Ring {
     /// Where the newest frame ends.
     #[must_use]
     pub(super) fn head(&self) -> u64 {
-        self.head
+        self.start + self.bytes.len() as u64
     }
 
-    /// Bytes that it holds, unused room of its blocks included.
+    /// Bytes that it holds, unused room included.
     #[must_use]
     pub(super) fn footprint(&self) -> usize {
-        self.blocks.iter().map(|block| block.bytes.capacity()).sum()
+        self.bytes.capacity()
     }
 
-    /// Appends one frame that carries `messages` messages, the last of them at `offset`.
-    pub(super) fn append(&mut self, frame: &[u8], messages: u64, offset: u64) {
+    /// Appends one frame that carries, or tells as missing, `count` messages, the last of them at `offset`.
+    pub(super) fn append(&mut self, frame: &[u8], count: Count, offset: u64) {
         if frame.is_empty() {
             return;
         }
-        let fits = |block: &Block| block.bytes.capacity() - block.bytes.len() >= frame.len();
-        if !self.blocks.back().is_some_and(fits) {
-            let kept = (self.head - self.tail) as usize;
-            let capacity = kept.next_power_of_two().clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX).max(frame.len());
-            // An emptied block that is too small would stand before the new one for nothing.
-            if self.blocks.back().is_some_and(|block| block.bytes.is_empty()) {
-                self.blocks.pop_back();
-            }
-            self.blocks.push_back(Block { start: self.head, bytes: Vec::with_capacity(capacity) });
+        if self.bytes.capacity() - self.bytes.len() < frame.len() {
+            self.make_room(frame.len());
         }
-        let block = self.blocks.back_mut().expect("one was pushed if there was none");
-        block.bytes.extend_from_slice(frame);
-        let before = self.frames.back().map_or(self.messages_before_tail, |frame| frame.messages);
-        self.head += frame.len() as u64;
-        self.frames.push_back(Frame { end: self.head, messages: before + messages, offset });
+        self.bytes.extend_from_slice(frame);
+        self.most = self.most.max((self.head() - self.tail) as usize);
+        let before = self.frames.back().map_or(self.before_tail, |frame| frame.count);
+        let count = Count { all: before.all + count.all, missing: before.missing + count.missing };
+        self.frames.push_back(Frame { end: self.head(), count, offset });
     }
 
-    /// What follows `at` in one piece; empty at the head.
-    #[must_use]
-    pub(super) fn ready(&self, at: u64) -> &[u8] {
-        if at >= self.head {
-            return &[];
+    /// Moves what is kept to the front, or into twice the memory where that would soon have to be done again.
+    fn make_room(&mut self, more: usize) {
+        let kept = (self.head() - self.tail) as usize;
+        if kept + more <= self.bytes.capacity() / 4 * 3 {
+            self.bytes.drain(..(self.tail - self.start) as usize);
+            self.start = self.tail;
+        } else {
+            self.relocate((kept + more).next_power_of_two().max(2 * self.bytes.capacity()));
         }
-        let block = match self.blocks.back() {
-            Some(last) if last.start <= at => last,
-            _ => &self.blocks[self.blocks.partition_point(|block| block.end() <= at)],
-        };
-        &block.bytes[(at - block.start) as usize..]
+    }
+
+    fn relocate(&mut self, capacity: usize) {
+        let mut bytes = Vec::with_capacity(capacity.max(CAPACITY_BYTES_MIN));
+        bytes.extend_from_slice(&self.bytes[(self.tail - self.start) as usize..]);
+        (self.bytes, self.start) = (bytes, self.tail);
+    }
+
+    /// What lies between two positions, `tail` the lowest.
+    #[must_use]
+    pub(super) fn between(&self, from: u64, to: u64) -> &[u8] {
+        &self.bytes[(from - self.start) as usize..(to - self.start) as usize]
+    }
+
+    /// Where a send from `at` ends: at the head, or at the last frame's end that it can carry.
+    #[must_use]
+    pub(super) fn send_end(&self, at: u64) -> u64 {
+        let head = self.head();
+        if head - at <= SEND_BYTES_MAX {
+            return head;
+        }
+        let index = self.frames.partition_point(|frame| frame.end <= at + SEND_BYTES_MAX);
+        match index.checked_sub(1).map(|last| self.frames[last].end) {
+            Some(end) if end > at => end,
+            _ => self.frames[index].end,
+        }
     }
 
     /// The rest of the frame that `at` lies within; empty where `at` is between two frames.
     #[must_use]
     pub(super) fn rest(&self, at: u64) -> &[u8] {
-        let end = self.boundary_after(at);
-        &self.ready(at)[..(end - at) as usize]
+        self.between(at, self.boundary_after(at))
     }
 
     /// `at` itself where it lies between two frames, else the end of its frame.
     #[must_use]
     pub(super) fn boundary_after(&self, at: u64) -> u64 {
-        if at >= self.head || at == self.tail {
+        if at >= self.head() || at == self.tail {
             return at;
         }
         let index = self.frames.partition_point(|frame| frame.end < at);
-        let frame = self.frames[index].end;
         // `at` is the end of that frame, or lies within it.
-        frame
+        self.frames[index].end
     }
 
-    /// Messages up to `at`, which lies between two frames, from the ring's making.
+    /// Messages up to `at`; of the frame that it may lie within, none.
     #[must_use]
-    pub(super) fn messages_at(&self, at: u64) -> u64 {
-        self.frame_before(at).map_or(self.messages_before_tail, |frame| frame.messages)
+    pub(super) fn count_at(&self, at: u64) -> Count {
+        self.frame_before(at).map_or(self.before_tail, |frame| frame.count)
     }
 
     /// Offset of the last message up to `at`, which lies between two frames.
@@ -158,30 +189,18 @@ impl Ring {
     /// Where the tail would have to be for at most `bytes` to be kept: a frame's end.
     #[must_use]
     pub(super) fn tail_within(&self, bytes: u64) -> u64 {
-        self.boundary_after(self.head.saturating_sub(bytes).max(self.tail))
+        self.boundary_after(self.head().saturating_sub(bytes).max(self.tail))
     }
 
-    /// Drops what lies before `keep`, a frame's end, as far as that empties whole blocks. Nobody reads there any more.
+    /// Drops what lies before `keep`, a frame's end. Nobody reads there any more.
     pub(super) fn trim(&mut self, keep: u64) {
-        let mut blocks = self.blocks.len();
-        while let Some(first) = self.blocks.front_mut() {
-            if first.end() > keep || first.bytes.is_empty() {
-                break;
-            }
-            let end = first.end();
-            if blocks == 1 {
-                // The last one is kept and written over: a quiet room needs one block, not one for each message.
-                first.bytes.clear();
-                first.start = end;
-            } else {
-                self.blocks.pop_front();
-                blocks -= 1;
-            }
-            while let Some(frame) = self.frames.front().filter(|frame| frame.end <= end) {
-                (self.messages_before_tail, self.offset_before_tail) = (frame.messages, frame.offset);
-                self.frames.pop_front();
-            }
-            self.tail = end;
+        while let Some(frame) = self.frames.front().filter(|frame| frame.end <= keep) {
+            (self.tail, self.before_tail, self.offset_before_tail) = (frame.end, frame.count, frame.offset);
+            self.frames.pop_front();
+        }
+        if self.frames.is_empty() {
+            self.start = self.tail;
+            self.bytes.clear();
         }
     }
 
@@ -191,18 +210,24 @@ impl Ring {
         self.frames.iter_mut().for_each(|frame| frame.offset = offset);
     }
 
-    /// Gives back what an idle ring need not hold: spare room of the index, and a block that is empty.
-    pub(super) fn shrink(&mut self) {
-        if self.head == self.tail {
-            self.blocks = VecDeque::new();
-            self.frames = VecDeque::new();
-        } else if self.frames.capacity() > 4 * self.frames.len() {
+    /// Gives back what was not needed since the last time; an empty one that was not needed holds nothing. Whether there
+    /// may be more to give back the next time.
+    pub(super) fn shrink(&mut self) -> bool {
+        let kept = (self.head() - self.tail) as usize;
+        if self.most == 0 {
+            (self.bytes, self.frames) = (Vec::new(), VecDeque::new());
+        } else if self.bytes.capacity() > CAPACITY_BYTES_MIN.max(4 * self.most) {
+            self.relocate((self.most + self.most / 2).next_power_of_two());
+        }
+        if self.frames.capacity() > 4 * self.frames.len().max(16) {
             self.frames.shrink_to(2 * self.frames.len());
         }
+        self.most = kept;
+        self.bytes.capacity() > 0 && (kept == 0 || self.bytes.capacity() > CAPACITY_BYTES_MIN.max(4 * kept))
     }
 
     fn frame_before(&self, at: u64) -> Option<&Frame> {
-        if at >= self.head {
+        if at >= self.head() {
             return self.frames.back();
         }
         let index = self.frames.partition_point(|frame| frame.end <= at);
@@ -216,10 +241,12 @@ mod tests {
 
     use super::*;
 
+    const ONE: Count = Count { all: 1, missing: 0 };
+
     fn filled(frames: &[Vec<u8>]) -> (Ring, Vec<u8>, Vec<u64>) {
         let (mut ring, mut all, mut ends) = (Ring::default(), Vec::new(), vec![0]);
         for (index, frame) in frames.iter().enumerate() {
-            ring.append(frame, 1, 10 * (index as u64 + 1));
+            ring.append(frame, ONE, 10 * (index as u64 + 1));
             all.extend_from_slice(frame);
             ends.push(all.len() as u64);
         }
@@ -241,7 +268,7 @@ mod tests {
             let start = at as usize;
             let mut got = Vec::new();
             for take in takes.iter().cycle() {
-                let ready = ring.ready(at);
+                let ready = ring.between(at, ring.send_end(at));
                 if ready.is_empty() { break; }
                 let take = (*take).min(ready.len());
                 got.extend_from_slice(&ready[..take]);
@@ -259,15 +286,16 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let mut ring = Ring::default();
-            let (mut ends, mut counts) = (vec![0], vec![0]);
+            let (mut ends, mut counts) = (vec![0], vec![Count::default()]);
             for (index, (frame, messages)) in frames.iter().enumerate() {
-                ring.append(frame, *messages, index as u64 + 1);
+                ring.append(frame, Count { all: *messages, missing: messages / 2 }, index as u64 + 1);
                 ends.push(ring.head());
-                counts.push(counts.last().unwrap() + messages);
+                let last: Count = *counts.last().unwrap();
+                counts.push(Count { all: last.all + messages, missing: last.missing + messages / 2 });
             }
             ring.trim(ends[cut.index(ends.len())]);
             for (index, end) in ends.iter().enumerate().filter(|(_, end)| **end >= ring.tail()) {
-                prop_assert_eq!(ring.messages_at(*end), counts[index]);
+                prop_assert_eq!(ring.count_at(*end), counts[index]);
                 prop_assert_eq!(ring.offset_at(*end), index as u64);
                 prop_assert_eq!(ring.seek(index as u64), *end);
             }
@@ -275,24 +303,34 @@ mod tests {
     }
 
     #[test]
-    fn blocks_grow_with_what_is_kept_and_go_with_it() {
+    fn memory_grows_with_what_is_kept_and_goes_with_it() {
         let mut ring = Ring::default();
         assert_eq!(ring.footprint(), 0, "no memory before the first message");
-        ring.append(&[1; 100], 1, 1);
-        assert_eq!(ring.footprint(), BLOCK_BYTES_MIN);
+        ring.append(&[1; 100], ONE, 1);
+        assert_eq!(ring.footprint(), CAPACITY_BYTES_MIN);
         for offset in 2..10_000 {
-            ring.append(&[1; 100], 1, offset);
+            ring.append(&[1; 100], ONE, offset);
         }
-        assert!(ring.footprint() < 1_100_000);
-        assert_eq!(ring.blocks.back().unwrap().bytes.capacity(), BLOCK_BYTES_MAX);
+        assert!(ring.footprint() <= 2 * 1024 * 1024);
+        assert_eq!(ring.send_end(ring.tail()), ring.tail() + SEND_BYTES_MAX / 100 * 100, "a send ends with a frame");
         let keep = ring.tail_within(1000);
         assert!(ring.head() - keep <= 1000 && ring.boundary_after(keep) == keep);
         ring.trim(keep);
-        assert!(ring.footprint() <= 2 * BLOCK_BYTES_MAX);
+        assert_eq!(ring.tail(), keep);
+        ring.shrink();
+        ring.shrink();
+        assert!(ring.footprint() <= 4096 && ring.frames.capacity() <= 64, "what is kept is as it was a second ago");
+        let capacity = ring.footprint();
+        for offset in 10_000..20_000 {
+            ring.append(&[1; 100], ONE, offset);
+            ring.trim(ring.tail_within(1000));
+        }
+        assert_eq!(ring.footprint(), capacity, "a steady stream needs no more");
         ring.trim(ring.head());
         ring.shrink();
+        ring.shrink();
         assert_eq!((ring.footprint(), ring.tail()), (0, ring.head()));
-        ring.append(&[2; 2 * BLOCK_BYTES_MAX], 1, 10_000);
-        assert_eq!(ring.ready(ring.tail()).len(), 2 * BLOCK_BYTES_MAX, "a large frame has a block of its own");
+        ring.append(&[2; 100_000], ONE, 20_000);
+        assert_eq!(ring.send_end(ring.tail()) - ring.tail(), 100_000, "a large frame goes out as one");
     }
 }

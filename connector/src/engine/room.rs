@@ -20,10 +20,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use proto::{client::Lane, cluster::Item};
+use rustc_hash::FxHashMap;
 
 use super::{
     encode::{Encoder, Encoding},
-    ring::Ring,
+    ring::{Count, Ring},
 };
 use crate::driver::Key;
 
@@ -71,6 +72,19 @@ impl Entry {
             Self::Item(item) => Some(item),
             Self::Hole { .. } => None,
         }
+    }
+
+    /// What tells that none of `entries` comes.
+    fn hole_of(entries: &[&Self]) -> Self {
+        let mut hole = (0, 0, true);
+        for entry in entries {
+            hole.0 = entry.offset().max(hole.0);
+            match entry {
+                Self::Item(_) => hole.1 += 1,
+                Self::Hole { count, exact, .. } => (hole.1, hole.2) = (hole.1 + count, hole.2 && *exact),
+            }
+        }
+        Self::Hole { offset: hole.0, count: hole.1, exact: hole.2 }
     }
 
     fn bytes(&self) -> usize {
@@ -152,6 +166,10 @@ pub(super) struct Room {
     pub(super) floor: u64,
     /// Encodings in use.
     pub(super) feeds: Vec<Feed>,
+    /// Lanes on which there is something that no walk was scheduled for.
+    pub(super) fresh: [bool; 2],
+    /// Stands in the engine's list of rooms that may have memory to give back.
+    pub(super) stirred: bool,
     /// Who waits for [`State::Held`].
     pub(super) waiters: Vec<Waiter>,
     /// Sessions over the whole cluster, as last told.
@@ -171,10 +189,14 @@ pub(super) struct Feed {
     pub(super) encoding: Encoding,
     /// Entries below this number are in the rings.
     pub(super) encoded: u64,
+    /// Since when that is so, milliseconds.
+    pub(super) encoded_ms: u64,
     /// [`HIGH`], [`NORMAL`].
     pub(super) lanes: [FeedLane; 2],
     /// Who reads. No order: the last one takes a leaver's place.
     pub(super) members: Vec<Member>,
+    /// What members missed and were not told yet, by slot. They are blocked, or their turn is to come.
+    pub(super) owed: FxHashMap<u32, Owed>,
 }
 
 /// A lane of a feed.
@@ -190,24 +212,51 @@ pub(super) struct FeedLane {
     pub(super) at: usize,
     /// Members that it has still to look at.
     pub(super) left: usize,
-    /// The ring's head when the walk began.
+    /// The ring's head when the walk began: everyone who could be sent something is that far when it ends.
     pub(super) goal: u64,
+    /// When it began, milliseconds.
+    pub(super) began_ms: u64,
+    /// Sends that it took.
+    pub(super) sends: u32,
+    /// It followed another: it goes round from where that ended, so that everyone's turn comes at equal intervals.
+    pub(super) follows: bool,
+    /// The next one begins no earlier, milliseconds.
+    pub(super) rest_until_ms: u64,
 }
 
-/// A session's place in a feed. What it has been sent: 8 bytes a lane.
+/// A session's place in a feed. What it has been sent: 8 bytes a lane. A walk touches these, one after another, and of a
+/// session's own only its [`super::session::Slot`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     /// The session's slot.
     pub(super) slot: u32,
-    /// Messages of each lane that it missed and was not told yet, and whether that is exact.
-    pub(super) missed: [u32; 2],
-    /// Of `missed`.
-    pub(super) inexact: [bool; 2],
-    /// What it had of the normal lane before it missed what it was not told yet: a gap on the high lane, told first,
-    /// must not promise more.
-    pub(super) stood: u64,
     /// Position in each lane's ring.
     pub(super) cursors: [u64; 2],
+}
+
+/// What a member missed and was not told yet.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Owed {
+    /// Messages of each lane.
+    pub(super) missed: [u32; 2],
+    /// Whether there may be more.
+    pub(super) inexact: [bool; 2],
+    /// What it had of the normal lane before: a gap on the high lane, told first, must not promise more.
+    pub(super) stood: u64,
+}
+
+impl Owed {
+    /// Whether something is owed on a lane.
+    pub(super) fn on(&self, lane: usize) -> bool {
+        self.missed[lane] > 0 || self.inexact[lane]
+    }
+
+    /// Adds what was missed on a lane.
+    pub(super) fn add(&mut self, lane: usize, missed: u64, inexact: bool) {
+        let sum = u64::from(self.missed[lane]) + missed;
+        self.missed[lane] = u32::try_from(sum).unwrap_or(u32::MAX);
+        self.inexact[lane] |= inexact || sum > u64::from(u32::MAX);
+    }
 }
 
 impl Room {
@@ -225,6 +274,8 @@ impl Room {
             messages: 0,
             floor: 0,
             feeds: Vec::new(),
+            fresh: [false; 2],
+            stirred: false,
             waiters: Vec::new(),
             online: 0,
             told: 0,
@@ -253,6 +304,7 @@ impl Room {
         }
         self.bytes += entry.bytes();
         self.messages += usize::from(matches!(entry, Entry::Item(_)));
+        self.fresh[entry.lane()] = true;
         self.entries.push_back(entry);
         self.forget();
         true
@@ -290,11 +342,6 @@ impl Room {
         }
     }
 
-    /// The entries from number `from` on.
-    pub(super) fn entries(&self, from: u64) -> impl Iterator<Item = &Entry> {
-        self.entries.range((from.max(self.first) - self.first) as usize..)
-    }
-
     /// The number of the oldest entry.
     pub(super) fn first(&self) -> u64 {
         self.first
@@ -322,24 +369,34 @@ impl Room {
         })
     }
 
-    /// Encodes for a feed what it has not encoded yet.
-    pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder) {
+    /// Encodes for a feed what it has not encoded yet. `thin`: of the normal lane only that so many were missed, and it
+    /// returns how many.
+    pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder, thin: bool) -> u64 {
         let feed = &mut self.feeds[feed];
         let from = (feed.encoded.max(self.first) - self.first) as usize;
         feed.encoded = self.first + self.entries.len() as u64;
         if from == self.entries.len() {
-            return;
+            return 0;
         }
+        let mut thinned = 0;
         for lane in [HIGH, NORMAL] {
-            let entries: Vec<_> = self.entries.range(from..).filter(|entry| entry.lane() == lane).collect();
+            let mut entries: Vec<_> = self.entries.range(from..).filter(|entry| entry.lane() == lane).collect();
+            let hole;
+            if thin && lane == NORMAL && !entries.is_empty() {
+                thinned = entries.iter().filter(|entry| matches!(entry, Entry::Item(_))).count() as u64;
+                hole = Entry::hole_of(&entries);
+                entries = vec![&hole];
+            }
             let FeedLane { ring, inexact_at, .. } = &mut feed.lanes[lane];
             encoder.entries(feed.encoding, (&self.name, &self.log), entries, |frame| {
-                ring.append(frame.bytes, frame.messages, frame.offset);
+                let count = Count { all: frame.messages, missing: frame.missing };
+                ring.append(frame.bytes, count, frame.offset);
                 if frame.inexact {
                     *inexact_at = ring.head();
                 }
             });
         }
+        thinned
     }
 
     /// The index of the feed of `encoding`.
@@ -347,9 +404,13 @@ impl Room {
         self.feeds.iter().position(|feed| feed.encoding == encoding)
     }
 
-    /// Gives back what an idle room need not hold.
-    pub(super) fn shrink(&mut self) {
-        self.feeds.iter_mut().flat_map(|feed| &mut feed.lanes).for_each(|lane| lane.ring.shrink());
+    /// Gives back what was not needed since the last time; whether there may be more to give back the next time.
+    pub(super) fn shrink(&mut self) -> bool {
+        let mut more = false;
+        for lane in self.feeds.iter_mut().flat_map(|feed| &mut feed.lanes) {
+            more |= lane.ring.shrink();
+        }
+        more
     }
 
     /// Bytes that the log and the rings hold.
@@ -358,19 +419,25 @@ impl Room {
     }
 }
 
-impl Member {
-    /// The offset on each lane that it has everything up to, sent or told.
-    pub(super) fn position(&self, lanes: &[FeedLane; 2]) -> [u64; 2] {
-        let of = |lane: usize| lanes[lane].ring.offset_at(self.cursors[lane]);
-        let owed = self.missed[NORMAL] > 0 || self.inexact[NORMAL];
-        [of(HIGH), if owed { self.stood } else { of(NORMAL) }]
-    }
-}
-
 impl Feed {
     /// One without members, that has still to encode from entry `from` on; `offset` lies before that.
     pub(super) fn new(encoding: Encoding, from: u64, offset: u64) -> Self {
         let lane = || FeedLane { ring: Ring::after(offset), ..FeedLane::default() };
-        Self { encoding, encoded: from, lanes: [lane(), lane()], members: Vec::new() }
+        Self {
+            encoding,
+            encoded: from,
+            encoded_ms: 0,
+            lanes: [lane(), lane()],
+            members: Vec::new(),
+            owed: FxHashMap::default(),
+        }
+    }
+
+    /// The offset on each lane that a member has everything up to, sent or told.
+    pub(super) fn position(&self, member: usize) -> [u64; 2] {
+        let member = &self.members[member];
+        let of = |lane: usize| self.lanes[lane].ring.offset_at(member.cursors[lane]);
+        let owed = self.owed.get(&member.slot).filter(|owed| owed.on(NORMAL));
+        [of(HIGH), owed.map_or_else(|| of(NORMAL), |owed| owed.stood)]
     }
 }

@@ -13,7 +13,7 @@ use super::{
     config::Fault,
     encode::Encoding,
     event::{Ask, Held},
-    room::{Entry, Feed, HIGH, Join, Member, NORMAL, Room, State, Waiter},
+    room::{Entry, Feed, HIGH, Join, Member, NORMAL, Owed, Room, State, Waiter},
     session::{Ending, Phase, Place},
     wheel::tick_of,
 };
@@ -121,7 +121,7 @@ impl Engine {
         let place = self.session(key)?.places.iter().find(|place| place.room() == index).copied()?;
         let room = &self.rooms[index];
         let feed = &room.feeds[room.feed(encoding)?];
-        Some(feed.members[place.member()].position(&feed.lanes))
+        Some(feed.position(place.member()))
     }
 
     fn add_member(&mut self, key: Key, index: usize, encoding: Encoding, after: [u64; 2]) {
@@ -138,19 +138,21 @@ impl Engine {
         };
         self.encode(index, feed);
         let room = &self.rooms[index];
-        let mut member =
-            Member { slot: key.slot, missed: [0; 2], inexact: [false; 2], stood: after[NORMAL], cursors: [0; 2] };
+        let (mut cursors, mut owed) = ([0; 2], Owed { stood: after[NORMAL], ..Owed::default() });
         for lane in [HIGH, NORMAL] {
             let ring = &room.feeds[feed].lanes[lane].ring;
-            member.cursors[lane] = ring.seek(after[lane]);
+            cursors[lane] = ring.seek(after[lane]);
             let begins = ring.offset_at(ring.tail());
             if begins > after[lane] && encoding.is_native() {
                 let (count, exact) = room.count(lane, after[lane], begins);
-                (member.missed[lane], member.inexact[lane]) = (count.min(u64::from(u32::MAX)) as u32, !exact);
+                owed.add(lane, count, !exact);
             }
         }
+        if owed.on(HIGH) || owed.on(NORMAL) {
+            self.rooms[index].feeds[feed].owed.insert(key.slot, owed);
+        }
         let members = &mut self.rooms[index].feeds[feed].members;
-        members.push(member);
+        members.push(Member { slot: key.slot, cursors });
         let place = Place::new(index, members.len() - 1);
         if let Some(session) = self.session(key) {
             session.places.push(place);
@@ -177,8 +179,9 @@ impl Engine {
         let (Some(encoding), half) = (session.encoding(), session.busy().half) else { return };
         let room = &mut self.rooms[index];
         let Some(feed) = room.feed(encoding) else { return };
-        let Feed { lanes, members, .. } = &mut room.feeds[feed];
+        let Feed { lanes, members, owed, .. } = &mut room.feeds[feed];
         let member = members.swap_remove(place.member());
+        owed.remove(&member.slot);
         for lane in lanes.iter_mut() {
             // A walk goes on where it is, or those who come and go would keep it from the others. Whom it has passed over
             // by being moved gets his turn below.

@@ -2,20 +2,37 @@
 //! their own and by walks over the members of rooms, deficit round robin over rooms and lanes, the high lane first.
 //!
 //! ```text
-//!   news ─▶ schedule ─▶ walk: encode what gathered, then each member: own output, gap, ring[cursor..head]
-//!   writable, replies, joins ─▶ ready ─▶ serve: the half-sent frame's rest, own output, all its rooms
+//!   news ─▶ schedule ─▶ walk: encode what gathered, then each member: ring[cursor..head] ─▶ rest ─▶ the next walk
+//!   writable, replies, joins, gaps ─▶ ready ─▶ serve: the half-sent frame's rest, own output, gaps, all its rooms
 //! ```
+//!
+//! The hot path is [`Engine::stride`]: of a member that has nothing of its own to do it touches the `Member`, the `Slot`
+//! and the driver's descriptor, three cache lines, and never the `Session`. So whatever is a session's own makes it
+//! *ready* and is sent from there, and a walk leaves out who is ready or blocked.
+//!
+//! A walk sends to the ring's head of the moment, not of its beginning: what comes while it is under way is encoded every
+//! [`GATHER_MS`] and reaches each member with its next visit. So a message waits for one walk at most.
+//!
+//! Three things bend under load:
+//! - A walk is followed by a rest in proportion to its sends ([`EngineConfig::rest_ms_max`]): below the core's limit
+//!   messages gather, and cost fewer sends. A room's first message after a rest waits for nothing.
+//! - A walk that takes longer than [`LATE_MS`] though it carries much shows that the core cannot keep up. Then what comes
+//!   to the room on the normal lane is not encoded but counted, and told by one gap to everyone ([`Engine::encode`]):
+//!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
+//! - Who takes nothing while the ring runs full is skipped to its head.
 
 use std::collections::VecDeque;
 
 use proto::client::{self, ErrorCode, server_frame::Body};
 
 use super::{
-    Counters, Engine,
-    config::Fault,
+    Counters, Engine, Timer,
+    config::{EngineConfig, Fault},
     encode::{Encoder, Encoding},
-    room::{Feed, FeedLane, HIGH, Member, NORMAL, Room},
-    session::{Ending, Session},
+    ring::{Count, Ring},
+    room::{Feed, FeedLane, HIGH, NORMAL, Room},
+    session::{Ending, Session, Slot},
+    wheel::Wheel,
 };
 use crate::driver::{Key, Next, Outlet, Sent};
 
@@ -23,13 +40,20 @@ use crate::driver::{Key, Next, Outlet, Sent};
 const QUANTUM: i32 = 64;
 /// Members that may be looked at for the price of a send: nothing is due to them.
 const LOOKS_PER_SEND: usize = 32;
-/// Blocks of a ring that a session is sent before the next one's turn.
-const BLOCKS_PER_TURN: usize = 2;
-
+/// Sends of a ring to a session that is served alone, before the next one's turn.
+const SENDS_PER_TURN: usize = 2;
+/// What comes while a walk is under way is encoded no more often, milliseconds: batches of some messages, for a fraction
+/// of the time that a long walk takes anyway.
+const GATHER_MS: u64 = 4;
+/// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each member: three of
+/// five thousand sends.
+const LATE_MS: u64 = 90;
 /// Walks that are due.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     lanes: [VecDeque<Turn>; 2],
+    /// Their lane, and when they are due, milliseconds. Only rooms of hundreds of sessions rest: few.
+    resting: Vec<(u64, usize, Turn)>,
 }
 
 /// A walk over the members of a feed, for one lane.
@@ -43,17 +67,42 @@ struct Turn {
 
 impl Schedule {
     /// Has a feed's lane walked, if it is not to be anyway.
-    fn add(&mut self, room: usize, feed: &mut Feed, lane: usize) {
+    fn add(&mut self, room: usize, feed: &mut Feed, lane: usize, now_ms: u64) {
         let walked = &mut feed.lanes[lane];
         if !std::mem::replace(&mut walked.queued, true) {
             walked.left = 0;
-            self.lanes[lane].push_back(Turn { room, encoding: feed.encoding, credit: 0 });
+            self.put(walked.rest_until_ms, lane, Turn { room, encoding: feed.encoding, credit: 0 }, now_ms);
         }
+    }
+
+    fn put(&mut self, at_ms: u64, lane: usize, turn: Turn, now_ms: u64) {
+        if at_ms > now_ms {
+            self.resting.push((at_ms, lane, turn));
+        } else {
+            self.lanes[lane].push_back(turn);
+        }
+    }
+
+    /// Ends the rests that are over.
+    fn wake(&mut self, now_ms: u64) {
+        for (_, lane, turn) in self.resting.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms) {
+            self.lanes[lane].push_back(turn);
+        }
+    }
+
+    /// When a rest is over, milliseconds.
+    pub(super) fn wake_ms(&self) -> Option<u64> {
+        self.resting.iter().map(|(at_ms, ..)| *at_ms).min()
+    }
+
+    /// Walks that can go on now.
+    fn due(&self) -> usize {
+        self.lanes.iter().map(VecDeque::len).sum()
     }
 
     /// Walks in it.
     pub(super) fn len(&self) -> usize {
-        self.lanes.iter().map(VecDeque::len).sum()
+        self.due() + self.resting.len()
     }
 }
 
@@ -108,34 +157,36 @@ impl<O: Outlet> Line<'_, O> {
     }
 
     /// The rest of a half-sent frame of a ring.
-    fn rest(&mut self, lane: &FeedLane, cursor: &mut u64) -> Flow {
-        let rest = lane.ring.rest(*cursor);
-        if rest.is_empty() {
-            return Flow::Clear;
-        }
-        let (bytes, before) = (rest.len(), lane.ring.messages_at(*cursor));
-        let took = self.send(rest);
-        *cursor += took as u64;
-        self.counters.deliveries += lane.ring.messages_at(*cursor) - before;
-        if took < bytes { Flow::Blocked } else { Flow::Clear }
+    fn rest(&mut self, ring: &Ring, cursor: &mut u64) -> Flow {
+        let end = ring.boundary_after(*cursor);
+        if end == *cursor { Flow::Clear } else { self.piece(ring, cursor, end) }
     }
 
     /// What a ring has for a member.
-    fn ring(&mut self, lane: &FeedLane, cursor: &mut u64) -> Flow {
-        for _ in 0..BLOCKS_PER_TURN {
-            let ready = lane.ring.ready(*cursor);
-            if ready.is_empty() {
+    fn ring(&mut self, ring: &Ring, cursor: &mut u64) -> Flow {
+        for _ in 0..SENDS_PER_TURN {
+            if *cursor >= ring.head() {
                 return Flow::Clear;
             }
-            let (bytes, before) = (ready.len(), lane.ring.messages_at(*cursor));
-            let took = self.send(ready);
-            *cursor += took as u64;
-            self.counters.deliveries += lane.ring.messages_at(*cursor) - before;
-            if took < bytes {
+            if self.piece(ring, cursor, ring.send_end(*cursor)) == Flow::Blocked {
                 return Flow::Blocked;
             }
         }
-        if lane.ring.ready(*cursor).is_empty() { Flow::Clear } else { Flow::More }
+        if *cursor >= ring.head() { Flow::Clear } else { Flow::More }
+    }
+
+    fn piece(&mut self, ring: &Ring, cursor: &mut u64, end: u64) -> Flow {
+        let (bytes, before) = (ring.between(*cursor, end), ring.count_at(*cursor));
+        *cursor += self.send(bytes) as u64;
+        self.counters.came(ring.count_at(*cursor) - before);
+        if *cursor < end { Flow::Blocked } else { Flow::Clear }
+    }
+}
+
+impl Counters {
+    /// So much of a room was sent whole to a session.
+    fn came(&mut self, count: Count) {
+        self.deliveries += count.all - count.missing;
     }
 }
 
@@ -144,45 +195,70 @@ fn member_lane<O: Outlet>(
     line: &mut Line<'_, O>,
     encoder: &mut Encoder,
     session: &mut Session,
-    (index, name, log): (usize, &str, &str),
-    (encoding, lanes): (Encoding, &[FeedLane; 2]),
-    member: &mut Member,
+    (index, room): (usize, &mut Room),
+    (feed, member): (usize, usize),
     lane: usize,
 ) -> Flow {
-    if member.missed[lane] > 0 || member.inexact[lane] {
-        let (count, exact) = (member.missed[lane], !member.inexact[lane]);
-        (member.missed[lane], member.inexact[lane]) = (0, false);
-        let [high, normal] = member.position(lanes);
-        let position = client::Position { log: log.to_owned(), normal, high };
-        let gap = client::Gap { channel: name.to_owned(), count: count.into(), exact, position: Some(position) };
-        session.busy_mut().out.push(encoder.own(encoding, 0, Body::Gap(gap)));
+    let (name, log, feed) = (&room.name, &room.log, &mut room.feeds[feed]);
+    if !feed.owed.is_empty()
+        && let Some(owed) = feed.owed.get_mut(&line.key.slot).filter(|owed| owed.on(lane))
+    {
+        let (count, exact) = (owed.missed[lane], !owed.inexact[lane]);
+        (owed.missed[lane], owed.inexact[lane]) = (0, false);
+        let [high, normal] = feed.position(member);
+        if feed.owed.get(&line.key.slot).is_some_and(|owed| !owed.on(HIGH) && !owed.on(NORMAL)) {
+            feed.owed.remove(&line.key.slot);
+        }
+        let position = client::Position { log: log.to_string(), normal, high };
+        let gap = client::Gap { channel: name.to_string(), count: count.into(), exact, position: Some(position) };
+        session.busy_mut().out.push(encoder.own(feed.encoding, 0, Body::Gap(gap)));
         if line.own(session) == Flow::Blocked {
             return Flow::Blocked;
         }
     }
-    let flow = line.ring(&lanes[lane], &mut member.cursors[lane]);
-    if flow == Flow::Blocked && !lanes[lane].ring.rest(member.cursors[lane]).is_empty() {
+    let (ring, cursor) = (&feed.lanes[lane].ring, &mut feed.members[member].cursors[lane]);
+    let flow = line.ring(ring, cursor);
+    if flow == Flow::Blocked && !ring.rest(*cursor).is_empty() {
         session.busy_mut().half = Some((index, lane));
     }
     flow
+}
+
+/// What members who stand at the same place of a ring are sent: nearly all of a walk's do, so that it is searched for once.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    from: u64,
+    to: u64,
+    before: Count,
+    count: Count,
+}
+
+impl Piece {
+    const NONE: Self = Self {
+        from: u64::MAX,
+        to: u64::MAX,
+        before: Count { all: 0, missing: 0 },
+        count: Count { all: 0, missing: 0 },
+    };
+
+    fn at(ring: &Ring, from: u64) -> Self {
+        let (to, before) = (ring.send_end(from), ring.count_at(from));
+        Self { from, to, before, count: ring.count_at(to) - before }
+    }
 }
 
 impl Engine {
     /// There is something new in a room.
     pub(super) fn news(&mut self, index: usize) {
         let Some(room) = self.rooms.get_mut(index) else { return };
-        let (first, end) = (room.first(), room.end());
-        for at in 0..room.feeds.len() {
-            let from = room.feeds[at].encoded.max(first);
-            let mut due = [false; 2];
-            room.entries(from).for_each(|entry| due[entry.lane()] = true);
-            let feed = &mut room.feeds[at];
-            for (lane, due) in due.into_iter().enumerate() {
-                let behind = due || (from == end && feed.lanes[lane].ring.head() != feed.lanes[lane].goal);
-                if behind {
-                    self.schedule.add(index, feed, lane);
-                }
+        let fresh = std::mem::take(&mut room.fresh);
+        for feed in &mut room.feeds {
+            for lane in [HIGH, NORMAL].into_iter().filter(|lane| fresh[*lane]) {
+                self.schedule.add(index, feed, lane, self.now.mono_ms);
             }
+        }
+        if !std::mem::replace(&mut room.stirred, true) {
+            self.stirred.push(index);
         }
     }
 
@@ -199,25 +275,34 @@ impl Engine {
         let room = &mut self.rooms[index];
         room.restart(log, before);
         for feed in room.feeds.iter_mut().filter(|feed| feed.encoding.is_native()) {
-            for member in &mut feed.members {
-                (member.inexact, member.stood) = ([true; 2], before);
-                member.missed[NORMAL] = member.missed[NORMAL].saturating_add(missed.min(u64::from(u32::MAX)) as u32);
+            for member in &feed.members {
+                let owed = feed.owed.entry(member.slot).or_default();
+                (owed.inexact, owed.stood) = ([true; 2], before);
+                owed.add(NORMAL, missed, true);
+                line_up(&mut self.slots[member.slot as usize], member.slot, &mut self.ready);
             }
-            [HIGH, NORMAL].into_iter().for_each(|lane| self.schedule.add(index, feed, lane));
         }
         self.counters.missed += missed;
     }
 
-    /// Encodes for a feed what it has not encoded, and keeps its rings within their bound.
+    /// Encodes for a feed what it has not encoded, and keeps its rings within their bound. If the walk under way is late,
+    /// of what came on the normal lane only how much it was: everyone is told, and the core can catch up.
     pub(super) fn encode(&mut self, index: usize, feed: usize) {
-        let Self { rooms, encoder, .. } = self;
+        let now_ms = self.now.mono_ms;
+        let Self { rooms, encoder, counters, .. } = self;
         let room = &mut rooms[index];
-        room.encode(feed, encoder);
+        let walked = &room.feeds[feed].lanes[NORMAL];
+        let gathered = walked.ring.head() - walked.goal;
+        let late =
+            walked.left > 0 && now_ms - walked.began_ms > LATE_MS && gathered > u64::from(self.config.late_bytes);
+        room.feeds[feed].encoded_ms = now_ms;
+        let thinned = room.encode(feed, encoder, late);
+        counters.shed += thinned * room.feeds[feed].members.len() as u64;
         let most = u64::from(self.config.ring_bytes_max);
         for lane in [HIGH, NORMAL] {
             let ring = &self.rooms[index].feeds[feed].lanes[lane].ring;
             if ring.head() - ring.tail() > most {
-                self.skip_slow(index, feed, lane, ring.tail_within(most));
+                self.skip_slow(index, feed, lane, ring.tail_within(most / 8 * 7));
             }
         }
     }
@@ -225,14 +310,17 @@ impl Engine {
     /// Moves the tail of a ring, and who has not read so far to its head.
     fn skip_slow(&mut self, index: usize, feed: usize, lane: usize, tail: u64) {
         let fault = self.config.planted();
-        let feed = &mut self.rooms[index].feeds[feed];
-        let is_native = feed.encoding.is_native();
-        let FeedLane { ring, inexact_at, .. } = &mut feed.lanes[lane];
-        for member in feed.members.iter_mut().filter(|member| member.cursors[lane] < tail) {
+        let Feed { encoding, lanes, members, owed, .. } = &mut self.rooms[index].feeds[feed];
+        let FeedLane { ring, inexact_at, .. } = &mut lanes[lane];
+        let head = ring.count_at(ring.head());
+        for member in members.iter_mut().filter(|member| member.cursors[lane] < tail) {
             let cursor = member.cursors[lane];
             let boundary = ring.boundary_after(cursor);
-            if let Some(session) = self.slots[member.slot as usize].session.as_deref_mut() {
-                if session.stays_behind(self.now.mono_ms) {
+            let slot = &mut self.slots[member.slot as usize];
+            // Whose buffer has room waits for us: that does not make him slow.
+            let slow = slot.blocked && !slot.woken;
+            if let Some(session) = slot.session.as_deref_mut() {
+                if slow && session.stays_behind(self.now.mono_ms) {
                     self.hopeless.push(session.key);
                 }
                 if boundary != cursor {
@@ -242,16 +330,16 @@ impl Engine {
                     }
                 }
             }
-            let skipped = ring.messages_at(ring.head()) - ring.messages_at(boundary);
-            self.counters.skipped += skipped;
-            if lane == NORMAL && member.missed[NORMAL] == 0 && !member.inexact[NORMAL] {
-                member.stood = ring.offset_at(boundary);
+            let skipped = head - ring.count_at(boundary);
+            self.counters.skipped += skipped.all - skipped.missing;
+            if encoding.is_native() && fault != Some(Fault::UncountedDrop) {
+                let owed = owed.entry(member.slot).or_default();
+                if lane == NORMAL && !owed.on(NORMAL) {
+                    owed.stood = ring.offset_at(boundary);
+                }
+                owed.add(lane, skipped.all, *inexact_at > boundary);
             }
-            if is_native && fault != Some(Fault::UncountedDrop) {
-                let missed = u64::from(member.missed[lane]) + skipped;
-                member.missed[lane] = u32::try_from(missed).unwrap_or(u32::MAX);
-                member.inexact[lane] |= *inexact_at > boundary || missed > u64::from(u32::MAX);
-            }
+            line_up(slot, member.slot, &mut self.ready);
             member.cursors[lane] = ring.head();
             if fault == Some(Fault::WrapOffByOne) {
                 member.cursors[lane] += 1;
@@ -275,6 +363,7 @@ impl Engine {
             let Some(key) = self.readable.pop_front() else { break };
             self.read_again(key, outlet);
         }
+        self.schedule.wake(self.now.mono_ms);
         let sends = self.config.round_sends as i32;
         let mut left = sends;
         self.pace_alls(&mut left);
@@ -297,7 +386,7 @@ impl Engine {
         for key in std::mem::take(&mut self.dead) {
             outlet.close(key);
         }
-        let again = !self.ready.is_empty() || !self.readable.is_empty() || self.schedule.len() > 0;
+        let again = !self.ready.is_empty() || !self.readable.is_empty() || self.schedule.due() > 0;
         Next { again, wake_ms: self.wake_ms() }
     }
 
@@ -336,7 +425,10 @@ impl Engine {
         }
         let (closing, clear) = (session.is_closing(), session.busy().out.is_empty());
         match flow {
-            Flow::Blocked => self.blocked(key, !stuck || took > 0),
+            Flow::Blocked => {
+                let Self { slots, wheel, config, .. } = self;
+                block(&mut slots[key.slot as usize], wheel, config, self.now.mono_ms, !stuck || took > 0);
+            }
             Flow::More => self.ready(key),
             Flow::Clear if closing && clear => self.kill(key),
             Flow::Clear => {}
@@ -344,21 +436,6 @@ impl Engine {
         self.maybe_readable(key);
         self.settle(key);
         sends.max(1)
-    }
-
-    /// The kernel takes no more for a session: it comes up by `writable`, or is closed when that does not come.
-    fn blocked(&mut self, key: Key, progress: bool) {
-        let now_ms = self.now.mono_ms;
-        let slow_ms = u64::from(self.config.slow_close_s) * 1000;
-        let slot = &mut self.slots[key.slot as usize];
-        (slot.blocked, slot.woken) = (true, false);
-        if let Some(session) = slot.session.as_deref_mut() {
-            if progress {
-                session.busy_mut().stuck_ms = now_ms;
-            }
-            let at_ms = session.busy().stuck_ms + slow_ms;
-            self.arm(key, at_ms);
-        }
     }
 
     /// Walks over the members of rooms, as long as there are sends `left`.
@@ -374,85 +451,106 @@ impl Engine {
             let (took, over) = self.walk_on((turn.room, feed, lane), given, outlet);
             *left -= took;
             turn.credit -= took;
-            if !over {
-                self.schedule.lanes[lane].push_back(turn);
+            let walked = &self.rooms[turn.room].feeds[feed].lanes[lane];
+            if walked.queued {
+                let at_ms = if over { walked.rest_until_ms } else { 0 };
+                self.schedule.put(at_ms, lane, turn, self.now.mono_ms);
             }
         }
     }
 
-    /// Goes on with a walk. How many sends it took, and whether it is over.
+    /// Goes on with a walk. How many sends it took, and whether it is over: then it may be queued for the next one.
     fn walk_on(
         &mut self,
-        (index, feed, lane): (usize, usize, usize),
+        (index, at, lane): (usize, usize, usize),
         sends: i32,
         outlet: &mut impl Outlet,
     ) -> (i32, bool) {
-        let walked = &self.rooms[index].feeds[feed].lanes[lane];
-        if walked.left == 0 {
-            self.encode(index, feed);
+        let now_ms = self.now.mono_ms;
+        let room = &self.rooms[index];
+        let (end, feed) = (room.end(), &room.feeds[at]);
+        let begins = feed.lanes[lane].left == 0;
+        if begins || (feed.encoded < end && now_ms - feed.encoded_ms >= GATHER_MS) {
+            self.encode(index, at);
             self.rooms[index].forget();
-            let feed = &mut self.rooms[index].feeds[feed];
-            let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
-            (walked.left, walked.goal) = (members, walked.ring.head());
-            // Not always the same ones first.
-            walked.at = (walked.at + 1 + members / 8) % members.max(1);
         }
+        if begins {
+            let feed = &mut self.rooms[index].feeds[at];
+            let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
+            if walked.ring.head() != walked.goal {
+                (walked.left, walked.goal) = (members, walked.ring.head());
+                (walked.began_ms, walked.sends) = (now_ms, 0);
+            }
+            if !walked.follows {
+                // Not always the same ones first.
+                walked.at = (walked.at + 1 + members / 8) % members.max(1);
+            }
+        }
+        let took = self.stride((index, at, lane), sends, outlet);
+        let over = self.rooms[index].feeds[at].lanes[lane].left == 0;
+        if over {
+            self.end_walk(index, at, lane);
+        }
+        (took, over)
+    }
+
+    /// Sends to the members whose turn it is. How many sends it took, looks reckoned in.
+    fn stride(&mut self, (index, feed, lane): (usize, usize, usize), sends: i32, outlet: &mut impl Outlet) -> i32 {
+        let Self { slots, rooms, counters, ready, wheel, config, .. } = self;
+        let Feed { lanes, members, .. } = &mut rooms[index].feeds[feed];
+        let heads = [lanes[HIGH].ring.head(), lanes[NORMAL].ring.head()];
+        let mut pieces = [Piece::NONE; 2];
+        let (mut at, mut left) = (lanes[lane].at, lanes[lane].left.min(members.len()));
         let (mut took, mut looks) = (0, 0);
-        loop {
-            let feed = &mut self.rooms[index].feeds[feed];
-            let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
-            if walked.left == 0 || members == 0 {
-                break;
+        while left > 0 && sends > took + (looks / LOOKS_PER_SEND) as i32 {
+            at = if at < members.len() { at } else { 0 };
+            let member = &mut members[at];
+            (at, left, looks) = (at + 1, left - 1, looks + 1);
+            if member.cursors[lane] >= heads[lane] && (lane == HIGH || member.cursors[HIGH] >= heads[HIGH]) {
+                continue;
             }
-            if took + (looks / LOOKS_PER_SEND) as i32 >= sends {
-                return (took + (looks / LOOKS_PER_SEND) as i32, false);
+            let slot = &mut slots[member.slot as usize];
+            if slot.blocked || slot.queued {
+                continue;
             }
-            let at = walked.at % members;
-            (walked.at, walked.left) = (at + 1, walked.left - 1);
-            let encoding = feed.encoding;
-            looks += 1;
-            took += self.visit((index, encoding), lane, at, outlet) as i32;
+            let key = Key { slot: member.slot, generation: slot.generation };
+            for of in HIGH..=lane {
+                let cursor = &mut member.cursors[of];
+                if *cursor >= heads[of] {
+                    continue;
+                }
+                let ring = &lanes[of].ring;
+                if pieces[of].from != *cursor {
+                    pieces[of] = Piece::at(ring, *cursor);
+                }
+                let Piece { to, before, count, .. } = pieces[of];
+                let mut line = Line { outlet: &mut *outlet, counters: &mut *counters, key, sends: 0, took: 0 };
+                *cursor += line.send(ring.between(*cursor, to)) as u64;
+                took += 1;
+                if *cursor < to {
+                    counters.came(ring.count_at(*cursor) - before);
+                    block(slot, wheel, config, self.now.mono_ms, true);
+                    if let Some(session) = slot.session.as_deref_mut().filter(|_| !ring.rest(*cursor).is_empty()) {
+                        session.busy_mut().half = Some((index, of));
+                    }
+                    break;
+                }
+                counters.came(count);
+                if to < heads[of] {
+                    line_up(slot, member.slot, ready);
+                    break;
+                }
+            }
         }
-        let over = self.end_walk(index, feed, lane);
-        (took + (looks / LOOKS_PER_SEND) as i32, over)
+        let walked = &mut lanes[lane];
+        (walked.at, walked.left) = (at, left);
+        walked.sends += took as u32;
+        took + (looks / LOOKS_PER_SEND) as i32
     }
 
-    /// Looks at a member. How many sends it took.
-    fn visit(&mut self, (index, encoding): (usize, Encoding), lane: usize, at: usize, outlet: &mut impl Outlet) -> u32 {
-        let Self { slots, rooms, encoder, counters, .. } = self;
-        let room = &mut rooms[index];
-        let Some(feed) = room.feed(encoding) else { return 0 };
-        let Room { feeds, name, log, .. } = room;
-        let feed = &mut feeds[feed];
-        let member = &mut feed.members[at];
-        let due = |member: &Member, lane: usize| {
-            member.cursors[lane] != feed.lanes[lane].ring.head() || member.missed[lane] > 0 || member.inexact[lane]
-        };
-        let slot = &mut slots[member.slot as usize];
-        if slot.blocked || !(due(member, lane) || (lane == NORMAL && due(member, HIGH))) {
-            return 0;
-        }
-        let Some(session) = slot.session.as_deref_mut() else { return 0 };
-        let key = session.key;
-        let mut line = Line { outlet, counters, key, sends: 0, took: 0 };
-        let mut flow = line.own(session);
-        for lane in HIGH..=lane {
-            if flow == Flow::Clear {
-                let whose = (index, &**name, &**log);
-                flow = member_lane(&mut line, encoder, session, whose, (encoding, &feed.lanes), member, lane);
-            }
-        }
-        let sends = line.sends;
-        match flow {
-            Flow::Blocked => self.blocked(key, true),
-            Flow::More => self.ready(key),
-            Flow::Clear => {}
-        }
-        sends
-    }
-
-    /// All members have been looked at. Drops what all of them have; `false` if there is more for them by now.
-    fn end_walk(&mut self, index: usize, feed: usize, lane: usize) -> bool {
+    /// All members have been looked at. Drops what all of them have, and has the next walk follow after a rest if there
+    /// is more for them by now.
+    fn end_walk(&mut self, index: usize, feed: usize, lane: usize) {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());
         let feed = &mut room.feeds[feed];
@@ -461,10 +559,32 @@ impl Engine {
         // Native clients may ask for what is recent.
         let recent = if feed.encoding.is_native() { walked.ring.seek(floor) } else { u64::MAX };
         walked.ring.trim(keep.min(recent).min(walked.ring.head()));
-        walked.left = 0;
-        let more = walked.ring.head() != walked.goal || feed.encoded < end;
-        walked.queued = more;
-        !more
+        if lane == NORMAL {
+            let rest_ms = u64::from(walked.sends / self.config.sends_per_ms.max(1));
+            walked.rest_until_ms = self.now.mono_ms + rest_ms.min(u64::from(self.config.rest_ms_max));
+        }
+        walked.sends = 0;
+        walked.queued = walked.ring.head() != walked.goal || feed.encoded < end;
+        walked.follows = walked.queued;
+    }
+}
+
+/// Has the next round look at what a session has of its own to send. A blocked one comes up by itself.
+pub(super) fn line_up(slot: &mut Slot, index: u32, ready: &mut VecDeque<Key>) {
+    if !slot.queued && !slot.blocked {
+        slot.queued = true;
+        ready.push_back(Key { slot: index, generation: slot.generation });
+    }
+}
+
+/// The kernel takes no more for a session: it comes up by `writable`, or is closed when that does not come.
+fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_ms: u64, progress: bool) {
+    (slot.blocked, slot.woken) = (true, false);
+    if let Some(session) = slot.session.as_deref_mut() {
+        if progress {
+            session.busy_mut().stuck_ms = now_ms;
+        }
+        session.arm(wheel, session.busy().stuck_ms + u64::from(config.slow_close_s) * 1000);
     }
 }
 
@@ -482,8 +602,7 @@ fn all_of<O: Outlet>(
             && let Some(feed) = room.feed(encoding)
         {
             let feed = &mut room.feeds[feed];
-            let cursor = &mut feed.members[place.member()].cursors[lane];
-            if line.rest(&feed.lanes[lane], cursor) == Flow::Blocked {
+            if line.rest(&feed.lanes[lane].ring, &mut feed.members[place.member()].cursors[lane]) == Flow::Blocked {
                 return Flow::Blocked;
             }
         }
@@ -498,10 +617,7 @@ fn all_of<O: Outlet>(
             let place = session.places[at];
             let Some(room) = rooms.get_mut(place.room()) else { continue };
             let Some(feed) = room.feed(encoding) else { continue };
-            let Room { feeds, name, log, .. } = room;
-            let feed = &mut feeds[feed];
-            let (member, whose) = (&mut feed.members[place.member()], (place.room(), &**name, &**log));
-            match member_lane(line, encoder, session, whose, (encoding, &feed.lanes), member, lane) {
+            match member_lane(line, encoder, session, (place.room(), room), (feed, place.member()), lane) {
                 Flow::Clear => {}
                 // What is normal waits for what is high.
                 Flow::More => more = true,

@@ -24,8 +24,10 @@ use bytes::Bytes;
 use proto::{bilibili::Version, client::ErrorCode, cluster::Admitted, websocket::Decoder};
 
 use super::{
+    Timer,
     encode::Encoding,
     limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, NEW_ROOMS_PERIOD_MS},
+    wheel::{Wheel, tick_of},
 };
 use crate::driver::Key;
 
@@ -426,6 +428,16 @@ impl Session {
             self.busy = None;
         }
     }
+
+    /// Has the wheel look at it at this time, milliseconds, at the latest.
+    pub(super) fn arm(&mut self, wheel: &mut Wheel<Timer>, at_ms: u64) {
+        let tick = tick_of(at_ms);
+        if tick < self.wheel {
+            self.wheel = tick;
+            wheel.add(tick, Timer::Session(self.key.slot));
+        }
+    }
+
     /// It is skipped over at `now_ms`: whether that has gone on for too long.
     pub(super) fn stays_behind(&mut self, now_ms: u64) -> bool {
         let (first_ms, last_ms) = &mut self.busy_mut().skipped_ms;

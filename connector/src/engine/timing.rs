@@ -6,7 +6,7 @@ use super::{
     Engine, Timer,
     event::Ask,
     session::{Dialect, Ending, Identity, Phase, Session},
-    wheel::{TICK_MS, tick_of},
+    wheel::TICK_MS,
 };
 use crate::driver::Key;
 
@@ -40,12 +40,10 @@ enum Due {
 impl Engine {
     /// Has the wheel look at a session at this time, milliseconds, at the latest.
     pub(super) fn arm(&mut self, key: Key, at_ms: u64) {
-        let tick = tick_of(at_ms);
-        if let Some(session) = self.session(key)
-            && tick < session.wheel
-        {
-            session.wheel = tick;
-            self.wheel.add(tick, Timer::Session(key.slot));
+        let Self { slots, wheel, .. } = self;
+        let session = slots.get_mut(key.slot as usize).and_then(|slot| slot.session.as_deref_mut());
+        if let Some(session) = session.filter(|session| session.key == key) {
+            session.arm(wheel, at_ms);
         }
     }
 
@@ -146,9 +144,13 @@ impl Engine {
             self.told_sessions = Some(self.admitted);
             self.asks.push_back(Ask::Sessions { sessions: self.admitted, came, went });
         }
-        for (_, room) in &mut self.rooms {
-            room.shrink();
-        }
+        let Self { rooms, stirred, .. } = self;
+        stirred.retain(|&index| {
+            rooms.get_mut(index).is_some_and(|room| {
+                room.stirred = room.shrink();
+                room.stirred
+            })
+        });
         self.close_the_slowest();
         self.shrink();
         if self.now.mono_ms >= self.sweep_ms {
@@ -180,9 +182,7 @@ impl Engine {
     /// When something is due by time, milliseconds.
     pub(super) fn wake_ms(&self) -> u64 {
         let wheel = if self.wheel.len() > 0 { self.wheel.next_ms() } else { u64::MAX };
-        [self.second_ms, wheel, self.drain_ms().unwrap_or(u64::MAX), self.alls_ms().unwrap_or(u64::MAX)]
-            .into_iter()
-            .min()
-            .unwrap_or(self.second_ms)
+        let at = [self.drain_ms(), self.alls_ms(), self.schedule.wake_ms()];
+        at.into_iter().flatten().chain([self.second_ms, wheel]).min().unwrap_or(self.second_ms)
     }
 }

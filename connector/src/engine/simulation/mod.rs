@@ -62,7 +62,14 @@ fn every_message_arrives_in_order_or_is_told_as_missing() {
     }
     eprintln!("{SEEDS} seeds: {total}");
     // A schedule that never got there would show nothing.
-    assert!(total.received > 100_000 && total.gaps > 1000 && total.skipped > 1000 && total.resumed > 100, "{total}");
+    assert!(
+        total.received > 100_000
+            && total.gaps > 1000
+            && total.skipped > 1000
+            && total.shed > 100
+            && total.resumed > 100,
+        "{total}"
+    );
 }
 
 /// The first seed that shows a planted fault.

@@ -29,6 +29,7 @@ use crate::{
         config::Fault,
         encode::BATCH_BYTES_MAX,
         event::{Ask, Input, Push},
+        session::Session,
     },
 };
 
@@ -41,6 +42,7 @@ pub(super) struct Tally {
     pub(super) received: u64,
     pub(super) gaps: u64,
     pub(super) skipped: u64,
+    pub(super) shed: u64,
     pub(super) resumed: u64,
     pub(super) pushes: u64,
     pub(super) short_writes: u64,
@@ -52,6 +54,7 @@ impl Tally {
         self.received += other.received;
         self.gaps += other.gaps;
         self.skipped += other.skipped;
+        self.shed += other.shed;
         self.resumed += other.resumed;
         self.pushes += other.pushes;
         self.short_writes += other.short_writes;
@@ -61,10 +64,10 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, gaps, skipped, resumed, pushes, short_writes, closed } = self;
+        let Self { received, gaps, skipped, shed, resumed, pushes, short_writes, closed } = self;
         write!(
             f,
-            "{received} messages received, {gaps} told as missed, {skipped} skipped, {resumed} resumptions, \
+            "{received} messages received, {gaps} told as missed, {skipped} skipped, {shed} shed, {resumed} resumptions, \
              {pushes} pushes, {short_writes} short writes, {closed} sessions closed"
         )
     }
@@ -103,6 +106,8 @@ impl World {
             ring_bytes_max: [2048, 8192, 65536][random.below(3) as usize],
             private_bytes_max: [2048, 65536][random.below(2) as usize],
             round_sends: [4, 64, 256][random.below(3) as usize],
+            rest_ms_max: [0, 10, 100][(seed % 3) as usize],
+            late_bytes: [200, 2048, 32_768][(seed / 3 % 3) as usize],
             requests_in_flight: 1 + random.below(6) as u32,
             rooms_per_session: 1 + random.below(3) as u32,
             requests_per_s: [5, 1000][random.below(2) as usize],
@@ -150,6 +155,7 @@ impl World {
             received: self.clients.iter().map(|client| client.received).sum(),
             gaps: watches().map(|watch| watch.gaps).sum(),
             skipped: counters.skipped,
+            shed: counters.shed,
             resumed: self.clients.iter().map(|client| client.resumed).sum(),
             pushes: self.clients.iter().map(|client| client.pushes).sum(),
             short_writes: counters.short_writes,
@@ -442,7 +448,17 @@ impl World {
             assert!(session.places.len() + session.busy().joining.len() <= config.rooms_per_session as usize + 3);
             assert!(session.busy().inbox.len() + session.busy().carry.len() <= 128 * 1024);
         }
+        // What is a session's own goes out in its own turn: a walk over a room leaves it alone.
+        for slot in self.engine.slots.iter().filter(|slot| !slot.queued && !slot.blocked) {
+            let idle = |session: &Session| session.busy().out.is_empty() && session.busy().half.is_none();
+            assert!(slot.session.as_deref().is_none_or(idle), "{:?} is left lying", slot.session);
+        }
         for (_, room) in &self.engine.rooms {
+            for feed in &room.feeds {
+                for slot in feed.owed.keys().map(|slot| &self.engine.slots[*slot as usize]) {
+                    assert!(slot.queued || slot.blocked, "nobody tells what was missed");
+                }
+            }
             for lane in room.feeds.iter().flat_map(|feed| &feed.lanes) {
                 assert!(lane.ring.head() - lane.ring.tail() <= u64::from(config.ring_bytes_max) + 65536);
             }
@@ -526,7 +542,7 @@ impl World {
                 }
             }
             // Others are told nothing: where nothing was dropped they have everything since they came.
-            if !client.speaks.is_native() && counters.skipped == 0 && counters.missed == 0 && self.lossless {
+            if !client.speaks.is_native() && counters.skipped + counters.shed + counters.missed == 0 && self.lossless {
                 let room = &self.rooms[client.room as usize];
                 if let Some(first) = client.got.first() {
                     let since = |it: &&Published| it.item.message_number() >= *first;
