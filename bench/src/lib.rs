@@ -11,6 +11,7 @@
 //! ```
 
 mod admission;
+pub mod chat;
 mod clock;
 mod dial;
 mod document;

@@ -262,10 +262,11 @@ impl Packer {
     }
 }
 
-/// Of 1 to 9.
+/// Of 1 to 9; see [`crate::deflate`]'s.
 const ZLIB_LEVEL: u32 = 6;
-/// Of 0 to 11: as much as a batch can be compressed while a round is under way.
-const BROTLI_QUALITY: i32 = 4;
+/// Of 0 to 11. `proto/examples/compression.rs`, batches of 100: 6.9 times shorter in 195 µs; 4 takes 277 µs for 1% fewer
+/// bytes, 2 takes 164 µs for 2% more.
+const BROTLI_QUALITY: i32 = 3;
 /// Of 10 to 24, the window's bytes as a power of two: a batch is seldom longer, and the encoder's memory follows it.
 const BROTLI_WINDOW: i32 = 17;
 

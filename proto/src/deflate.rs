@@ -32,7 +32,9 @@ pub const WINDOW_BITS_MIN: u8 = 9;
 /// Bytes that a window may refer back to.
 const WINDOW_BYTES: usize = 1 << WINDOW_BITS_MAX;
 
-/// zlib's level, of 1 to 9.
+/// zlib's level, of 1 to 9. What is compressed is sent to a whole room, so bytes count for more than the time to make it
+/// once: `examples/compression.rs`, batches of 100 of goim's, 3.15 times shorter in 54 µs; 3 gives 3.05 in 51 µs, 9 gives
+/// 3.21 in 71 µs.
 const LEVEL: u32 = 6;
 
 /// Output that an [`Inflater`] keeps for the next message, bytes; what is larger is given back.

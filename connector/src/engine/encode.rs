@@ -36,22 +36,27 @@ pub(super) const FRAME_BYTES_MAX: usize = 512 * 1024;
 /// A batch is not made longer than this, bytes, unless by one message: who is skipped is skipped by batches.
 pub(super) const BATCH_BYTES_MAX: usize = 16 * 1024;
 
+/// A frame of fewer bytes is not compressed: a message of live chat in protobuf, some hundred bytes, does not become
+/// shorter (measured: 0.99 times), and costs 22 microseconds to find out; in JSON, some 240 bytes, it becomes 1.1 times,
+/// goim's batches of 25 become 2 times shorter (`proto/examples/compression.rs`).
+const COMPRESSED_BYTES_MIN: usize = 200;
+
 /// What a session's bytes look like: sessions of one encoding in one room get the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Encoding {
     /// Protobuf in binary WebSocket messages.
     NativeBinary,
-    /// The same, each compressed.
+    /// The same, those compressed that are worth it.
     NativeBinaryDeflate,
     /// JSON in text ones.
     NativeJson,
-    /// The same, each compressed.
+    /// The same, those compressed that are worth it.
     NativeJsonDeflate,
     /// Protobuf behind lengths.
     NativeTcp,
     /// Batches of goim's packets in binary WebSocket messages.
     GoimWeb,
-    /// The same, each batch compressed.
+    /// The same, those batches compressed that are worth it.
     GoimWebDeflate,
     /// goim's packets.
     GoimTcp,
@@ -279,6 +284,9 @@ impl Encoder {
             Encoding::NativeBinaryDeflate | Encoding::GoimWebDeflate => Opcode::Binary,
             _ => return self.envelop(encoding),
         };
+        if self.body.len() < COMPRESSED_BYTES_MIN {
+            return self.envelop(encoding);
+        }
         self.frame.clear();
         let deflater = self.deflater.get_or_insert_default();
         websocket::encode_deflated(opcode, &self.body, deflater, &mut self.frame);

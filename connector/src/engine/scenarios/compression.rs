@@ -76,7 +76,7 @@ fn a_rooms_messages_are_compressed_and_what_is_a_sessions_own_is_not() {
     let got = messages(&mut bench, key);
     let texts = texts(&got.iter().map(|(_, bytes)| wire::from_binary(bytes).unwrap()).collect::<Vec<_>>());
     assert_eq!(texts, [&*long, "short", &*long]);
-    // What would grow is sent as it is, and so is a push.
+    // What is short is sent as it is, and so is a push.
     assert_eq!(got.iter().map(|(compressed, _)| *compressed).collect::<Vec<_>>(), [true, false, false]);
 }
 
