@@ -249,7 +249,7 @@ fn an_idle_session_costs_little() {
     let native = bytes_a_session(20_000, 10, Host::native, &ping);
     let goim = bytes_a_session(20_000, 10, Host::goim, &goim(operation::HEARTBEAT, b""));
     println!("bytes a session in the engine: native {native}, goim {goim}");
-    assert!(native <= 224 && goim <= 288, "native {native}, goim {goim}");
+    assert!(native <= 208 && goim <= 272, "native {native}, goim {goim}");
 }
 
 #[test]
