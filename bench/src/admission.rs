@@ -12,11 +12,11 @@ use crate::fleet::Crew;
 use crate::report::grouped;
 use crate::worker::OTHER_FILES;
 
-/// What the kernel keeps for one end of an idle connection, bytes, rounded up: socket, inode, dentry, file and epoll's
-/// item (Linux 6.18: 2.4 KiB + 0.8 + 0.2 + 0.25 + 0.13).
-const END_BYTES: u64 = 4096;
-/// What a session takes in a worker, bytes: itself, and on its way in its codec and requests, as a mean.
-const SESSION_BYTES: u64 = 200;
+/// What the kernel keeps for one end of an idle connection, bytes: socket, inode, dentry, file, epoll's item. Measured on
+/// Linux 6.18 with 100,000 sessions: 10,716 for both ends.
+const END_BYTES: u64 = 5400;
+/// What a session takes in a worker, bytes: itself, and what the allocator keeps of its way in. Measured: 331.
+const SESSION_BYTES: u64 = 350;
 /// Of a worker, bytes.
 const WORKER_BYTES: u64 = 8 << 20;
 

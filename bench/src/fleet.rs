@@ -2,6 +2,7 @@
 //! told to do. The workers are this program again ([`crate::worker`]): its memory is not copied, and they end when
 //! their standard input does, whatever becomes of us.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -214,7 +215,8 @@ impl Fleet {
             if (told.joined, told.given_up) != last {
                 (last, moved) = ((told.joined, told.given_up), Instant::now());
             } else if moved.elapsed() > STANDSTILL {
-                let (joined, reasons) = (grouped(told.joined), reasons(&told));
+                let joined = grouped(told.joined);
+                let reasons = reasons(&told.reasons).unwrap_or_else(|| "no server answers".to_owned());
                 return Err(Error::Entering(format!("{joined} are in, and no more come: {reasons}")));
             }
         }
@@ -259,12 +261,12 @@ impl Fleet {
 }
 
 /// The most frequent ones, for a person.
-pub(crate) fn reasons(told: &Told) -> String {
-    let mut reasons: Vec<_> = told.reasons.iter().collect();
+pub(crate) fn reasons(reasons: &BTreeMap<String, u64>) -> Option<String> {
+    let mut reasons: Vec<_> = reasons.iter().collect();
     reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let reasons: Vec<_> =
         reasons.iter().take(3).map(|(reason, count)| format!("{} x {reason}", grouped(**count))).collect();
-    if reasons.is_empty() { "no server answers".to_owned() } else { reasons.join(", ") }
+    (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
 impl Worker {

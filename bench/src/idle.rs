@@ -188,8 +188,8 @@ impl IdleReport {
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{} {what}", grouped(count)))
         .collect();
-        let told = Told { reasons: self.reasons.clone(), ..Told::default() };
-        (!faults.is_empty()).then(|| format!("{} ({})", faults.join(", "), reasons(&told)))
+        let reasons = reasons(&self.reasons).map_or_else(String::new, |reasons| format!(" ({reasons})"));
+        (!faults.is_empty()).then(|| format!("{}{reasons}", faults.join(", ")))
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```text
 //!   schedule ─┬▶ publish: HTTP connections ─┬▶ the server ─▶ viewers: reading ─▶ wire ─▶ tally ─▶ report
 //!             └▶ owner: Delivery stream ────┘  (stand)
+//!   idle, storm ─▶ fleet ─orders─▶ workers, a process each: sockets ─▶ wire ─▶ told ─▶ fleet ─▶ report
 //! ```
 
 mod admission;
