@@ -1,34 +1,220 @@
 #!/usr/bin/env bash
-# The first bench: `barrage run` with one event-loop thread in an empty directory, loaded by `barrage bench fanout`.
-# What it prints goes to standard output; arguments go to `barrage bench fanout` instead of the two standard runs.
+# Measures what BENCHMARKS.md says, prints the targets as a table, and writes BENCHMARKS.md and bench/results/ anew: under
+# half an hour on two cores. Each measurement is a `barrage bench` command, which is kept beside its result.
+#
+#   scripts/bench.sh [CASE...]     only these (all: see below), the others' results stay as they are
+#
+# RUNS=5                 of each case of a target; others have 3
+# BARRAGE=...            a binary to take instead of building one
+# BENCH_RESULTS=DIR      where the results go, instead of bench/results (then BENCHMARKS.md goes there, too)
+#
+# Servers run on the first processor with one event-loop thread, everything else on the others. Kafka and Redis are started
+# where they can be had (scripts/kafka.sh, scripts/redis.sh); what needs them is left out where not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --release --bin barrage
-barrage=$PWD/target/release/barrage
-directory=$(mktemp -d)
-ulimit -n "$(ulimit -Hn)"
-# The limit of messages a second of a room is for chat; a bench is no chat.
-(cd "$directory" && exec "$barrage" run --set connector.cores=1 --set 'connector.listen=["127.0.0.1:0"]' \
-    --set connector.grpc=127.0.0.1:0 --set logic.http=127.0.0.1:0 --set logic.grpc=127.0.0.1:0 \
-    --set admin.listen=127.0.0.1:0 --set connector.drain_s=1 --set log.level=warn \
-    >"$directory/out" 2>"$directory/log") &
-server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$directory"' EXIT
-for _ in $(seq 300); do
-    grep -q '^ready' "$directory/out" 2>/dev/null && break
-    kill -0 "$server" 2>/dev/null || { cat "$directory/log"; exit 1; }
-    sleep 0.1
-done
-http=$(awk '$1 == "page" { print $2 }' "$directory/out")
-clients=$(awk '$1 == "clients" { print $2 }' "$directory/out")
-fanout() { "$barrage" bench fanout --http "${http%/}" --connect "$clients" "$@"; }
+runs=${RUNS:-5}
+few=3
+results=${BENCH_RESULTS:-bench/results}
+document=$([ -n "${BENCH_RESULTS:-}" ] && echo "$results/BENCHMARKS.md" || echo BENCHMARKS.md)
+# Seconds that each fan-out sends.
+for_s=4
+# What the connector's targets are about.
+direct=(--stand --via connector --viewers 5000 --wire-bytes 123 --seconds "$for_s")
 
-if [ $# -gt 0 ]; then
-    fanout "$@"
-else
-    for dialect in native goim; do
-        fanout --dialect "$dialect" --viewers 1000 --rate 50
-        fanout --dialect "$dialect" --viewers 5000 --rate 400
-    done
+if [ -z "${BARRAGE:-}" ]; then
+    cargo build --release --bin barrage --features connector/glommio
+    BARRAGE=$PWD/target/release/barrage
 fi
+ulimit -n "$(ulimit -Hn)"
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+directory=$(mktemp -d)
+begun=$SECONDS
+server=""
+
+# The first processor that this may use, and the others.
+processors=$(taskset -pc $$ | sed 's/.*: //; s/-/ /' | awk -F, '{ for (i = 1; i <= NF; i++) { split($i, r, " "); for (p = r[1]; p <= (r[2] == "" ? r[1] : r[2]); p++) print p } }')
+first=$(head -1 <<<"$processors")
+others=$(tail -n +2 <<<"$processors" | paste -sd,)
+others=${others:-$first}
+
+servers_down() {
+    [ -z "$server" ] || { kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; }
+    server=""
+}
+ended() {
+    servers_down
+    scripts/kafka.sh down "$directory/kafka" >/dev/null 2>&1 || true
+    scripts/redis.sh down "$directory/redis" >/dev/null 2>&1 || true
+    rm -rf "$directory"
+}
+trap ended EXIT
+trap 'exit 130' INT TERM
+
+say() { printf '%4d s  %s\n' "$((SECONDS - begun))" "$*" >&2; }
+
+# wanted CASE: whether it was asked for.
+asked=("$@")
+wanted() {
+    [ "${#asked[@]}" -eq 0 ] && return
+    local one
+    for one in "${asked[@]}"; do [ "$one" = "$1" ] && return; done
+    return 1
+}
+
+# measure CASE TIMES ARGUMENT...: `barrage bench ARGUMENT... --json`, on the clients' processors, so many times. What a run
+# finds wrong with the server is in its result, too: the table tells.
+measure() {
+    local name=$1 times=$2 run
+    shift 2
+    say "$name"
+    rm -f "$results/$name".{json,command,svg,hgrm}
+    # Where this run's servers and files are is no part of how it is done again.
+    echo "barrage bench $*" | sed -E 's# --(svg|hgrm) [^ ]+##g; s# --(connect|http|admin|server-pid|sync|kafka) [^ ]+# --\1 ...#g' \
+        >"$results/$name.command"
+    : >"$results/$name.json"
+    for ((run = 0; run < times; run++)); do
+        taskset -c "$others" "$BARRAGE" bench "$@" --json >>"$results/$name.json" 2>"$directory/err" ||
+            say "$name: $(tail -1 "$directory/err")"
+    done
+}
+
+# fan CASE TIMES ARGUMENT...: a fan-out, which starts its own server and places itself.
+fan() {
+    local name=$1 times=$2 run
+    shift 2
+    wanted "$name" || return 0
+    say "$name"
+    rm -f "$results/$name".{json,command,svg,hgrm}
+    echo "barrage bench $*" >"$results/$name.command"
+    : >"$results/$name.json"
+    for ((run = 0; run < times; run++)); do
+        "$BARRAGE" bench "$@" --svg "$results/$name.svg" --json >>"$results/$name.json" 2>"$directory/err" ||
+            say "$name: $(tail -1 "$directory/err")"
+    done
+}
+
+# start NAME ROLE ARGUMENT...: a service on the servers' processor; ready when it returns.
+start() {
+    local name=$1 role=$2 try
+    shift 2
+    mkdir -p "$directory/$name"
+    (cd "$directory/$name" && TOKIO_WORKER_THREADS=1 exec taskset -c "$first" "$BARRAGE" "$role" \
+        --config "$directory/$config.toml" "$@" >out 2>log </dev/null) &
+    server="$server $!"
+    for ((try = 0; try < 300; try++)); do
+        grep -q '^ready' "$directory/$name/out" 2>/dev/null && return
+        sleep 0.1
+    done
+    tail -3 "$directory/$name/log" >&2
+    return 1
+}
+printed() { awk -v name="$2" '$1 == name { print $2 }' "$directory/$1/out" | sed 's#^http://##; s#/$##'; }
+
+random() { od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; }
+BARRAGE_TOKEN_KEY=$(random)
+export BARRAGE_TOKEN_KEY
+(umask 077; cat >"$directory/guests.toml" <<TOML
+[cluster]
+secret = "$(random)"
+[log]
+level = "warn"
+[admin]
+listen = "127.0.0.1:0"
+[connector]
+listen = ["127.0.0.1:0"]
+grpc = "127.0.0.1:0"
+cores = 1
+drain_s = 1
+[connector.buffers]
+drain_delay_ms = 100
+[connector.limits]
+heartbeat_s = 60
+[logic]
+guests = "send"
+http = "127.0.0.1:0"
+grpc = "127.0.0.1:0"
+TOML
+# Sessions are guests, or show a token of the bench's.
+cat "$directory/guests.toml" - >"$directory/tokens.toml" <<TOML
+[[logic.token.keys]]
+kid = "bench"
+alg = "HS256"
+key = "$BARRAGE_TOKEN_KEY"
+TOML
+)
+# barrage run, on embedded stores.
+whole() { start whole run "$@"; }
+# A connector, a logic and a job, on Kafka and Redis.
+cluster() {
+    local kafka redis set
+    kafka=$(taskset -c "$others" scripts/kafka.sh up "$directory/kafka") || return 1
+    redis=$(taskset -c "$others" scripts/redis.sh up "$directory/redis") || return 1
+    set=(--set bus.kind=kafka --set "bus.kafka.brokers=[\"$kafka\"]" --set bus.kafka.development=true
+        --set bus.kafka.replication=1 --set bus.kafka.min_in_sync=1 --set routes.kind=redis --set "routes.urls=[\"$redis\"]")
+    brokers=$kafka
+    start logic logic "${set[@]}" && start job job "${set[@]}" && start connector connector "${set[@]}"
+}
+
+wanted limit && measure limit 1 limit
+fan rare "$runs" fanout "${direct[@]}" --rate 8
+fan direct "$runs" fanout "${direct[@]}" --deliveries 20e6
+fan direct-goim "$runs" fanout "${direct[@]}" --deliveries 20e6 --dialect goim
+fan whole "$runs" fanout --stand --via http --dialect goim --viewers 5000 --wire-bytes 123 --seconds "$for_s" --deliveries 10e6
+fan over "$runs" fanout "${direct[@]}" --deliveries 40e6 --probe
+rooms=(--stand --via connector --wire-bytes 123 --seconds "$for_s")
+fan one-room "$few" fanout "${rooms[@]}" --viewers 15000 --deliveries 75e3
+fan many-rooms "$few" fanout "${rooms[@]}" --viewers 15000 --rooms 1000 --deliveries 75e3
+fan mixed-rooms "$few" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 5,2500
+fan flooded "$runs" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 1000,500
+fan native "$few" fanout "${direct[@]}" --deliveries 2e6
+fan deflate "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect native-deflate
+fan plain "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect bilibili
+fan zlib "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect bilibili-zlib
+fan brotli "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect bilibili-brotli
+for driver in uring monoio glommio; do
+    fan "driver-$driver" "$few" fanout "${direct[@]}" --deliveries 10e6 --set "connector.driver=$driver"
+done
+growing=(--stand --via connector --wire-bytes 123 --seconds 2 --no-limit)
+fan sweep 1 sweep "${growing[@]}" --viewers 5000 --deliveries 2e6 --factor 1.8
+fan sweep-rooms 1 sweep "${growing[@]}" --viewers 10000 --deliveries 100e3 --grow rooms --factor 6 --steps 5
+fan sweep-sessions 1 sweep "${growing[@]}" --viewers 1000 --rate 1000 --grow sessions --factor 2 --steps 4
+
+config=tokens
+if wanted idle-whole || wanted storm; then
+    whole
+    at=(--connect "$(printed whole clients)")
+    wanted storm && measure storm "$runs" storm --sessions 10000 --rooms 100 "${at[@]}"
+    servers_down
+    whole
+    at=(--connect "$(printed whole clients)")
+    wanted idle-whole && measure idle-whole 1 idle --sessions 17000 --rooms 1700 --seconds 10 "${at[@]}"
+    servers_down
+fi
+if wanted pipeline-embedded; then
+    config=guests
+    whole
+    measure pipeline-embedded "$runs" pipeline --seconds 20 --connect "$(printed whole clients)" \
+        --http "http://$(printed whole page)" --admin "$(printed whole admin)" \
+        --sync "$directory/whole" --svg "$results/pipeline-embedded.svg" --hgrm "$results/pipeline-embedded.hgrm"
+    servers_down
+fi
+if wanted pipeline-kafka || wanted idle-connector; then
+    config=guests
+    if cluster; then
+        wanted pipeline-kafka && measure pipeline-kafka "$runs" pipeline --seconds 20 --connect "$(printed connector clients)" \
+            --http "http://$(printed logic page)" --admin "$(printed logic admin),$(printed job admin),$(printed connector admin)" \
+            --kafka "$brokers" --svg "$results/pipeline-kafka.svg"
+        connector=$(awk '{ print $NF }' <<<"$server")
+        # Guests, too: what a connector keeps of a session is the same.
+        wanted idle-connector && measure idle-connector 1 idle --sessions 17000 --rooms 1700 --seconds 10 \
+            --connect "$(printed connector clients)" --server-pid "$connector"
+        servers_down
+    else
+        say "no Kafka or no Redis: what needs them is not measured"
+    fi
+fi
+
+say "done"
+"$BARRAGE" bench report --results "$results" --out "$document"

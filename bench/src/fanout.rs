@@ -417,7 +417,7 @@ impl Fanout {
     fn payload_bytes(&self, schedule: &Schedule) -> Result<usize, Error> {
         let Some(wire_bytes) = self.wire_bytes else { return Ok(self.bytes) };
         let bytes = match self.dialect {
-            Dialect::Native => {
+            Dialect::Native | Dialect::NativeDeflate => {
                 // ServerFrame's field 16 and the frame's own length (RFC 6455 section 5.2, or our four bytes).
                 let framed = |payload: usize| {
                     let message = owner::message_bytes(schedule, payload);

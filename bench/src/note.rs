@@ -1,10 +1,78 @@
 //! What stands in a message's payload: enough to tell, on its arrival, which one it is and how late it comes.
 //!
-//! 32 characters of lower-case hex (run, number, intended time), then `x` up to the size asked for: UTF-8, so that every
-//! dialect takes it as text.
+//! 32 characters of lower-case hex (run, number, intended time), then words of chat, others for each message, up to the
+//! size asked for: ASCII, so that every dialect takes it as text, and what compresses it has as much to do as with chat.
 
 /// Shortest payload, bytes.
 pub(crate) const NOTE_BYTES: usize = 32;
+
+/// What people write below a live stream.
+const WORDS: [&str; 64] = [
+    "666",
+    "hahaha",
+    "gg",
+    "lol",
+    "wow",
+    "nice",
+    "first",
+    "hello",
+    "hi",
+    "the",
+    "a",
+    "is",
+    "this",
+    "what",
+    "so",
+    "good",
+    "best",
+    "stream",
+    "song",
+    "play",
+    "again",
+    "please",
+    "one",
+    "more",
+    "love",
+    "it",
+    "you",
+    "are",
+    "king",
+    "queen",
+    "from",
+    "here",
+    "how",
+    "old",
+    "new",
+    "game",
+    "win",
+    "lost",
+    "that",
+    "was",
+    "close",
+    "clutch",
+    "pog",
+    "233333",
+    "awsl",
+    "respect",
+    "thanks",
+    "for",
+    "all",
+    "everyone",
+    "good night",
+    "see you",
+    "tomorrow",
+    "when",
+    "next",
+    "who",
+    "where",
+    "why",
+    "no",
+    "yes",
+    "!!!",
+    "???",
+    "omg",
+    "big",
+];
 
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +89,14 @@ impl Note {
     /// The payload, `bytes` long (at least [`NOTE_BYTES`]).
     pub(crate) fn payload(self, bytes: usize) -> String {
         let mut payload = format!("{:08x}{:08x}{:016x}", self.run, self.number, self.intended_ns);
-        payload.extend(std::iter::repeat_n('x', bytes.saturating_sub(NOTE_BYTES)));
+        // A linear congruential generator (Knuth's MMIX), so that a message is the same however often it is made.
+        let mut state = u64::from(self.run) << 32 | u64::from(self.number);
+        while payload.len() < bytes {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            payload.push(' ');
+            payload.push_str(WORDS[(state >> 58) as usize]);
+        }
+        payload.truncate(bytes.max(NOTE_BYTES));
         payload
     }
 

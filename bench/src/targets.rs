@@ -166,12 +166,12 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         ("9c", "Bilibili's brotli: the same", "brotli"),
     ] {
         let names: &'static [&'static str] = match target {
-            "9a" => &["deflate", "plain"],
+            "9a" => &["deflate", "native"],
             "9b" => &["zlib", "plain"],
             _ => &["brotli", "plain"],
         };
         rows.push(row(target, what, names, results, |_| {
-            let (case, plain) = (results.case(name)?, results.case("plain")?);
+            let (case, plain) = (results.case(name)?, results.case(names[1])?);
             let ratio = case.median(CPU_A_MILLION)? / plain.median(CPU_A_MILLION)?;
             let bytes = case.median("/deliveries/bytes_each")? / plain.median("/deliveries/bytes_each")?;
             let measured = format!("{:+.0} %, {} of the bytes", (ratio - 1.0) * 100.0, percent(bytes));

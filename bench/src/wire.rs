@@ -8,6 +8,7 @@
 //! Messages are what it sees by the million: of a pushed one only the payload is looked for.
 
 use proto::client::{ClientFrame, Connect, Ping, ServerFrame, Subscribe, client_frame, message, server_frame};
+use proto::deflate::Inflater;
 use proto::packet::{self, Packet, operation};
 use proto::websocket::{self, Decoder, Opcode, Role};
 use proto::{bilibili, goim, native};
@@ -32,6 +33,8 @@ const NOT_NOW: &str = "not now";
 pub enum Dialect {
     /// Barrage's own, protobuf.
     Native,
+    /// The same, its messages compressed (permessage-deflate).
+    NativeDeflate,
     /// goim's.
     Goim,
     /// Bilibili's, each message in a packet of its own.
@@ -46,7 +49,7 @@ impl Dialect {
     /// Bilibili's `protover`; `None`: another dialect.
     fn protover(self) -> Option<u16> {
         match self {
-            Self::Native | Self::Goim => None,
+            Self::Native | Self::NativeDeflate | Self::Goim => None,
             Self::Bilibili => Some(0),
             Self::BilibiliZlib => Some(2),
             Self::BilibiliBrotli => Some(3),
@@ -106,8 +109,11 @@ pub(crate) struct Wire {
 enum Carrier {
     Tcp,
     Upgrading,
-    WebSocket(Decoder),
+    WebSocket(Decoder, Option<Box<Inflater>>),
 }
+
+/// The extension's name (RFC 7692 section 7).
+const DEFLATE: &str = "permessage-deflate";
 
 /// goim's own default is 240 s; sooner does no harm. Bilibili's is 30 s.
 const GOIM_HEARTBEAT_SECONDS: u64 = 60;
@@ -127,6 +133,11 @@ impl Wire {
         let upgrade = (!viewer.tcp).then(|| {
             let protocol = match viewer.dialect {
                 Dialect::Native => format!("Sec-WebSocket-Protocol: {}\r\n", native::SUBPROTOCOL_BINARY),
+                Dialect::NativeDeflate => format!(
+                    "Sec-WebSocket-Protocol: {}\r\nSec-WebSocket-Extensions: {DEFLATE}; server_no_context_takeover; \
+                     client_no_context_takeover\r\n",
+                    native::SUBPROTOCOL_BINARY
+                ),
                 _ => String::new(),
             };
             format!(
@@ -136,7 +147,7 @@ impl Wire {
             )
         });
         match viewer.dialect {
-            Dialect::Native => {
+            Dialect::Native | Dialect::NativeDeflate => {
                 if viewer.tcp {
                     wire.out.extend_from_slice(native::MAGIC);
                 }
@@ -168,7 +179,11 @@ impl Wire {
     /// One that is in its room and between two frames: whoever is so needs no codec of its own.
     pub(crate) fn at_rest(dialect: Dialect, tcp: bool) -> Self {
         Self {
-            carrier: if tcp { Carrier::Tcp } else { Carrier::WebSocket(decoder()) },
+            carrier: if tcp {
+                Carrier::Tcp
+            } else {
+                Carrier::WebSocket(decoder(), (dialect == Dialect::NativeDeflate).then(Box::default))
+            },
             dialect,
             room: String::new(),
             part: Vec::new(),
@@ -184,7 +199,7 @@ impl Wire {
         let between = match &self.carrier {
             Carrier::Tcp => self.part.is_empty(),
             Carrier::Upgrading => false,
-            Carrier::WebSocket(decoder) => decoder.is_idle(),
+            Carrier::WebSocket(decoder, _) => decoder.is_idle(),
         };
         between && self.out.is_empty()
     }
@@ -192,7 +207,7 @@ impl Wire {
     /// Says that it is still here.
     pub(crate) fn heartbeat(&mut self) {
         match self.dialect {
-            Dialect::Native => self.ask(client_frame::Body::Ping(Ping {})),
+            Dialect::Native | Dialect::NativeDeflate => self.ask(client_frame::Body::Ping(Ping {})),
             _ => self.packet(operation::HEARTBEAT, b""),
         }
     }
@@ -238,8 +253,12 @@ impl Wire {
                 let answer = String::from_utf8_lossy(&self.part[..end]);
                 return Err(format!("the upgrade was refused: {}", answer.lines().next().unwrap_or_default()));
             }
+            let compressed = self.part[..end].windows(DEFLATE.len()).any(|window| window == DEFLATE.as_bytes());
+            if compressed != (self.dialect == Dialect::NativeDeflate) {
+                return Err(format!("the server's answer to the upgrade has {DEFLATE}: {compressed}"));
+            }
             self.out.append(&mut self.upgraded);
-            self.carrier = Carrier::WebSocket(decoder());
+            self.carrier = Carrier::WebSocket(decoder(), compressed.then(Box::default));
             let mut rest = std::mem::take(&mut self.part).split_off(end + 4);
             return self.read(&mut rest, told);
         }
@@ -262,12 +281,17 @@ impl Wire {
     /// WebSocket: a whole frame, or some of goim's packets, stand in a message.
     fn messages(&mut self, mut bytes: &mut [u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
         // Taken out while it lends its events.
-        let Carrier::WebSocket(mut decoder) = std::mem::replace(&mut self.carrier, Carrier::Upgrading) else {
+        let Carrier::WebSocket(mut decoder, mut inflater) = std::mem::replace(&mut self.carrier, Carrier::Upgrading)
+        else {
             return Err("there was no upgrade".into());
         };
         let mut result = Ok(());
         loop {
-            match decoder.next(&mut bytes) {
+            let next = match &mut inflater {
+                Some(inflater) => decoder.next_inflated(inflater, &mut bytes),
+                None => decoder.next(&mut bytes),
+            };
+            match next {
                 Ok(Some(websocket::Event::Binary(message))) => result = self.message(message, told),
                 Ok(Some(websocket::Event::Ping(payload))) => {
                     websocket::frame(true, Opcode::Pong, Some(MASK), payload, &mut self.out);
@@ -284,13 +308,13 @@ impl Wire {
                 break;
             }
         }
-        self.carrier = Carrier::WebSocket(decoder);
+        self.carrier = Carrier::WebSocket(decoder, inflater);
         result
     }
 
     fn message(&mut self, message: &[u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
         match self.dialect {
-            Dialect::Native => self.server_frame(message, told),
+            Dialect::Native | Dialect::NativeDeflate => self.server_frame(message, told),
             _ => packet::in_message(message, FRAME_BYTES_MAX)
                 .try_for_each(|packet| self.server_packet(packet.map_err(|bad| bad.to_string())?, told)),
         }
@@ -301,7 +325,7 @@ impl Wire {
         let mut input = bytes;
         loop {
             match self.dialect {
-                Dialect::Native => match native::unpack(&mut input, FRAME_BYTES_MAX) {
+                Dialect::Native | Dialect::NativeDeflate => match native::unpack(&mut input, FRAME_BYTES_MAX) {
                     Ok(Some(frame)) => self.server_frame(frame, told)?,
                     Ok(None) => return Ok(input.len()),
                     Err(bad) => return Err(bad.to_string()),
@@ -317,7 +341,7 @@ impl Wire {
     /// Bytes of a frame with what carries it.
     fn on_the_wire(&self, bytes: usize) -> usize {
         match (&self.carrier, self.dialect) {
-            (Carrier::Tcp, Dialect::Native) => bytes + native::LENGTH_BYTES,
+            (Carrier::Tcp, Dialect::Native | Dialect::NativeDeflate) => bytes + native::LENGTH_BYTES,
             (Carrier::Tcp, _) => bytes,
             // RFC 6455 section 5.2: 2, with a longer length 4 or 10.
             _ => {
@@ -443,11 +467,13 @@ fn varint(input: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use proto::client::{Connected, Gap, Goodbye, Message, Pong, Sender, Subscribed};
+    use proto::deflate::Deflater;
 
     use super::*;
 
-    const KINDS: [(Dialect, bool); 8] = [
+    const KINDS: [(Dialect, bool); 9] = [
         (Dialect::Native, false),
+        (Dialect::NativeDeflate, false),
         (Dialect::Native, true),
         (Dialect::Goim, false),
         (Dialect::Goim, true),
@@ -456,6 +482,13 @@ mod tests {
         (Dialect::BilibiliBrotli, true),
         (Dialect::BilibiliBrotli, false),
     ];
+
+    fn upgraded(dialect: Dialect) -> &'static [u8] {
+        match dialect {
+            Dialect::NativeDeflate => b"HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+            _ => b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n",
+        }
+    }
 
     fn wire(dialect: Dialect, tcp: bool) -> Wire {
         Wire::new(&Viewer { dialect, tcp, host: "h:1", room: "r", token: "" })
@@ -476,10 +509,10 @@ mod tests {
 
     /// What a server says from the beginning on, in each dialect, and what a viewer is to be told of it.
     fn said(dialect: Dialect, tcp: bool) -> (Vec<u8>, Vec<String>) {
-        let mut out = if tcp { Vec::new() } else { b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n".to_vec() };
+        let mut out = if tcp { Vec::new() } else { upgraded(dialect).to_vec() };
         let mut bodies: Vec<Vec<u8>> = Vec::new();
         match dialect {
-            Dialect::Native => {
+            Dialect::Native | Dialect::NativeDeflate => {
                 let text = |text: String| message(message::Payload::Text(text));
                 for body in [
                     server_frame::Body::Connected(Connected { heartbeat_s: 7, ..Connected::default() }),
@@ -499,6 +532,8 @@ mod tests {
                     if tcp {
                         out.extend_from_slice(&(body.len() as u32).to_be_bytes());
                         out.extend_from_slice(body);
+                    } else if dialect == Dialect::NativeDeflate {
+                        websocket::encode_deflated(Opcode::Binary, body, &mut Deflater::new(15), &mut out);
                     } else {
                         websocket::encode(Opcode::Binary, body, &mut out);
                     }
@@ -554,7 +589,7 @@ mod tests {
             websocket::encode(Opcode::Ping, b"still?", &mut out);
             websocket::close(4015, "draining", &mut out);
         }
-        let native = dialect == Dialect::Native;
+        let native = matches!(dialect, Dialect::Native | Dialect::NativeDeflate);
         // Bilibili's are JSON, which takes only UTF-8.
         let two = if dialect.protover().is_some() { &b"two"[..] } else { &b"\xfftwo"[..] };
         let (two, three) = (format!("{two:?}"), format!("{:?}", vec![b'3'; 70_000]));
@@ -600,10 +635,10 @@ mod tests {
         for (dialect, tcp) in KINDS {
             let mut wire = wire(dialect, tcp);
             if !tcp {
-                wire.read(&mut b"HTTP/1.1 101 S\r\n\r\n".to_vec(), &mut |_| ()).unwrap();
+                wire.read(&mut upgraded(dialect).to_vec(), &mut |_| ()).unwrap();
             }
             let (mut body, mut out) = (Vec::new(), Vec::new());
-            if dialect == Dialect::Native {
+            if matches!(dialect, Dialect::Native | Dialect::NativeDeflate) {
                 let pong = Pong { time_ms: 1 << 40, ..Pong::default() };
                 native::to_binary(&ServerFrame { request: 3, body: Some(server_frame::Body::Pong(pong)) }, &mut body);
             } else {
