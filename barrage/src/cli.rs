@@ -38,7 +38,7 @@ enum Command {
     /// Loads a server and measures it.
     Bench {
         #[command(subcommand)]
-        what: bench::Command,
+        what: Box<bench::Command>,
     },
 }
 
