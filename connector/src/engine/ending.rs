@@ -100,8 +100,8 @@ impl Engine {
         }
         let joining =
             self.session(key).map(|session| std::mem::take(&mut session.busy_mut().joining)).unwrap_or_default();
-        for channel in joining {
-            if let Some(&index) = self.names.get(channel.as_str()) {
+        for joining in joining {
+            if let Some(&index) = self.names.get(joining.channel.as_str()) {
                 self.rooms[index].waiters.retain(|waiter| waiter.key != key);
                 self.linger(index);
             }

@@ -14,7 +14,7 @@ use super::{
     event::Ask,
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
     room::Join,
-    session::{Dialect, Ending, Grant, Identity, Packets, Phase},
+    session::{Dialect, Ending, Grant, Identity, Joining, Packets, Phase},
 };
 use crate::driver::Key;
 
@@ -82,6 +82,8 @@ impl Engine {
         if session.is_closing() {
             return;
         }
+        // Else it was taken out while logic was asked.
+        let joins = self.end_joining(key, id);
         match (what, answer) {
             (What::Connect(request), Answer::Admitted(admitted)) => self.connected(key, request, admitted),
             (What::Auth { turn, sequence, channel }, Answer::Admitted(admitted)) => {
@@ -89,11 +91,10 @@ impl Engine {
             }
             (What::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
             (What::Join(channel, join), Answer::Joined(_)) => {
-                // Taken out while logic was asked.
-                if session.busy().joining.contains(&channel) {
+                if joins {
                     self.enter(key, &channel, join);
                 } else {
-                    self.not_entered(key, &channel, join, error(ErrorCode::Banned, row(ErrorCode::Banned).meaning));
+                    self.not_entered(key, join, error(ErrorCode::Banned, row(ErrorCode::Banned).meaning));
                 }
             }
             (What::Publish(request), Answer::Published(published)) => {
@@ -121,7 +122,7 @@ impl Engine {
             }
             What::Auth { turn, sequence, .. } => self.unauthenticated(key, turn, sequence, code, &error.message),
             What::Refresh(request) | What::Publish(request) => self.refuse_error(key, request, error),
-            What::Join(channel, join) => self.not_entered(key, &channel, join, error),
+            What::Join(_, join) => self.not_entered(key, join, error),
             What::Send { turn, operation, sequence } => self.sent(key, turn, operation, sequence, Some(&error)),
         }
     }
@@ -213,7 +214,7 @@ impl Engine {
         if !identity.grant.subscribe.iter().any(|pattern| matches(pattern, channel)) {
             return Err(error(ErrorCode::Forbidden, format!("the token does not allow subscribing to {channel}")));
         }
-        if session.busy().joining.iter().any(|joining| joining == channel) {
+        if session.busy().joining.iter().any(|joining| joining.channel == channel) {
             return Err(error(ErrorCode::Conflict, "a subscription to this channel is under way"));
         }
         if session.places.len() + session.busy().joining.len() >= config.rooms_per_session as usize {
@@ -224,9 +225,7 @@ impl Engine {
         }
         let uid = identity.uid().to_owned();
         self.draw_new_room(key, channel)?;
-        if let Some(session) = self.session(key) {
-            session.busy_mut().joining.push(channel.to_owned());
-        }
+        self.begin_joining(key, channel, self.next_ask);
         let ask = cluster::Join { uid, channel: channel.to_owned() };
         self.ask_gate(key, gate_request::Ask::Join(ask), What::Join(channel.to_owned(), join));
         Ok(())
@@ -256,11 +255,25 @@ impl Engine {
         Err(error)
     }
 
-    /// A session was not let into a room, or the room cannot be had.
-    pub(super) fn not_entered(&mut self, key: Key, channel: &str, join: Join, error: client::Error) {
+    /// A session is on its way into a room.
+    pub(super) fn begin_joining(&mut self, key: Key, channel: &str, ticket: u64) {
         if let Some(session) = self.session(key) {
-            session.busy_mut().joining.retain(|joining| joining != channel);
+            session.busy_mut().joining.push(Joining { ticket, channel: channel.to_owned() });
         }
+    }
+
+    /// It is there, or will not be; `false` if that was so before.
+    pub(super) fn end_joining(&mut self, key: Key, ticket: u64) -> bool {
+        let Some(session) = self.session(key) else { return false };
+        let at = session.busy().joining.iter().position(|joining| joining.ticket == ticket);
+        at.is_some_and(|at| {
+            session.busy_mut().joining.swap_remove(at);
+            true
+        })
+    }
+
+    /// A session was not let into a room, or the room cannot be had.
+    pub(super) fn not_entered(&mut self, key: Key, join: Join, error: client::Error) {
         match join {
             Join::Subscribe { request: 0, .. } => {}
             Join::Subscribe { request, .. } => self.refuse_error(key, request, error),

@@ -31,6 +31,7 @@ use slab::Slab;
 
 use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
 
+mod ahead;
 mod compressed;
 pub mod config;
 mod counters;
@@ -112,6 +113,8 @@ pub struct Engine {
     changed: Vec<usize>,
     /// Rooms that may have memory to give back.
     stirred: Vec<usize>,
+    /// Of each room: whose client has seen more than the room has.
+    ahead: FxHashMap<usize, Vec<ahead::Ahead>>,
     addresses: Addresses,
     grants: Shared<Grant>,
     /// What goim's sessions accept.
@@ -160,6 +163,7 @@ impl Engine {
             changes: Vec::new(),
             changed: Vec::new(),
             stirred: Vec::new(),
+            ahead: FxHashMap::default(),
             addresses: Addresses::default(),
             grants: Shared::default(),
             accepts: Shared::default(),

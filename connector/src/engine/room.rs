@@ -114,6 +114,8 @@ pub(super) enum State {
 pub(super) struct Waiter {
     /// Who.
     pub(super) key: Key,
+    /// Its [`Joining`](super::session::Joining).
+    pub(super) ticket: u64,
     /// To be answered with an error at this time, milliseconds.
     pub(super) until_ms: u64,
     /// How it goes on.

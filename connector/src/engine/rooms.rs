@@ -30,6 +30,14 @@ impl Engine {
         self.session(key).is_some_and(|session| session.places.iter().any(|place| Some(place.room()) == index))
     }
 
+    /// Whether the platform has subscribed a session to a room that is not held yet.
+    fn is_subscribing(&self, key: Key, channel: &str) -> bool {
+        let room = self.names.get(channel).and_then(|&index| self.rooms.get(index));
+        let by_platform =
+            |waiter: &Waiter| waiter.key == key && matches!(waiter.join, Join::Subscribe { request: 0, .. });
+        room.is_some_and(|room| room.waiters.iter().any(by_platform))
+    }
+
     /// Sessions in a room over the cluster: as last told, at least those that are here.
     pub(super) fn online_in(&self, index: usize) -> u64 {
         self.rooms.get(index).map_or(0, |room| room.online.max(room.sessions() as u64))
@@ -41,7 +49,7 @@ impl Engine {
             Some(&index) => index,
             None if self.drain.is_some() => {
                 let error = error(ErrorCode::Draining, row(ErrorCode::Draining).meaning);
-                return self.not_entered(key, channel, join, error);
+                return self.not_entered(key, join, error);
             }
             None => {
                 let name: Arc<str> = channel.into();
@@ -58,13 +66,11 @@ impl Engine {
         if room.state == State::Held {
             return self.place(key, index, join);
         }
-        room.waiters.push(Waiter { key, until_ms, join });
+        let ticket = self.next_ask;
+        self.next_ask += 1;
+        room.waiters.push(Waiter { key, ticket, until_ms, join });
         self.wheel.add(tick_of(until_ms), Timer::Room(index as u32));
-        if let Some(session) = self.session(key)
-            && !session.busy().joining.iter().any(|joining| joining == channel)
-        {
-            session.busy_mut().joining.push(channel.to_owned());
-        }
+        self.begin_joining(key, channel, ticket);
     }
 
     /// A session comes into a room that is held.
@@ -91,15 +97,13 @@ impl Engine {
             Some(present) => (present, false),
             None => {
                 self.add_member(key, index, encoding, after);
+                self.note_ahead(key, index, after);
                 (after, gap)
             }
         };
         let room = &self.rooms[index];
         let position = client::Position { log: room.log.to_string(), normal: after[NORMAL], high: after[HIGH] };
         let online = self.online_in(index);
-        if let Some(session) = self.session(key) {
-            session.busy_mut().joining.retain(|joining| *joining != *name);
-        }
         match join {
             Join::Subscribe { request, .. } => {
                 let channel = name.to_string();
@@ -121,7 +125,7 @@ impl Engine {
         let place = self.session(key)?.places.iter().find(|place| place.room() == index).copied()?;
         let room = &self.rooms[index];
         let feed = &room.feeds[room.feed(encoding)?];
-        Some(feed.position(place.member()))
+        Some(self.ahead(key, index).unwrap_or_else(|| feed.position(place.member())))
     }
 
     fn add_member(&mut self, key: Key, index: usize, encoding: Encoding, after: [u64; 2]) {
@@ -176,6 +180,8 @@ impl Engine {
         let Some(session) = self.session(key) else { return };
         let Some(at) = session.places.iter().position(|place| place.room() == index) else { return };
         let place = session.places.swap_remove(at);
+        self.forget_ahead(key, index);
+        let Some(session) = self.session(key) else { return };
         let (Some(encoding), half) = (session.encoding(), session.busy().half) else { return };
         let room = &mut self.rooms[index];
         let Some(feed) = room.feed(encoding) else { return };
@@ -255,7 +261,8 @@ impl Engine {
         }
         for waiter in late {
             let error = error(ErrorCode::Unavailable, "the room's owner does not answer: try again");
-            self.not_entered(waiter.key, &name, waiter.join, error);
+            self.end_joining(waiter.key, waiter.ticket);
+            self.not_entered(waiter.key, waiter.join, error);
         }
         self.linger(index);
     }
@@ -290,19 +297,28 @@ impl Engine {
         }
     }
 
+    /// Takes an entry into a room's log, unless it was there before.
+    fn push_entry(&mut self, index: usize, entry: Entry) -> bool {
+        let (lane, offset) = (entry.lane(), entry.offset());
+        let is_new = self.rooms[index].push(entry);
+        self.pass_ahead(index, lane, offset);
+        is_new
+    }
+
     /// Takes a message, and what is missing before it, into a room's log.
     fn append(&mut self, index: usize, item: &Arc<cluster::Item>) {
-        let room = &mut self.rooms[index];
         if item.missed > 0 {
             let offset = if item.message.is_empty() { item.offset } else { item.offset - 1 };
-            room.push(Entry::Hole { offset, count: item.missed, exact: true });
+            self.push_entry(index, Entry::Hole { offset, count: item.missed, exact: true });
             self.counters.missed += item.missed;
         }
+        let room = &mut self.rooms[index];
         if item.message.is_empty() {
             room.offset = room.offset.max(item.offset);
-        } else if room.push(Entry::Item(item.clone())) {
+        } else if self.push_entry(index, Entry::Item(item.clone())) {
             self.counters.delivered += 1;
         }
+        let room = &self.rooms[index];
         if room.is_behind() {
             (0..self.rooms[index].feeds.len()).for_each(|feed| self.encode(index, feed));
             self.rooms[index].forget();
@@ -318,10 +334,11 @@ impl Engine {
             room.state = State::Held;
             room.restart(held.log, before);
         } else if room.log != held.log {
+            self.forget_all_ahead(index);
             self.restart(index, held.log, before, held.missed.map_or(0, |(count, _)| count));
         } else if let Some((count, exact)) = held.missed {
             let offset = before.max(room.offset.max(room.reached) + count);
-            room.push(Entry::Hole { offset, count, exact });
+            self.push_entry(index, Entry::Hole { offset, count, exact });
             self.counters.missed += count;
         }
         for item in &held.recent {
@@ -332,7 +349,10 @@ impl Engine {
         let room = &mut self.rooms[index];
         room.offset = room.offset.max(held.offset);
         let waiters = std::mem::take(&mut room.waiters);
-        waiters.into_iter().for_each(|waiter| self.place(waiter.key, index, waiter.join));
+        for waiter in waiters {
+            self.end_joining(waiter.key, waiter.ticket);
+            self.place(waiter.key, index, waiter.join);
+        }
         self.news(index);
     }
 
@@ -342,7 +362,7 @@ impl Engine {
         let room = &mut self.rooms[index];
         if room.state == State::Held && count > 0 {
             let offset = room.offset.max(room.reached) + count;
-            room.push(Entry::Hole { offset, count, exact: true });
+            self.push_entry(index, Entry::Hole { offset, count, exact: true });
             self.counters.missed += count;
             self.news(index);
         }
@@ -375,7 +395,7 @@ impl Engine {
                     for channel in &names.names {
                         let is_room =
                             matches!(proto::channel::Channel::parse(channel), Ok(proto::channel::Channel::Room(_)));
-                        if is_room && !self.is_in(key, channel) {
+                        if is_room && !self.is_in(key, channel) && !self.is_subscribing(key, channel) {
                             self.enter(key, channel, Join::Subscribe { request: 0, history: 0, resume: None });
                         }
                     }
@@ -392,24 +412,30 @@ impl Engine {
     /// The channels that a session is in, or coming into.
     pub(super) fn channels(&mut self, key: Key) -> Vec<String> {
         let Some(session) = self.session(key) else { return Vec::new() };
-        let (places, mut channels) = (session.places.to_vec(), session.busy().joining.clone());
+        let places = session.places.to_vec();
+        let mut channels: Vec<_> = session.busy().joining.iter().map(|joining| joining.channel.clone()).collect();
         channels.extend(places.iter().map(|place| self.rooms[place.room()].name.to_string()));
         channels
     }
 
-    /// Takes a session out of a channel, or gives up its coming, and says why.
+    /// Takes a session out of a channel, and gives up its coming there, and says why.
     pub(super) fn take_out(&mut self, key: Key, channel: &str, reason: ErrorCode) {
-        if let Some(&index) = self.names.get(channel) {
-            let room = &mut self.rooms[index];
-            if let Some(at) = room.waiters.iter().position(|waiter| waiter.key == key) {
-                let waiter = room.waiters.swap_remove(at);
-                self.linger(index);
-                let error = error(ErrorCode::Banned, row(ErrorCode::Banned).meaning);
-                return self.not_entered(key, channel, waiter.join, error);
-            }
+        if let Some(session) = self.session(key)
+            && session.busy().joining.iter().any(|joining| joining.channel == channel)
+        {
+            // What logic is asked about is answered with this when it answers.
+            session.busy_mut().joining.retain(|joining| joining.channel != channel);
         }
-        if let Some(session) = self.session(key) {
-            session.busy_mut().joining.retain(|joining| joining != channel);
+        if let Some(&index) = self.names.get(channel) {
+            let waiters = &mut self.rooms[index].waiters;
+            let given_up: Vec<Waiter> = waiters.extract_if(.., |waiter| waiter.key == key).collect();
+            if !given_up.is_empty() {
+                self.linger(index);
+            }
+            for waiter in given_up {
+                let error = error(ErrorCode::Banned, row(ErrorCode::Banned).meaning);
+                self.not_entered(key, waiter.join, error);
+            }
         }
         if !self.leave(key, channel) {
             return;

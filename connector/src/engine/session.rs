@@ -98,7 +98,7 @@ pub(super) struct Busy {
     /// The room and lane of which a frame is half sent: nothing else may be sent before its rest.
     pub(super) half: Option<(usize, usize)>,
     /// Rooms on the way: asked of logic or of the owner.
-    pub(super) joining: Vec<String>,
+    pub(super) joining: Vec<Joining>,
     /// Answers in the order of their requests (goim, Bilibili): the first one that is not there holds back the others.
     pub(super) turns: VecDeque<Option<Bytes>>,
     /// Requests that logic has not answered.
@@ -111,6 +111,16 @@ pub(super) struct Busy {
     pub(super) stuck_ms: u64,
     /// When it was skipped over first without having caught up since, and when last, milliseconds.
     skipped_ms: (u64, u64),
+}
+
+/// One coming into a room. A room can have two of a session: the client's, and the platform's; and a ban ends those that
+/// are under way, not a later one.
+#[derive(Debug)]
+pub(super) struct Joining {
+    /// The question's number, to logic or to the owner.
+    pub(super) ticket: u64,
+    /// The room.
+    pub(super) channel: String,
 }
 
 /// Nothing is under way.

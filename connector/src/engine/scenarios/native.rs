@@ -40,18 +40,75 @@ fn a_client_resumes_where_it_was_or_is_told_that_it_cannot() {
     }
 }
 
+fn command(bench: &mut Bench, key: Key, act: fn(proto::record::Names) -> cluster::command_out::Act) {
+    bench.input(Input::Command(vec![key], Arc::new(act(proto::record::Names { names: vec!["room:1".into()] }))));
+}
+
+#[test]
+fn a_client_and_the_platform_may_subscribe_it_at_once() {
+    let mut bench = Bench::new(|_| {});
+    bench.viewer();
+    let key = bench.native();
+    let request = bench.request(key, client_frame::Body::Subscribe(room("room:1")));
+    command(&mut bench, key, cluster::command_out::Act::Subscribe);
+    bench.answer(Answer::Joined(cluster::Joined {}));
+    let frames = bench.frames(key);
+    let told: Vec<_> = frames.iter().map(|frame| frame.request).collect();
+    assert_eq!(told, [0, request]);
+    assert!(frames.iter().all(|frame| matches!(frame.body, Some(Body::Subscribed(_)))), "{frames:?}");
+}
+
+#[test]
+fn being_taken_out_ends_what_is_under_way_and_nothing_later() {
+    let mut bench = Bench::new(|_| {});
+    bench.viewer();
+    let key = bench.native();
+    let first = bench.request(key, client_frame::Body::Subscribe(room("room:1")));
+    command(&mut bench, key, cluster::command_out::Act::Unsubscribe);
+    let second = bench.request(key, client_frame::Body::Subscribe(room("room:1")));
+    // Logic let it in before it was taken out.
+    bench.answer(Answer::Joined(cluster::Joined {}));
+    let frames = bench.frames(key);
+    let [ServerFrame { request, body: Some(Body::Error(_)), .. }] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!(*request, first);
+    bench.answer(Answer::Joined(cluster::Joined {}));
+    let frames = bench.frames(key);
+    let [ServerFrame { request, body: Some(Body::Subscribed(_)), .. }] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!(*request, second);
+}
+
+fn high(offset: u64, text: &str) -> Arc<cluster::Item> {
+    let message = client::Message { lane: client::Lane::High.into(), ..message(offset, text) };
+    Arc::new(cluster::Item {
+        lane: client::Lane::High.into(),
+        message: message.encode_to_vec().into(),
+        ..(*item(offset, text)).clone()
+    })
+}
+
+#[test]
+fn who_resumes_ahead_of_the_core_gets_nothing_twice() {
+    let mut bench = Bench::new(|_| {});
+    let first = bench.native();
+    bench.subscribe(first, room("room:1"));
+    bench.hold("room:1", 10, vec![item(10, "a")]);
+    let key = bench.native();
+    // From a connector that is further: of the high lane even more.
+    let position = client::Position { log: "log".into(), normal: 20, high: 30 };
+    bench.subscribe(key, client::Subscribe { resume: Some(position.clone()), ..room("room:1") });
+    let frames = bench.frames(key);
+    let Some(Body::Subscribed(subscribed)) = &frames[0].body else { panic!("{frames:?}") };
+    assert_eq!(subscribed.position, Some(position), "it does not wait");
+    bench.input(Input::Deliver(vec![item(15, "b"), high(18, "c"), item(20, "d"), high(22, "e"), item(25, "f")]));
+    bench.input(Input::Deliver(vec![high(30, "g"), item(31, "h"), high(32, "i")]));
+    assert_eq!(texts(&bench.frames(first)).len(), 8, "who was here gets all that came");
+    assert_eq!(texts(&bench.frames(key)), ["f", "i", "h"]);
+}
+
 #[test]
 fn the_high_lane_goes_first() {
     let mut bench = Bench::new(|_| {});
     let key = bench.viewer();
-    let high = |offset, text: &str| {
-        let message = client::Message { lane: client::Lane::High.into(), ..message(offset, text) };
-        Arc::new(cluster::Item {
-            lane: client::Lane::High.into(),
-            message: message.encode_to_vec().into(),
-            ..(*item(offset, text)).clone()
-        })
-    };
     bench.input(Input::Deliver(vec![item(1, "a"), item(2, "b"), high(3, "now")]));
     assert_eq!(texts(&bench.frames(key)), ["now", "a", "b"]);
 }

@@ -65,6 +65,16 @@ pub(super) struct Watch {
     owed: bool,
 }
 
+impl Watch {
+    /// Somebody else has told the client everything up to `offset`.
+    pub(super) fn elsewhere(&mut self, offset: u64) {
+        let log = std::mem::take(&mut self.position.log);
+        self.base = (log.clone(), offset);
+        self.position = client::Position { log, normal: offset, high: offset };
+        (self.got, self.gaps, self.inexact) = (BTreeSet::new(), 0, false);
+    }
+}
+
 /// One client, over several connections.
 #[derive(Debug)]
 pub(super) struct Client {

@@ -244,6 +244,19 @@ impl World {
         let bytes = if client.speaks.is_native() {
             let (body, asked) = match self.random.below(8) {
                 0..5 => {
+                    let asked = |asked: &Asked| matches!(asked, Asked::Subscribe(asked, _) if *asked == room);
+                    if self.random.one_in(3)
+                        && !client.open.values().any(asked)
+                        && let Some(watch) = client.watches.get_mut(&room).filter(|watch| !watch.live)
+                        && let Some(owned) = self.rooms.iter().find(|owned| owned.name == room)
+                        // Of what is lost half before and half after, nobody could tell it how much.
+                        && (owned.dropped, owned.capped) == (0, 0)
+                        && watch.position.log == format!("log{}", owned.log)
+                        && watch.position.normal.max(watch.position.high) <= owned.offset
+                    {
+                        // It was on another connector meanwhile, which has told it all there is.
+                        watch.elsewhere(owned.offset);
+                    }
                     let known = client.watches.get(&room).filter(|watch| !watch.live);
                     let resume = known.map(|watch| watch.position.clone());
                     let history = self.random.below(12) as u32;
