@@ -1,86 +1,91 @@
 //! Members whose client has seen more of a room than this core has: it comes from a connector that was further, and
 //! resumes.
 //!
-//! Its cursors stand at the heads of the rings, which all in a room share; what the client has already must not be sent
-//! to it when it comes here, too. So each entry of a room that has such members is encoded by itself, and their cursors
-//! are moved past it, until the room is as far as they are. Nobody waits for that: a position in a quiet room may lie
-//! beyond its last message, and the room may not get there for hours.
+//! ```text
+//!   came:    its cursors at the heads of the rings; Feed::ahead says up to where it has each lane
+//!   encoded: its cursors go along to the heads: it has what was encoded
+//!   an entry beyond what it has: what came before is encoded by itself, and from there it reads like everyone
+//! ```
+//!
+//! It costs one batch more where a lane passes what such a client has, and nothing as long as it does not: a position in a
+//! quiet room may lie beyond its last message, and the room may not get there for hours.
+//!
+//! Invariants:
+//! - While a lane of a member is ahead, its cursor there is the ring's head: no frame is half sent, nothing is skipped.
+//! - Of a hole that it may have some of, it is told by itself, with what it misses at least: the ring's frame says how
+//!   many everyone else misses. A hole is told on the normal lane; who is ahead on the high lane only, and has been sent a
+//!   high message of the hole elsewhere, is told of that one, too.
 
 use super::{
     Engine,
-    room::{Feed, Room},
+    room::{Entry, Feed, NORMAL, Room},
+    round::line_up,
+    session::Slot,
 };
-use crate::driver::Key;
 
-/// One of them.
-#[derive(Debug)]
-pub(super) struct Ahead {
-    key: Key,
-    /// What its client has of each lane.
-    after: [u64; 2],
-}
-
-impl Ahead {
-    fn is_ahead_of(&self, room: &Room) -> bool {
-        self.after.iter().any(|after| *after > room.offset)
-    }
+/// Messages that this core has not got, to be put into a room's log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hole {
+    /// The last offset of them that is known of.
+    pub(super) offset: u64,
+    /// How many, at least.
+    pub(super) count: u64,
+    /// Whether it is just as many.
+    pub(super) exact: bool,
+    /// None of them lies beyond `offset`.
+    pub(super) whole: bool,
 }
 
 impl Engine {
-    /// A session has come into a room with a client that has what is at or before `after` on each lane.
-    pub(super) fn note_ahead(&mut self, key: Key, index: usize, after: [u64; 2]) {
-        let ahead = Ahead { key, after };
-        if ahead.is_ahead_of(&self.rooms[index]) {
-            self.ahead.entry(index).or_default().push(ahead);
-        }
-    }
-
-    /// What its client has of each lane, if that is more than the room has.
-    pub(super) fn ahead(&self, key: Key, index: usize) -> Option<[u64; 2]> {
-        self.ahead.get(&index)?.iter().find(|ahead| ahead.key == key).map(|ahead| ahead.after)
-    }
-
-    /// The entry at `offset` is in the room's log: who has it already is moved past it.
-    pub(super) fn pass_ahead(&mut self, index: usize, lane: usize, offset: u64) {
-        if self.ahead.is_empty() {
-            return;
-        }
-        let Some(mut members) = self.ahead.remove(&index) else { return };
-        (0..self.rooms[index].feeds.len()).for_each(|feed| self.encode(index, feed));
-        members.retain(|ahead| {
-            if ahead.after[lane] >= offset
-                && let Some((feed, member)) = self.place_in(ahead.key, index)
-            {
-                let Feed { lanes, members, .. } = &mut self.rooms[index].feeds[feed];
-                members[member].cursors[lane] = lanes[lane].ring.head();
-            }
-            ahead.is_ahead_of(&self.rooms[index])
-        });
-        if !members.is_empty() {
-            self.ahead.insert(index, members);
-        }
-    }
-
-    /// A room's log is another one, in which nobody has seen anything.
-    pub(super) fn forget_all_ahead(&mut self, index: usize) {
-        self.ahead.remove(&index);
-    }
-
-    /// A session has left a room.
-    pub(super) fn forget_ahead(&mut self, key: Key, index: usize) {
-        if let Some(members) = self.ahead.get_mut(&index) {
-            members.retain(|ahead| ahead.key != key);
-            if members.is_empty() {
-                self.ahead.remove(&index);
+    /// Puts a hole into a room's log.
+    pub(super) fn push_hole(&mut self, index: usize, hole: Hole) {
+        let Self { slots, rooms, ready, counters, .. } = self;
+        let room = &mut rooms[index];
+        let before = room.offset.max(room.reached);
+        for Feed { ahead, owed, .. } in &mut room.feeds {
+            for (slot, &[_, after]) in ahead.iter() {
+                // Between `before` and there it may have as many as there are offsets.
+                let had = after.saturating_sub(before);
+                if after == 0 || (hole.whole && after >= hole.offset) {
+                    continue;
+                }
+                let owed = owed.entry(*slot).or_default();
+                if !owed.on(NORMAL) {
+                    owed.stood = after;
+                }
+                owed.add(NORMAL, hole.count.saturating_sub(had), !hole.exact || had > 0);
+                line_up(&mut slots[*slot as usize], *slot, ready);
             }
         }
+        let Hole { offset, count, exact, .. } = hole;
+        room.push(Entry::Hole { offset, count, exact });
+        counters.missed += count;
     }
 
-    /// Feed and member of a session in a room.
-    fn place_in(&mut self, key: Key, index: usize) -> Option<(usize, usize)> {
-        let session = self.session(key)?;
-        let (member, encoding) =
-            (session.places.iter().find(|place| place.room() == index)?.member(), session.encoding()?);
-        Some((self.rooms[index].feed(encoding)?, member))
+    /// A message at `offset` is to come into a room's log: whose client has seen less reads like everyone from there.
+    pub(super) fn pass_ahead(&mut self, index: usize, offset: u64) {
+        for feed in 0..self.rooms[index].feeds.len() {
+            let passed = |after: &u64| *after > 0 && *after < offset;
+            if !self.rooms[index].feeds[feed].ahead.values().flatten().any(passed) {
+                continue;
+            }
+            self.encode(index, feed);
+            self.rooms[index].feeds[feed].ahead.retain(|_, lanes| {
+                lanes.iter_mut().filter(|after| passed(after)).for_each(|after| *after = 0);
+                *lanes != [0; 2]
+            });
+        }
+    }
+}
+
+/// What a feed has encoded is what these members have.
+pub(super) fn go_along(slots: &[Slot], (index, room): (usize, &mut Room), feed: usize) {
+    let Feed { ahead, lanes, members, .. } = &mut room.feeds[feed];
+    for (slot, after) in ahead.iter() {
+        let session = slots[*slot as usize].session.as_deref();
+        let Some(place) = session.and_then(|it| it.places.iter().find(|place| place.room() == index)) else { continue };
+        for lane in (0..lanes.len()).filter(|lane| after[*lane] > 0) {
+            members[place.member()].cursors[lane] = lanes[lane].ring.head();
+        }
     }
 }

@@ -134,6 +134,8 @@ pub enum Fault {
     WrapOffByOne,
     /// A half-sent frame's rest is not copied out.
     LostRemainder,
+    /// Who comes from a connector that was further is sent again what it has.
+    SentAgain,
 }
 
 /// A network in CIDR notation; a single address is one with all its bits.

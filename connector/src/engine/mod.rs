@@ -113,8 +113,6 @@ pub struct Engine {
     changed: Vec<usize>,
     /// Rooms that may have memory to give back.
     stirred: Vec<usize>,
-    /// Of each room: whose client has seen more than the room has.
-    ahead: FxHashMap<usize, Vec<ahead::Ahead>>,
     addresses: Addresses,
     grants: Shared<Grant>,
     /// What goim's sessions accept.
@@ -163,7 +161,6 @@ impl Engine {
             changes: Vec::new(),
             changed: Vec::new(),
             stirred: Vec::new(),
-            ahead: FxHashMap::default(),
             addresses: Addresses::default(),
             grants: Shared::default(),
             accepts: Shared::default(),

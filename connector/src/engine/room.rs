@@ -199,6 +199,8 @@ pub(super) struct Feed {
     pub(super) members: Vec<Member>,
     /// What members missed and were not told yet, by slot. They are blocked, or their turn is to come.
     pub(super) owed: FxHashMap<u32, Owed>,
+    /// Of members whose client has more of a lane than the room (`ahead`), by slot: up to where; 0: it has not.
+    pub(super) ahead: FxHashMap<u32, [u64; 2]>,
 }
 
 /// A lane of a feed.
@@ -321,6 +323,7 @@ impl Room {
         (self.bytes, self.messages) = (0, 0);
         for feed in &mut self.feeds {
             feed.encoded = self.first;
+            feed.ahead.clear();
             feed.lanes.iter_mut().for_each(|lane| lane.ring.rebase(offset));
         }
     }
@@ -364,11 +367,21 @@ impl Room {
 
     /// Messages of `lane` after `after` and up to `through` that the log has, and whether that is all there were.
     pub(super) fn count(&self, lane: usize, after: u64, through: u64) -> (u64, bool) {
-        let within = |entry: &&Entry| entry.lane() == lane && (after + 1..=through).contains(&entry.offset());
-        self.entries.iter().filter(within).fold((0, true), |(sum, all), entry| match entry {
-            Entry::Item(_) => (sum + 1, all),
-            Entry::Hole { count, exact, .. } => (sum + count, all && *exact),
-        })
+        let (mut sum, mut all, mut before) = (0, true, self.floor);
+        for entry in &self.entries {
+            if entry.lane() == lane && (after + 1..=through).contains(&entry.offset()) {
+                match entry {
+                    Entry::Item(_) => sum += 1,
+                    Entry::Hole { count, exact, .. } => {
+                        // As many of them as there are offsets may lie at or before `after`.
+                        sum += count.saturating_sub(after.saturating_sub(before));
+                        all &= *exact && before >= after;
+                    }
+                }
+            }
+            before = before.max(entry.offset());
+        }
+        (sum, all)
     }
 
     /// Encodes for a feed what it has not encoded yet. `thin`: of the normal lane only that so many were missed, and it
@@ -432,6 +445,7 @@ impl Feed {
             lanes: [lane(), lane()],
             members: Vec::new(),
             owed: FxHashMap::default(),
+            ahead: FxHashMap::default(),
         }
     }
 
@@ -440,6 +454,7 @@ impl Feed {
         let member = &self.members[member];
         let of = |lane: usize| self.lanes[lane].ring.offset_at(member.cursors[lane]);
         let owed = self.owed.get(&member.slot).filter(|owed| owed.on(NORMAL));
-        [of(HIGH), owed.map_or_else(|| of(NORMAL), |owed| owed.stood)]
+        let [high, normal] = self.ahead.get(&member.slot).copied().unwrap_or_default();
+        [of(HIGH).max(high), owed.map_or_else(|| of(NORMAL), |owed| owed.stood).max(normal)]
     }
 }

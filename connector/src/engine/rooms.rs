@@ -10,6 +10,7 @@ use proto::{
 
 use super::{
     Engine, Timer,
+    ahead::Hole,
     config::Fault,
     encode::Encoding,
     event::{Ask, Held},
@@ -97,7 +98,6 @@ impl Engine {
             Some(present) => (present, false),
             None => {
                 self.add_member(key, index, encoding, after);
-                self.note_ahead(key, index, after);
                 (after, gap)
             }
         };
@@ -125,7 +125,7 @@ impl Engine {
         let place = self.session(key)?.places.iter().find(|place| place.room() == index).copied()?;
         let room = &self.rooms[index];
         let feed = &room.feeds[room.feed(encoding)?];
-        Some(self.ahead(key, index).unwrap_or_else(|| feed.position(place.member())))
+        Some(feed.position(place.member()))
     }
 
     fn add_member(&mut self, key: Key, index: usize, encoding: Encoding, after: [u64; 2]) {
@@ -142,18 +142,38 @@ impl Engine {
         };
         self.encode(index, feed);
         let room = &self.rooms[index];
+        let ahead = match self.config.planted() {
+            Some(Fault::SentAgain) => [0; 2],
+            _ => after.map(|after| if after > room.offset { after } else { 0 }),
+        };
         let (mut cursors, mut owed) = ([0; 2], Owed { stood: after[NORMAL], ..Owed::default() });
         for lane in [HIGH, NORMAL] {
             let ring = &room.feeds[feed].lanes[lane].ring;
+            if ahead[lane] > 0 {
+                cursors[lane] = ring.head();
+                if lane == NORMAL && room.reached > room.offset {
+                    // Of what is missing last, it has some.
+                    owed.add(NORMAL, room.reached.saturating_sub(after[NORMAL]), true);
+                }
+                continue;
+            }
             cursors[lane] = ring.seek(after[lane]);
             let begins = ring.offset_at(ring.tail());
             if begins > after[lane] && encoding.is_native() {
                 let (count, exact) = room.count(lane, after[lane], begins);
                 owed.add(lane, count, !exact);
+            } else if let Some((end, through)) = ring.gap_at(cursors[lane]).filter(|_| encoding.is_native()) {
+                // It may have some of what the ring tells everyone else as missing.
+                let (count, exact) = room.count(lane, after[lane], through);
+                owed.add(lane, count, !exact);
+                cursors[lane] = end;
             }
         }
         if owed.on(HIGH) || owed.on(NORMAL) {
             self.rooms[index].feeds[feed].owed.insert(key.slot, owed);
+        }
+        if ahead != [0; 2] {
+            self.rooms[index].feeds[feed].ahead.insert(key.slot, ahead);
         }
         let members = &mut self.rooms[index].feeds[feed].members;
         members.push(Member { slot: key.slot, cursors });
@@ -180,14 +200,13 @@ impl Engine {
         let Some(session) = self.session(key) else { return };
         let Some(at) = session.places.iter().position(|place| place.room() == index) else { return };
         let place = session.places.swap_remove(at);
-        self.forget_ahead(key, index);
-        let Some(session) = self.session(key) else { return };
         let (Some(encoding), half) = (session.encoding(), session.busy().half) else { return };
         let room = &mut self.rooms[index];
         let Some(feed) = room.feed(encoding) else { return };
-        let Feed { lanes, members, owed, .. } = &mut room.feeds[feed];
+        let Feed { lanes, members, owed, ahead, .. } = &mut room.feeds[feed];
         let member = members.swap_remove(place.member());
         owed.remove(&member.slot);
+        ahead.remove(&member.slot);
         for lane in lanes.iter_mut() {
             // A walk goes on where it is, or those who come and go would keep it from the others. Whom it has passed over
             // by being moved gets his turn below.
@@ -297,28 +316,19 @@ impl Engine {
         }
     }
 
-    /// Takes an entry into a room's log, unless it was there before.
-    fn push_entry(&mut self, index: usize, entry: Entry) -> bool {
-        let (lane, offset) = (entry.lane(), entry.offset());
-        let is_new = self.rooms[index].push(entry);
-        self.pass_ahead(index, lane, offset);
-        is_new
-    }
-
     /// Takes a message, and what is missing before it, into a room's log.
     fn append(&mut self, index: usize, item: &Arc<cluster::Item>) {
         if item.missed > 0 {
             let offset = if item.message.is_empty() { item.offset } else { item.offset - 1 };
-            self.push_entry(index, Entry::Hole { offset, count: item.missed, exact: true });
-            self.counters.missed += item.missed;
+            self.push_hole(index, Hole { offset, count: item.missed, exact: true, whole: true });
         }
+        self.pass_ahead(index, item.offset);
         let room = &mut self.rooms[index];
         if item.message.is_empty() {
             room.offset = room.offset.max(item.offset);
-        } else if self.push_entry(index, Entry::Item(item.clone())) {
+        } else if room.push(Entry::Item(item.clone())) {
             self.counters.delivered += 1;
         }
-        let room = &self.rooms[index];
         if room.is_behind() {
             (0..self.rooms[index].feeds.len()).for_each(|feed| self.encode(index, feed));
             self.rooms[index].forget();
@@ -334,12 +344,10 @@ impl Engine {
             room.state = State::Held;
             room.restart(held.log, before);
         } else if room.log != held.log {
-            self.forget_all_ahead(index);
             self.restart(index, held.log, before, held.missed.map_or(0, |(count, _)| count));
         } else if let Some((count, exact)) = held.missed {
             let offset = before.max(room.offset.max(room.reached) + count);
-            self.push_entry(index, Entry::Hole { offset, count, exact });
-            self.counters.missed += count;
+            self.push_hole(index, Hole { offset, count, exact, whole: true });
         }
         for item in &held.recent {
             if item.offset > self.rooms[index].offset {
@@ -362,8 +370,7 @@ impl Engine {
         let room = &mut self.rooms[index];
         if room.state == State::Held && count > 0 {
             let offset = room.offset.max(room.reached) + count;
-            self.push_entry(index, Entry::Hole { offset, count, exact: true });
-            self.counters.missed += count;
+            self.push_hole(index, Hole { offset, count, exact: true, whole: false });
             self.news(index);
         }
     }

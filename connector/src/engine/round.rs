@@ -27,6 +27,7 @@ use proto::client::{self, ErrorCode, server_frame::Body};
 
 use super::{
     Counters, Engine, Timer,
+    ahead::go_along,
     config::{EngineConfig, Fault},
     encode::{Encoder, Encoding},
     ring::{Count, Ring},
@@ -289,7 +290,7 @@ impl Engine {
     /// of what came on the normal lane only how much it was: everyone is told, and the core can catch up.
     pub(super) fn encode(&mut self, index: usize, feed: usize) {
         let now_ms = self.now.mono_ms;
-        let Self { rooms, encoder, counters, .. } = self;
+        let Self { slots, rooms, encoder, counters, .. } = self;
         let room = &mut rooms[index];
         let walked = &room.feeds[feed].lanes[NORMAL];
         let gathered = walked.ring.head() - walked.goal;
@@ -298,6 +299,7 @@ impl Engine {
         room.feeds[feed].encoded_ms = now_ms;
         let thinned = room.encode(feed, encoder, late);
         counters.shed += thinned * room.feeds[feed].members.len() as u64;
+        go_along(slots, (index, room), feed);
         let most = u64::from(self.config.ring_bytes_max);
         for lane in [HIGH, NORMAL] {
             let ring = &self.rooms[index].feeds[feed].lanes[lane].ring;

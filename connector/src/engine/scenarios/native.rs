@@ -106,6 +106,59 @@ fn who_resumes_ahead_of_the_core_gets_nothing_twice() {
 }
 
 #[test]
+fn of_a_hole_that_reaches_over_where_a_client_is_it_is_told_what_it_misses_at_least() {
+    // The client has all up to 20, the core up to 10.
+    let missed = |count| Input::Missed { channel: "room:1".into(), count };
+    let told = |missed_by, message: cluster::Item| {
+        Input::Deliver(vec![Arc::new(cluster::Item { missed: missed_by, ..message })])
+    };
+    let item = |offset, text: &str| (*item(offset, text)).clone();
+    for (inputs, gaps, said) in [
+        // Twelve from 11 on: ten of them it may have.
+        (vec![missed(12), told(0, item(30, "b"))], vec![(2, false)], vec!["b"]),
+        // Where it ends is not known.
+        (vec![missed(3), told(0, item(30, "b"))], vec![(0, false)], vec!["b"]),
+        // Up to 17: it has them.
+        (vec![told(3, item(18, "a")), told(0, item(21, "b"))], vec![], vec!["b"]),
+        (vec![told(12, item(30, "b"))], vec![(2, false)], vec!["b"]),
+        // It has seen none of them.
+        (vec![told(0, item(20, "a")), missed(4), told(0, item(30, "b"))], vec![(4, true)], vec!["b"]),
+    ] {
+        let mut bench = Bench::new(|_| {});
+        let first = bench.native();
+        bench.subscribe(first, room("room:1"));
+        bench.hold("room:1", 10, vec![Arc::new(item(10, "a"))]);
+        let position = client::Position { log: "log".into(), normal: 20, high: 20 };
+        let resume = client::Subscribe { resume: Some(position), ..room("room:1") };
+        let (early, late) = (bench.native(), bench.native());
+        bench.subscribe(early, resume.clone());
+        let gaps_of = |frames: &[ServerFrame]| -> Vec<(u64, bool)> {
+            let gap = |frame: &ServerFrame| match &frame.body {
+                Some(Body::Gap(gap)) => {
+                    let position = gap.position.as_ref().expect("a position");
+                    assert!(position.normal >= 20, "it does not go back: {position:?}");
+                    Some((gap.count, gap.exact))
+                }
+                _ => None,
+            };
+            frames.iter().filter_map(gap).collect()
+        };
+        let mut inputs = inputs.into_iter();
+        bench.input(inputs.next().expect("there is one"));
+        // Who comes when the core knows of the hole is told the same.
+        bench.subscribe(late, resume);
+        inputs.for_each(|input| bench.input(input));
+        for key in [early, late] {
+            let frames = bench.frames(key);
+            assert_eq!(
+                (gaps_of(&frames), texts(&frames)),
+                (gaps.clone(), said.iter().map(|it| it.to_string()).collect())
+            );
+        }
+    }
+}
+
+#[test]
 fn the_high_lane_goes_first() {
     let mut bench = Bench::new(|_| {});
     let key = bench.viewer();

@@ -79,9 +79,14 @@ fn found(fault: Fault) -> Option<u64> {
 
 #[test]
 fn planted_faults_are_found() {
-    for fault in
-        [Fault::UncountedDrop, Fault::LeakedSession, Fault::Reordering, Fault::WrapOffByOne, Fault::LostRemainder]
-    {
+    for fault in [
+        Fault::UncountedDrop,
+        Fault::LeakedSession,
+        Fault::Reordering,
+        Fault::WrapOffByOne,
+        Fault::LostRemainder,
+        Fault::SentAgain,
+    ] {
         let seed = found(fault);
         eprintln!("{fault:?} is seen at seed {seed:?}");
         assert!(seed.is_some(), "{fault:?} is not found in {FAULT_SEEDS} seeds");

@@ -249,8 +249,6 @@ impl World {
                         && !client.open.values().any(asked)
                         && let Some(watch) = client.watches.get_mut(&room).filter(|watch| !watch.live)
                         && let Some(owned) = self.rooms.iter().find(|owned| owned.name == room)
-                        // Of what is lost half before and half after, nobody could tell it how much.
-                        && (owned.dropped, owned.capped) == (0, 0)
                         && watch.position.log == format!("log{}", owned.log)
                         && watch.position.normal.max(watch.position.high) <= owned.offset
                     {
