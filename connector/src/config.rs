@@ -129,6 +129,9 @@ impl Config {
         for net in &self.proxy_from {
             require(net.parse::<Net>().is_ok(), "connector.proxy_from", net, "10.0.0.1, 10.0.0.0/8 or fd00::/8")?;
         }
+        require(self.driver.is_built(), "connector.driver", self.driver, {
+            "auto, uring or monoio (glommio: a binary built with --features connector/glommio)"
+        })?;
         for origin in &self.origins {
             let right = origin == "*" || (origin.contains("://") && !origin.ends_with('/'));
             require(right, "connector.origins", origin, "https://host or https://host:port, without a path, or *")?;
@@ -287,6 +290,21 @@ pub(crate) mod tests {
         assert_eq!(config.listen, ["127.0.0.1:3101".parse().unwrap(), "127.0.0.1:3102".parse().unwrap()]);
         assert_eq!(config.grpc, "127.0.0.1:3109".parse().unwrap());
         assert_eq!(config.limits.auth_s, 5);
+    }
+
+    #[test]
+    fn a_driver_that_is_not_in_the_binary_is_refused() {
+        for name in ["auto", "uring", "monoio", "glommio"] {
+            let mut config = shipped();
+            config.driver = name.parse().unwrap();
+            match config.check() {
+                Ok(()) => assert!(name != "glommio" || cfg!(feature = "glommio")),
+                Err(refused) => {
+                    assert_eq!((refused.key, &*refused.value), ("connector.driver", "glommio"));
+                    assert!(refused.want.contains("--features connector/glommio") && cfg!(not(feature = "glommio")));
+                }
+            }
+        }
     }
 
     #[test]

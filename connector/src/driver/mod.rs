@@ -142,8 +142,7 @@ pub enum Kind {
     Uring,
     /// The portable one, on the monoio crate's epoll driver.
     Monoio,
-    /// The one to compare with, on the glommio crate: only with the cargo feature `glommio`.
-    #[cfg(feature = "glommio")]
+    /// The one to compare with, on the glommio crate: refused without the cargo feature `glommio`.
     Glommio,
 }
 
@@ -166,15 +165,16 @@ impl fmt::Display for Kind {
 }
 
 /// As configured.
-const KINDS: &[(&str, Kind)] = &[
-    ("auto", Kind::Auto),
-    ("uring", Kind::Uring),
-    ("monoio", Kind::Monoio),
-    #[cfg(feature = "glommio")]
-    ("glommio", Kind::Glommio),
-];
+const KINDS: &[(&str, Kind)] =
+    &[("auto", Kind::Auto), ("uring", Kind::Uring), ("monoio", Kind::Monoio), ("glommio", Kind::Glommio)];
 
 impl Kind {
+    /// Whether it is in this binary.
+    #[must_use]
+    pub fn is_built(self) -> bool {
+        self != Self::Glommio || cfg!(feature = "glommio")
+    }
+
     /// Tries what was asked for. Returns which it comes to, never [`Kind::Auto`], and why: for the log.
     ///
     /// # Errors
@@ -183,6 +183,7 @@ impl Kind {
         let permitted =
             || uring::attempt().map_err(|error| io::Error::new(error.kind(), format!("io_uring refused: {error}")));
         match self {
+            _ if !self.is_built() => Err(not_built()),
             Self::Uring => permitted().map(|()| (self, "asked for".into())),
             Self::Auto => Ok(match permitted() {
                 Ok(()) => (Self::Uring, "io_uring is permitted".into()),
@@ -224,7 +225,13 @@ pub fn spawn<M: Machine>(
         Kind::Monoio => readiness::spawn::<M, monoio::Monoio>(setup, make),
         #[cfg(feature = "glommio")]
         Kind::Glommio => readiness::spawn::<M, glommio::Glommio>(setup, make),
+        #[cfg(not(feature = "glommio"))]
+        Kind::Glommio => Err(not_built()),
     }
+}
+
+fn not_built() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "not in this binary: it is built with --features connector/glommio")
 }
 
 /// A running core.
