@@ -168,11 +168,14 @@ fan one-room "$few" fanout "${rooms[@]}" --viewers 15000 --deliveries 75e3
 fan many-rooms "$few" fanout "${rooms[@]}" --viewers 15000 --rooms 1000 --deliveries 75e3
 fan mixed-rooms "$few" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 5,2500
 fan flooded "$runs" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 1000,500
-fan native "$few" fanout "${direct[@]}" --deliveries 2e6
-fan deflate "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect native-deflate
-fan plain "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect bilibili
-fan zlib "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect bilibili-zlib
-fan brotli "$few" fanout "${direct[@]}" --deliveries 2e6 --dialect bilibili-brotli
+chat=(--stand --via connector --viewers 5000 --chat --seconds "$for_s" --deliveries 5e6)
+for dialect in native goim; do
+    fan "chat-$dialect" "$few" fanout "${chat[@]}" --dialect "$dialect"
+    fan "chat-$dialect-deflate" "$few" fanout "${chat[@]}" --dialect "$dialect" --compress
+done
+for dialect in bilibili bilibili-zlib bilibili-brotli; do
+    fan "chat-$dialect" "$few" fanout "${chat[@]}" --dialect "$dialect"
+done
 for driver in uring monoio glommio; do
     fan "driver-$driver" "$few" fanout "${direct[@]}" --deliveries 10e6 --set "connector.driver=$driver"
 done

@@ -1,5 +1,6 @@
 // Drives byte streams, right and broken, in random splits, at the echo example and at an echo server on Node's `ws`,
-// and wants the same back from both: messages, pongs, close code.
+// and wants the same back from both: messages, pongs, close code. Half of the streams offer permessage-deflate (RFC 7692)
+// without context takeover, and compress some of their messages; what comes back is inflated before it is compared.
 //
 //     node scripts/websocket-differential.mjs [--cases 500] [--seed 1] [--echo 127.0.0.1:9001]
 //
@@ -15,6 +16,7 @@ import path from "node:path";
 import readline from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import zlib from "node:zlib";
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const { WebSocketServer } = createRequire(path.join(root, "web/package.json"))("ws");
@@ -32,6 +34,11 @@ const { values: options } = parseArgs({
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
 /** Longest wait for a server's close, milliseconds. */
 const ANSWER_MS = 20_000;
+
+const COMPRESSED = 0x40;
+const OFFER = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n";
+/** What a sender leaves off a compressed message, and its receiver puts back (RFC 7692 section 7.2.1). */
+const TAIL = Buffer.from([0, 0, 0xff, 0xff]);
 
 const CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
 
@@ -70,6 +77,17 @@ function frame(random, opcode, payload, { fin = true, reserved = 0, masked = tru
 
 const TEXTS = ["", "plain", "弹幕", "é", "\u{10ffff}", "line\nline", "\u0000", "x".repeat(125), "弹".repeat(300)];
 
+/** A message's bytes as a client compresses them, in one of the ways that it may. */
+function deflated(random, bytes) {
+  const level = random.pick([0, 1, 6, 9]);
+  const strategy = random.pick([zlib.constants.Z_DEFAULT_STRATEGY, zlib.constants.Z_FIXED, zlib.constants.Z_HUFFMAN_ONLY]);
+  const whole = zlib.deflateRawSync(bytes, { level, strategy, finishFlush: zlib.constants.Z_SYNC_FLUSH });
+  return whole.subarray(0, whole.length - TAIL.length);
+}
+
+const inflated = (bytes) =>
+  zlib.inflateRawSync(Buffer.concat([bytes, TAIL]), { finishFlush: zlib.constants.Z_SYNC_FLUSH });
+
 function payloadOf(random, opcode) {
   if (opcode === TEXT) {
     return Buffer.from(Array.from({ length: random.below(4) }, () => random.pick(TEXTS)).join(""));
@@ -79,20 +97,26 @@ function payloadOf(random, opcode) {
 }
 
 /** A message, in fragments as it falls, with pings between them. */
-function message(random) {
+function message(random, deflate) {
   const opcode = random.pick([TEXT, BINARY]);
   let rest = payloadOf(random, opcode);
+  let reserved = 0;
+  if (deflate && !random.once(3)) {
+    rest = deflated(random, rest);
+    reserved = COMPRESSED;
+  }
   const frames = [];
   let next = opcode;
   while (random.once(2) && frames.length < 12) {
     const cut = random.below(rest.length + 1);
-    frames.push(frame(random, next, rest.subarray(0, cut), { fin: false }));
+    frames.push(frame(random, next, rest.subarray(0, cut), { fin: false, reserved }));
+    reserved = 0;
     rest = rest.subarray(cut);
     next = CONTINUATION;
     if (random.once(3)) frames.push(frame(random, random.pick([PING, PONG]), random.bytes(random.below(126))));
   }
   const form = rest.length < 126 && random.once(10) ? random.pick([16, 64]) : undefined;
-  frames.push(frame(random, next, rest, { form }));
+  frames.push(frame(random, next, rest, { form, reserved }));
   return Buffer.concat(frames);
 }
 
@@ -140,16 +164,39 @@ const FAULTS = {
   "close of bad text": (r) => [close(r, 1000, Buffer.from(r.pick(BAD_UTF8), "hex"))],
 };
 
+/** The same where compression was agreed to: one of the reserved bits then has a meaning (RFC 7692 section 6). */
+const DEFLATE_FAULTS = {
+  ...FAULTS,
+  "reserved bit": (r) => [frame(r, TEXT, payloadOf(r, TEXT), { reserved: r.pick([0x10, 0x20]) })],
+  "compressed control": (r) => [frame(r, r.pick([PING, PONG]), r.bytes(5), { reserved: COMPRESSED })],
+  "compressed continuation": (r) => [
+    Buffer.concat([
+      frame(r, BINARY, r.bytes(5), { fin: false }),
+      frame(r, CONTINUATION, deflated(r, r.bytes(9)), { reserved: COMPRESSED }),
+    ]),
+  ],
+  // A block of the kind that there is not (RFC 1951 section 3.2.3).
+  "compressed, broken": (r) => [
+    frame(r, BINARY, Buffer.concat([Buffer.from([7]), r.bytes(r.below(9))]), { reserved: COMPRESSED }),
+  ],
+  "compressed text that is not": (r) => {
+    const bad = Buffer.concat([payloadOf(r, TEXT), Buffer.from(r.pick(BAD_UTF8), "hex")]);
+    return [frame(r, TEXT, deflated(r, bad), { reserved: COMPRESSED })];
+  },
+};
+
 /** A stream: messages, then a fault or not, then a close. */
 function stream(seed) {
   const random = dice(seed);
+  const deflate = random.once(2);
+  const faults = deflate ? DEFLATE_FAULTS : FAULTS;
   const parts = Array.from({ length: random.below(5) }, () =>
-    random.once(4) ? frame(random, random.pick([PING, PONG]), random.bytes(random.below(126))) : message(random),
+    random.once(4) ? frame(random, random.pick([PING, PONG]), random.bytes(random.below(126))) : message(random, deflate),
   );
-  const kind = random.once(3) ? "no fault" : random.pick(Object.keys(FAULTS));
-  const [fault, codes] = FAULTS[kind]?.(random) ?? [Buffer.alloc(0)];
+  const kind = random.once(3) ? "no fault" : random.pick(Object.keys(faults));
+  const [fault, codes] = faults[kind]?.(random) ?? [Buffer.alloc(0)];
   parts.push(fault, random.once(8) ? frame(random, CLOSE, Buffer.alloc(0)) : close(random, random.pick([1000, 1001, 1011, 1014, 3000, 4999]), Buffer.from("再见")));
-  if (random.once(4)) parts.push(message(random));
+  if (random.once(4)) parts.push(message(random, deflate));
   const bytes = Buffer.concat(parts);
   const pieces = [];
   const most = random.pick([1, 7, 100, 5000, bytes.length]);
@@ -158,11 +205,11 @@ function stream(seed) {
     const size = pieces.length > 200 ? bytes.length : 1 + random.below(most);
     pieces.push(bytes.subarray(at, (at += size)));
   }
-  return { kind, codes, pieces };
+  return { kind: deflate ? `deflate: ${kind}` : kind, codes, deflate, pieces };
 }
 
 /** What a server sends back, as far as its close. */
-async function answer({ host, port }, pieces) {
+async function answer({ host, port }, pieces, deflate) {
   const socket = net.connect({ host, port, noDelay: true });
   const deadline = setTimeout(() => socket.destroy(new Error("no close in time")), ANSWER_MS);
   let received = Buffer.alloc(0);
@@ -176,6 +223,8 @@ async function answer({ host, port }, pieces) {
       const end = received.indexOf("\r\n\r\n");
       if (end < 0) return;
       if (!received.toString("latin1").startsWith("HTTP/1.1 101 ")) throw new Error(received.toString("latin1"));
+      const taken = /^sec-websocket-extensions:.*permessage-deflate/im.test(received.toString("latin1", 0, end));
+      if (taken !== deflate) throw new Error(`the answer has permessage-deflate: ${taken}`);
       received = received.subarray(end + 4);
       head = false;
     }
@@ -185,9 +234,12 @@ async function answer({ host, port }, pieces) {
       if (received.length < at) return;
       const length = short === 126 ? received.readUInt16BE(2) : short === 127 ? Number(received.readBigUInt64BE(2)) : short;
       if (received.length < at + length) return;
-      const payload = received.subarray(at, at + length);
+      let payload = received.subarray(at, at + length);
       if (result.close !== undefined) throw new Error("a frame after the close");
-      if ((received[0] & 0xf0) !== 0x80 || received[1] & 0x80) throw new Error(`a server's frame of ${received[0]} ${received[1]}`);
+      const reserved = received[0] & 0x70;
+      if (reserved === COMPRESSED && deflate) payload = inflated(payload);
+      else if (reserved) throw new Error(`a server's frame of ${received[0]}`);
+      if (!(received[0] & 0x80) || received[1] & 0x80) throw new Error(`a server's frame of ${received[0]} ${received[1]}`);
       const opcode = received[0] & 15;
       if (opcode === CLOSE) result.close = length >= 2 ? payload.readUInt16BE(0) : "none";
       else result.frames.push(`${opcode} ${payload.toString("base64")}`);
@@ -205,7 +257,7 @@ async function answer({ host, port }, pieces) {
     }
   });
   socket.write("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+    `Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${deflate ? OFFER : ""}\r\n`);
   for (const piece of pieces) {
     if (socket.destroyed || socket.writableEnded) break;
     socket.write(piece);
@@ -222,11 +274,15 @@ async function reference(skipUTF8Validation = false) {
   const server = new WebSocketServer({
     host: "127.0.0.1",
     port: 0,
-    perMessageDeflate: false,
+    perMessageDeflate: { threshold: 0 },
     maxPayload: MESSAGE_BYTES_MAX,
     skipUTF8Validation,
   });
   server.on("connection", (socket) => {
+    // ws 8.23 reads on after a fault, if it was still inflating what came before when the rest arrived, and then throws.
+    const receiver = socket._receiver;
+    const write = receiver._write.bind(receiver);
+    receiver._write = (chunk, encoding, done) => (receiver._errored ? done() : write(chunk, encoding, done));
     socket.on("message", (data, binary) => socket.send(data, { binary }));
     // Told by its close.
     socket.on("error", () => {});
@@ -254,8 +310,8 @@ const [ours, theirs] = await Promise.all([example(), reference()]);
 const counts = new Map();
 let differing = 0;
 for (let seed = Number(options.seed); seed < Number(options.seed) + Number(options.cases); seed += 1) {
-  const { kind, codes, pieces } = stream(seed);
-  const [got, expected] = await Promise.all([answer(ours, pieces), answer(theirs, pieces)]);
+  const { kind, codes, deflate, pieces } = stream(seed);
+  const [got, expected] = await Promise.all([answer(ours, pieces, deflate), answer(theirs, pieces, deflate)]);
   counts.set(kind, (counts.get(kind) ?? 0) + 1);
   const may = codes?.includes(got.close) && codes.includes(expected.close);
   if (may) got.close = expected.close;

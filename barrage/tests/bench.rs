@@ -19,6 +19,8 @@ fn a_connector_delivers_everything_in_every_dialect() {
         ("--wire-bytes 131 --tcp", Some(131.0)),
         ("--dialect goim --tcp --wire-bytes 123", Some(123.0)),
         ("--dialect goim", None),
+        ("--chat --compress", None),
+        ("--chat --compress --dialect goim", None),
         ("--dialect bilibili", None),
         ("--dialect bilibili-zlib", None),
         ("--dialect bilibili-brotli --tcp", None),

@@ -88,12 +88,15 @@ pub struct Fanout {
     /// Messages a second for each of --room-sizes, over all its rooms; else --rate is spread evenly over the rooms.
     #[arg(long, value_delimiter = ',', requires = "room_sizes")]
     pub rates: Vec<f64>,
-    /// Bytes of a payload, at least 32.
+    /// Bytes of a payload, at least 32: what somebody says, drawn out or cut off.
     #[arg(long, default_value_t = 64)]
     pub bytes: usize,
     /// Bytes of a message on the wire, instead of --bytes: native on WebSocket or TCP, goim without a batch's header.
     #[arg(long, conflicts_with = "bytes")]
     pub wire_bytes: Option<usize>,
+    /// Messages as people write them, as long as each is; straight into a connector also of as many senders.
+    #[arg(long, conflicts_with_all = ["bytes", "wire_bytes"])]
+    pub chat: bool,
     /// How long messages are sent.
     #[arg(long, default_value_t = 10)]
     pub seconds: u32,
@@ -103,6 +106,10 @@ pub struct Fanout {
     /// The viewers connect by bare TCP, not by WebSocket.
     #[arg(long)]
     pub tcp: bool,
+    /// The viewers offer permessage-deflate (RFC 7692), and the server must take it; of Bilibili's, whose compression is
+    /// its own, there are dialects.
+    #[arg(long, conflicts_with = "tcp")]
+    pub compress: bool,
     /// Which way messages go in.
     #[arg(long, value_enum, default_value = "http")]
     pub via: Via,
@@ -254,6 +261,7 @@ impl Fanout {
             schedule: (*schedule).clone(),
             dialect: self.dialect,
             tcp: self.tcp,
+            compress: self.compress,
             host: target.clients.clone(),
             token: self.token.clone(),
             address: target.address,
@@ -359,6 +367,8 @@ impl Fanout {
         refuse((1..=64).contains(&self.threads), "threads", &self.threads, "1 to 64")?;
         refuse((1..=65_536).contains(&self.partitions), "partitions", &self.partitions, "1 to 65,536")?;
         refuse(self.check != Some(0), "check", &0, "at least 1")?;
+        let deflates = matches!(self.dialect, Dialect::Native | Dialect::Goim);
+        refuse(!self.compress || deflates, "compress", &true, "--dialect native or goim")?;
         let classes = if self.room_sizes.is_empty() {
             refuse((1..=VIEWERS_MAX).contains(&self.viewers), "viewers", &self.viewers, "1 to 1,000,000")?;
             refuse((1..=self.viewers).contains(&self.rooms), "rooms", &self.rooms, "1 to as many as viewers")?;
@@ -413,11 +423,11 @@ impl Fanout {
         self.check.unwrap_or((deliveries.sum::<f64>() / CHECKED_PER_S).ceil().max(1.0) as u32)
     }
 
-    /// Bytes of a payload.
-    fn payload_bytes(&self, schedule: &Schedule) -> Result<usize, Error> {
-        let Some(wire_bytes) = self.wire_bytes else { return Ok(self.bytes) };
+    /// Bytes of a payload; `None`: as long as what is said.
+    fn payload_bytes(&self, schedule: &Schedule) -> Result<Option<usize>, Error> {
+        let Some(wire_bytes) = self.wire_bytes else { return Ok((!self.chat).then_some(self.bytes)) };
         let bytes = match self.dialect {
-            Dialect::Native | Dialect::NativeDeflate => {
+            Dialect::Native => {
                 // ServerFrame's field 16 and the frame's own length (RFC 6455 section 5.2, or our four bytes).
                 let framed = |payload: usize| {
                     let message = owner::message_bytes(schedule, payload);
@@ -436,7 +446,7 @@ impl Fanout {
             Dialect::Goim => wire_bytes.checked_sub(proto::packet::HEADER_BYTES).filter(|bytes| *bytes >= NOTE_BYTES),
             _ => None,
         };
-        bytes.ok_or_else(|| Error::Option {
+        bytes.map(Some).ok_or_else(|| Error::Option {
             option: "wire-bytes",
             value: wire_bytes.to_string(),
             want: "enough for what stands around a payload of 32 bytes; of Bilibili's only --bytes".into(),

@@ -1,78 +1,12 @@
 //! What stands in a message's payload: enough to tell, on its arrival, which one it is and how late it comes.
 //!
-//! 32 characters of lower-case hex (run, number, intended time), then words of chat, others for each message, up to the
-//! size asked for: ASCII, so that every dialect takes it as text, and what compresses it has as much to do as with chat.
+//! 32 characters of lower-case hex (run, number, intended time), then what somebody says in a chat, others for each message:
+//! UTF-8, so that every dialect takes it as text, and what compresses it has as much to do as with chat.
+
+use crate::chat;
 
 /// Shortest payload, bytes.
 pub(crate) const NOTE_BYTES: usize = 32;
-
-/// What people write below a live stream.
-const WORDS: [&str; 64] = [
-    "666",
-    "hahaha",
-    "gg",
-    "lol",
-    "wow",
-    "nice",
-    "first",
-    "hello",
-    "hi",
-    "the",
-    "a",
-    "is",
-    "this",
-    "what",
-    "so",
-    "good",
-    "best",
-    "stream",
-    "song",
-    "play",
-    "again",
-    "please",
-    "one",
-    "more",
-    "love",
-    "it",
-    "you",
-    "are",
-    "king",
-    "queen",
-    "from",
-    "here",
-    "how",
-    "old",
-    "new",
-    "game",
-    "win",
-    "lost",
-    "that",
-    "was",
-    "close",
-    "clutch",
-    "pog",
-    "233333",
-    "awsl",
-    "respect",
-    "thanks",
-    "for",
-    "all",
-    "everyone",
-    "good night",
-    "see you",
-    "tomorrow",
-    "when",
-    "next",
-    "who",
-    "where",
-    "why",
-    "no",
-    "yes",
-    "!!!",
-    "???",
-    "omg",
-    "big",
-];
 
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,17 +20,26 @@ pub(crate) struct Note {
 }
 
 impl Note {
-    /// The payload, `bytes` long (at least [`NOTE_BYTES`]).
-    pub(crate) fn payload(self, bytes: usize) -> String {
+    /// The payload: `bytes` long (at least [`NOTE_BYTES`]), what is said drawn out or cut off; or with one message of chat,
+    /// as long as it is.
+    pub(crate) fn payload(self, bytes: impl Into<Option<usize>>) -> String {
         let mut payload = format!("{:08x}{:08x}{:016x}", self.run, self.number, self.intended_ns);
-        // A linear congruential generator (Knuth's MMIX), so that a message is the same however often it is made.
-        let mut state = u64::from(self.run) << 32 | u64::from(self.number);
-        while payload.len() < bytes {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut say = |number: u64| {
             payload.push(' ');
-            payload.push_str(WORDS[(state >> 58) as usize]);
+            payload.push_str(&chat::text(number));
+            payload.len()
+        };
+        let mut number = u64::from(self.number);
+        let Some(bytes) = bytes.into() else {
+            say(number);
+            return payload;
+        };
+        while say(number) < bytes {
+            // Far from the next messages', which say the same otherwise.
+            number += 1 << 32;
         }
-        payload.truncate(bytes.max(NOTE_BYTES));
+        payload.truncate(payload.floor_char_boundary(bytes.max(NOTE_BYTES)));
+        payload.extend(std::iter::repeat_n(' ', bytes.saturating_sub(payload.len())));
         payload
     }
 
@@ -132,6 +75,14 @@ mod tests {
             assert_eq!(payload.len(), bytes.max(NOTE_BYTES));
             assert_eq!(Note::read(payload.as_bytes()), Some(note));
         }
+        let note = |number| Note { run: 1, number, intended_ns: 5 };
+        let said = note(9).payload(None);
+        assert_eq!((Note::read(said.as_bytes()), &said[NOTE_BYTES + 1..]), (Some(note(9)), &chat::text(9)[..]));
+        // Cut at every byte, in the middle of letters too.
+        for bytes in NOTE_BYTES..200 {
+            assert!((0..50).all(|number| note(number).payload(bytes).len() == bytes), "{bytes}");
+        }
+        assert_ne!(note(9).payload(150)[NOTE_BYTES..], note(10).payload(150)[NOTE_BYTES..]);
         assert_eq!(Note::read(b"hello"), None);
         assert_eq!(Note::read(&[b'x'; 64]), None);
     }

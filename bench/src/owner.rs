@@ -29,6 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
+use crate::chat;
 use crate::clock::now_ns;
 use crate::note::Note;
 use crate::publish::Published;
@@ -59,23 +60,42 @@ pub(crate) struct Plan {
     pub(crate) secret: String,
     /// As the connector's other owners count them.
     pub(crate) partitions: u32,
-    /// Of a payload.
-    pub(crate) bytes: usize,
+    /// Of a payload; `None`: messages are chat, as long as what is said, and of many senders.
+    pub(crate) bytes: Option<usize>,
 }
 
 /// The message that viewers get.
-fn message(schedule: &Schedule, room: u32, offset: u64, note: Note, bytes: usize) -> Message {
+fn message(schedule: &Schedule, room: u32, offset: u64, note: Note, bytes: Option<usize>) -> Message {
+    let sender = match bytes {
+        Some(_) => Sender { uid: "bench".into(), name: "bench".into() },
+        None => {
+            let (uid, name) = chat::sender(note.number.into());
+            Sender { uid: uid.to_string(), name }
+        }
+    };
     Message {
         channel: format!("room:{}", schedule.room_name(room)),
-        // 22 characters, as logic's.
-        id: format!("{:08x}{:014x}", note.run, note.number),
+        id: id(note),
         offset,
         time_ms: time_ms(),
-        sender: Some(Sender { uid: "bench".into(), name: "bench".into() }),
+        sender: Some(sender),
         r#type: "text".into(),
         payload: Some(message::Payload::Text(note.payload(bytes))),
         ..Message::default()
     }
+}
+
+/// 22 characters, as logic's, and as hard to compress.
+fn id(note: Note) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    // Odd factors (Steele and Vigna, 2021), and shifts that can be undone: no two messages have the same.
+    let seed = u64::from(note.run) << 32 | u64::from(note.number);
+    let halves = [0xd134_2543_de82_ef95_u64, 0xaf25_1af3_b0f0_25b5].map(|factor| {
+        let mixed = seed.wrapping_mul(factor);
+        (mixed ^ mixed >> 32).wrapping_mul(factor)
+    });
+    let digits = halves.into_iter().flat_map(|half| (0..11).map(move |at| half >> (at * 6) & 63));
+    digits.map(|digit| char::from(LETTERS[digit as usize])).collect()
 }
 
 fn time_ms() -> i64 {
@@ -86,7 +106,7 @@ fn time_ms() -> i64 {
 /// Bytes of an encoded message with a payload of so many: what stands on the wire is that and its frame.
 pub(crate) fn message_bytes(schedule: &Schedule, payload_bytes: usize) -> usize {
     let note = Note { run: schedule.run, number: 0, intended_ns: 0 };
-    message(schedule, 0, FIRST_OFFSET, note, payload_bytes).encoded_len()
+    message(schedule, 0, FIRST_OFFSET, note, Some(payload_bytes)).encoded_len()
 }
 
 /// An owner at work; it owns until it is dropped.
@@ -385,7 +405,8 @@ mod tests {
         let bytes = message_bytes(&schedule, 40);
         for (room, offset, number) in [(0, FIRST_OFFSET + 1, 0), (999, FIRST_OFFSET + 200_000_000, 9_999_999)] {
             let note = Note { run: schedule.run, number, intended_ns: u64::MAX };
-            assert_eq!(message(&schedule, room, offset, note, 40).encoded_len(), bytes);
+            assert_eq!(id(note).len(), 22);
+            assert_eq!(message(&schedule, room, offset, note, Some(40)).encoded_len(), bytes);
         }
     }
 }

@@ -41,8 +41,8 @@ const HEADERS_MAX: usize = 64;
 pub(crate) struct Plan {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) dialect: Dialect,
-    /// Of a payload.
-    pub(crate) bytes: usize,
+    /// Of a payload; `None`: as long as what is said.
+    pub(crate) bytes: Option<usize>,
     /// `host:port`.
     pub(crate) host: String,
     pub(crate) api_key: String,

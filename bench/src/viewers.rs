@@ -42,6 +42,8 @@ pub(crate) struct Stage {
     pub(crate) one_in: u32,
     pub(crate) dialect: Dialect,
     pub(crate) tcp: bool,
+    /// They offer permessage-deflate.
+    pub(crate) compress: bool,
     /// As given: what the upgrade names.
     pub(crate) host: String,
     pub(crate) token: String,
@@ -66,6 +68,7 @@ impl Stage {
         Wire::new(&Viewer {
             dialect: self.dialect,
             tcp: self.tcp,
+            compress: self.compress,
             host: &self.host,
             room: &self.schedule.room_name(room),
             token: &self.token,

@@ -33,8 +33,6 @@ const NOT_NOW: &str = "not now";
 pub enum Dialect {
     /// Barrage's own, protobuf.
     Native,
-    /// The same, its messages compressed (permessage-deflate).
-    NativeDeflate,
     /// goim's.
     Goim,
     /// Bilibili's, each message in a packet of its own.
@@ -49,7 +47,7 @@ impl Dialect {
     /// Bilibili's `protover`; `None`: another dialect.
     fn protover(self) -> Option<u16> {
         match self {
-            Self::Native | Self::NativeDeflate | Self::Goim => None,
+            Self::Native | Self::Goim => None,
             Self::Bilibili => Some(0),
             Self::BilibiliZlib => Some(2),
             Self::BilibiliBrotli => Some(3),
@@ -82,6 +80,8 @@ pub(crate) enum Event<'a> {
 pub(crate) struct Viewer<'a> {
     pub(crate) dialect: Dialect,
     pub(crate) tcp: bool,
+    /// By WebSocket: it offers permessage-deflate, and the server must take it.
+    pub(crate) compress: bool,
     /// `host:port`, for the handshake.
     pub(crate) host: &'a str,
     /// A room's ID.
@@ -93,6 +93,7 @@ pub(crate) struct Viewer<'a> {
 pub(crate) struct Wire {
     carrier: Carrier,
     dialect: Dialect,
+    compress: bool,
     room: String,
     /// What has come of an answer or of a frame that is not whole (TCP, handshake).
     part: Vec<u8>,
@@ -123,6 +124,7 @@ impl Wire {
         let mut wire = Self {
             carrier: if viewer.tcp { Carrier::Tcp } else { Carrier::Upgrading },
             dialect: viewer.dialect,
+            compress: viewer.compress,
             room: viewer.room.to_owned(),
             part: Vec::new(),
             out: Vec::new(),
@@ -133,21 +135,23 @@ impl Wire {
         let upgrade = (!viewer.tcp).then(|| {
             let protocol = match viewer.dialect {
                 Dialect::Native => format!("Sec-WebSocket-Protocol: {}\r\n", native::SUBPROTOCOL_BINARY),
-                Dialect::NativeDeflate => format!(
-                    "Sec-WebSocket-Protocol: {}\r\nSec-WebSocket-Extensions: {DEFLATE}; server_no_context_takeover; \
-                     client_no_context_takeover\r\n",
-                    native::SUBPROTOCOL_BINARY
-                ),
                 _ => String::new(),
+            };
+            let offer = if viewer.compress {
+                format!(
+                    "Sec-WebSocket-Extensions: {DEFLATE}; server_no_context_takeover; client_no_context_takeover\r\n"
+                )
+            } else {
+                String::new()
             };
             format!(
                 "GET /sub HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n",
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}{offer}\r\n",
                 viewer.host
             )
         });
         match viewer.dialect {
-            Dialect::Native | Dialect::NativeDeflate => {
+            Dialect::Native => {
                 if viewer.tcp {
                     wire.out.extend_from_slice(native::MAGIC);
                 }
@@ -176,15 +180,12 @@ impl Wire {
         wire
     }
 
-    /// One that is in its room and between two frames: whoever is so needs no codec of its own.
+    /// One that is in its room and between two frames, and offered no compression: whoever is so needs no codec of its own.
     pub(crate) fn at_rest(dialect: Dialect, tcp: bool) -> Self {
         Self {
-            carrier: if tcp {
-                Carrier::Tcp
-            } else {
-                Carrier::WebSocket(decoder(), (dialect == Dialect::NativeDeflate).then(Box::default))
-            },
+            carrier: if tcp { Carrier::Tcp } else { Carrier::WebSocket(decoder(), None) },
             dialect,
+            compress: false,
             room: String::new(),
             part: Vec::new(),
             out: Vec::new(),
@@ -201,13 +202,13 @@ impl Wire {
             Carrier::Upgrading => false,
             Carrier::WebSocket(decoder, _) => decoder.is_idle(),
         };
-        between && self.out.is_empty()
+        between && self.out.is_empty() && !self.compress
     }
 
     /// Says that it is still here.
     pub(crate) fn heartbeat(&mut self) {
         match self.dialect {
-            Dialect::Native | Dialect::NativeDeflate => self.ask(client_frame::Body::Ping(Ping {})),
+            Dialect::Native => self.ask(client_frame::Body::Ping(Ping {})),
             _ => self.packet(operation::HEARTBEAT, b""),
         }
     }
@@ -254,7 +255,7 @@ impl Wire {
                 return Err(format!("the upgrade was refused: {}", answer.lines().next().unwrap_or_default()));
             }
             let compressed = self.part[..end].windows(DEFLATE.len()).any(|window| window == DEFLATE.as_bytes());
-            if compressed != (self.dialect == Dialect::NativeDeflate) {
+            if compressed != self.compress {
                 return Err(format!("the server's answer to the upgrade has {DEFLATE}: {compressed}"));
             }
             self.out.append(&mut self.upgraded);
@@ -314,7 +315,7 @@ impl Wire {
 
     fn message(&mut self, message: &[u8], told: &mut impl FnMut(Event<'_>)) -> Result<(), String> {
         match self.dialect {
-            Dialect::Native | Dialect::NativeDeflate => self.server_frame(message, told),
+            Dialect::Native => self.server_frame(message, told),
             _ => packet::in_message(message, FRAME_BYTES_MAX)
                 .try_for_each(|packet| self.server_packet(packet.map_err(|bad| bad.to_string())?, told)),
         }
@@ -325,7 +326,7 @@ impl Wire {
         let mut input = bytes;
         loop {
             match self.dialect {
-                Dialect::Native | Dialect::NativeDeflate => match native::unpack(&mut input, FRAME_BYTES_MAX) {
+                Dialect::Native => match native::unpack(&mut input, FRAME_BYTES_MAX) {
                     Ok(Some(frame)) => self.server_frame(frame, told)?,
                     Ok(None) => return Ok(input.len()),
                     Err(bad) => return Err(bad.to_string()),
@@ -341,7 +342,7 @@ impl Wire {
     /// Bytes of a frame with what carries it.
     fn on_the_wire(&self, bytes: usize) -> usize {
         match (&self.carrier, self.dialect) {
-            (Carrier::Tcp, Dialect::Native | Dialect::NativeDeflate) => bytes + native::LENGTH_BYTES,
+            (Carrier::Tcp, Dialect::Native) => bytes + native::LENGTH_BYTES,
             (Carrier::Tcp, _) => bytes,
             // RFC 6455 section 5.2: 2, with a longer length 4 or 10.
             _ => {
@@ -471,27 +472,46 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [(Dialect, bool); 9] = [
-        (Dialect::Native, false),
-        (Dialect::NativeDeflate, false),
-        (Dialect::Native, true),
-        (Dialect::Goim, false),
-        (Dialect::Goim, true),
-        (Dialect::Bilibili, true),
-        (Dialect::BilibiliZlib, true),
-        (Dialect::BilibiliBrotli, true),
-        (Dialect::BilibiliBrotli, false),
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Over {
+        Tcp,
+        WebSocket,
+        Deflate,
+    }
+
+    const KINDS: [(Dialect, Over); 10] = [
+        (Dialect::Native, Over::WebSocket),
+        (Dialect::Native, Over::Deflate),
+        (Dialect::Native, Over::Tcp),
+        (Dialect::Goim, Over::WebSocket),
+        (Dialect::Goim, Over::Deflate),
+        (Dialect::Goim, Over::Tcp),
+        (Dialect::Bilibili, Over::Tcp),
+        (Dialect::BilibiliZlib, Over::Tcp),
+        (Dialect::BilibiliBrotli, Over::Tcp),
+        (Dialect::BilibiliBrotli, Over::WebSocket),
     ];
 
-    fn upgraded(dialect: Dialect) -> &'static [u8] {
-        match dialect {
-            Dialect::NativeDeflate => b"HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
-            _ => b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n",
+    fn upgraded(over: Over) -> &'static [u8] {
+        match over {
+            Over::Tcp => b"",
+            Over::WebSocket => b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n",
+            Over::Deflate => b"HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
         }
     }
 
-    fn wire(dialect: Dialect, tcp: bool) -> Wire {
-        Wire::new(&Viewer { dialect, tcp, host: "h:1", room: "r", token: "" })
+    fn wire(dialect: Dialect, over: Over) -> Wire {
+        let (tcp, compress) = (over == Over::Tcp, over == Over::Deflate);
+        Wire::new(&Viewer { dialect, tcp, compress, host: "h:1", room: "r", token: "" })
+    }
+
+    /// A message, as `over` carries what is pushed.
+    fn carried(over: Over, body: &[u8], out: &mut Vec<u8>) {
+        match over {
+            Over::Tcp => out.extend_from_slice(body),
+            Over::WebSocket => websocket::encode(Opcode::Binary, body, out),
+            Over::Deflate => websocket::encode_deflated(Opcode::Binary, body, &mut Deflater::new(15), out),
+        }
     }
 
     fn message(payload: message::Payload) -> server_frame::Body {
@@ -508,11 +528,12 @@ mod tests {
     }
 
     /// What a server says from the beginning on, in each dialect, and what a viewer is to be told of it.
-    fn said(dialect: Dialect, tcp: bool) -> (Vec<u8>, Vec<String>) {
-        let mut out = if tcp { Vec::new() } else { upgraded(dialect).to_vec() };
+    fn said(dialect: Dialect, over: Over) -> (Vec<u8>, Vec<String>) {
+        let tcp = over == Over::Tcp;
+        let mut out = upgraded(over).to_vec();
         let mut bodies: Vec<Vec<u8>> = Vec::new();
         match dialect {
-            Dialect::Native | Dialect::NativeDeflate => {
+            Dialect::Native => {
                 let text = |text: String| message(message::Payload::Text(text));
                 for body in [
                     server_frame::Body::Connected(Connected { heartbeat_s: 7, ..Connected::default() }),
@@ -531,12 +552,8 @@ mod tests {
                 for body in &bodies {
                     if tcp {
                         out.extend_from_slice(&(body.len() as u32).to_be_bytes());
-                        out.extend_from_slice(body);
-                    } else if dialect == Dialect::NativeDeflate {
-                        websocket::encode_deflated(Opcode::Binary, body, &mut Deflater::new(15), &mut out);
-                    } else {
-                        websocket::encode(Opcode::Binary, body, &mut out);
                     }
+                    carried(over, body, &mut out);
                 }
             }
             Dialect::Bilibili | Dialect::BilibiliZlib | Dialect::BilibiliBrotli => {
@@ -557,11 +574,7 @@ mod tests {
                 packer.pack(version, [chat("one")], &mut packets);
                 let gift = br#"{"cmd":"SEND_GIFT","data":{}}"#.to_vec();
                 packer.pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);
-                if tcp {
-                    out.extend_from_slice(&packets);
-                } else {
-                    websocket::encode(Opcode::Binary, &packets, &mut out);
-                }
+                carried(over, &packets, &mut out);
             }
             Dialect::Goim => {
                 let long = vec![b'3'; 70_000];
@@ -578,18 +591,14 @@ mod tests {
                 } else {
                     goim::batch(&inner, &mut packets);
                 }
-                if tcp {
-                    out.extend_from_slice(&packets);
-                } else {
-                    websocket::encode(Opcode::Binary, &packets, &mut out);
-                }
+                carried(over, &packets, &mut out);
             }
         }
         if !tcp {
             websocket::encode(Opcode::Ping, b"still?", &mut out);
             websocket::close(4015, "draining", &mut out);
         }
-        let native = matches!(dialect, Dialect::Native | Dialect::NativeDeflate);
+        let native = dialect == Dialect::Native;
         // Bilibili's are JSON, which takes only UTF-8.
         let two = if dialect.protover().is_some() { &b"two"[..] } else { &b"\xfftwo"[..] };
         let (two, three) = (format!("{two:?}"), format!("{:?}", vec![b'3'; 70_000]));
@@ -605,10 +614,10 @@ mod tests {
 
     #[test]
     fn any_split_of_the_bytes_tells_the_same() {
-        for (dialect, tcp) in KINDS {
-            let (bytes, expected) = said(dialect, tcp);
+        for (dialect, over) in KINDS {
+            let (bytes, expected) = said(dialect, over);
             for piece in [1, 2, 3, 7, 100, 65_536, usize::MAX] {
-                let mut wire = wire(dialect, tcp);
+                let mut wire = wire(dialect, over);
                 let mut told = Vec::new();
                 for piece in bytes.clone().chunks_mut(piece) {
                     let mut tell = |event: Event<'_>| {
@@ -622,7 +631,7 @@ mod tests {
                     };
                     wire.read(piece, &mut tell).unwrap();
                 }
-                assert!(told == expected, "{dialect:?} {tcp} {piece}: {told:.200?}");
+                assert!(told == expected, "{dialect:?} {over:?} {piece}: {told:.200?}");
                 if dialect == Dialect::Native {
                     assert_eq!(wire.heartbeat_s, 7);
                 }
@@ -632,13 +641,14 @@ mod tests {
 
     #[test]
     fn an_answer_to_a_heartbeat_is_told_with_its_bytes_on_the_wire() {
-        for (dialect, tcp) in KINDS {
-            let mut wire = wire(dialect, tcp);
+        for (dialect, over) in KINDS {
+            let mut wire = wire(dialect, over);
+            let tcp = over == Over::Tcp;
             if !tcp {
-                wire.read(&mut upgraded(dialect).to_vec(), &mut |_| ()).unwrap();
+                wire.read(&mut upgraded(over).to_vec(), &mut |_| ()).unwrap();
             }
             let (mut body, mut out) = (Vec::new(), Vec::new());
-            if matches!(dialect, Dialect::Native | Dialect::NativeDeflate) {
+            if dialect == Dialect::Native {
                 let pong = Pong { time_ms: 1 << 40, ..Pong::default() };
                 native::to_binary(&ServerFrame { request: 3, body: Some(server_frame::Body::Pong(pong)) }, &mut body);
             } else {
@@ -660,15 +670,16 @@ mod tests {
                 }
             };
             wire.read(&mut out, &mut tell).unwrap();
-            assert_eq!(told, Some(length), "{dialect:?} {tcp}");
+            assert_eq!(told, Some(length), "{dialect:?} {over:?}");
         }
     }
 
     #[test]
     fn a_wire_at_rest_goes_on_where_another_left_off() {
-        for (dialect, tcp) in KINDS {
-            let (bytes, expected) = said(dialect, tcp);
-            let (mut own, mut told, mut changes) = (wire(dialect, tcp), 0, 0);
+        for (dialect, over) in KINDS.into_iter().filter(|(_, over)| *over != Over::Deflate) {
+            let tcp = over == Over::Tcp;
+            let (bytes, expected) = said(dialect, over);
+            let (mut own, mut told, mut changes) = (wire(dialect, over), 0, 0);
             own.out.clear();
             for byte in bytes {
                 own.read(&mut [byte], &mut |_| told += 1).unwrap();
@@ -678,7 +689,7 @@ mod tests {
                     changes += 1;
                 }
             }
-            assert!(told == expected.len() && changes >= 2, "{dialect:?} {tcp}: {told} events, {changes} changes");
+            assert!(told == expected.len() && changes >= 2, "{dialect:?} {over:?}: {told} events, {changes} changes");
         }
     }
 
@@ -701,7 +712,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_the_upgrade_before_its_answer() {
-        let mut wire = wire(Dialect::Goim, false);
+        let mut wire = wire(Dialect::Goim, Over::WebSocket);
         assert!(wire.out.ends_with(b"\r\n\r\n"));
         wire.out.clear();
         wire.read(&mut b"HTTP/1.1 101 S\r\n\r\n".to_vec(), &mut |_| ()).unwrap();
@@ -709,8 +720,16 @@ mod tests {
     }
 
     #[test]
+    fn compression_that_was_offered_must_be_taken_and_no_other() {
+        for (over, answered) in [(Over::Deflate, Over::WebSocket), (Over::WebSocket, Over::Deflate)] {
+            let refused = wire(Dialect::Goim, over).read(&mut upgraded(answered).to_vec(), &mut |_| ());
+            assert!(refused.unwrap_err().contains(DEFLATE));
+        }
+    }
+
+    #[test]
     fn a_refused_upgrade_says_why() {
-        let mut wire = wire(Dialect::Native, false);
+        let mut wire = wire(Dialect::Native, Over::WebSocket);
         let refused = wire.read(&mut b"HTTP/1.1 403 Forbidden\r\n\r\n".to_vec(), &mut |_| ());
         assert_eq!(refused, Err("the upgrade was refused: HTTP/1.1 403 Forbidden".into()));
     }

@@ -272,6 +272,7 @@ impl Worker {
         let wire = Wire::new(&Viewer {
             dialect: self.plan.dialect,
             tcp: self.plan.tcp,
+            compress: false,
             host: &self.plan.host,
             room: &room(self.plan.run, number % self.plan.rooms),
             token: &self.token(number),
