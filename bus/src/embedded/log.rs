@@ -323,6 +323,11 @@ impl Appender {
         self.position
     }
 
+    /// The last record's time, milliseconds since 1970; 0: there is none.
+    pub(super) fn newest_ms(&self) -> i64 {
+        self.last_ms
+    }
+
     /// Begins a segment when the last record of the current one is past the retention, so that it can be deleted.
     pub(super) fn begin_if_old(&mut self, now_ms: i64) -> io::Result<()> {
         let empty = self.position == Header::bytes(self.next.len()) as u64;

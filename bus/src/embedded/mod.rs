@@ -18,6 +18,7 @@
 //! What a watched group has not read is deleted by the bound on bytes only, and before that `ready` refuses (rule 4).
 
 mod checkpoint;
+mod clock;
 pub(crate) mod disk;
 mod group;
 mod log;
@@ -29,6 +30,7 @@ use crate::{Bus, Config, Consumer, Error, Offset, RECORD_BYTES_MAX, Reader, Star
 use async_trait::async_trait;
 use bytes::Bytes;
 use checkpoint::Checkpoints;
+use clock::{Clock, wall_ms};
 use disk::Disk;
 use fs4::FileExt;
 use futures::FutureExt;
@@ -40,7 +42,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +121,7 @@ impl Embedded {
         let lock = if dir.is_dir() { Some(lock(dir)?) } else { None };
 
         let begun = Instant::now();
-        let now = now_ms();
+        let now = wall_ms();
         let live = 2 * config.partitions as usize;
         let seconds = [config.retention_s, config.control_retention_s, config.dead_letter_retention_s];
         let mut appenders = Vec::new();
@@ -158,8 +160,9 @@ impl Embedded {
         })?;
         let writer = spawn("bus-write", {
             let shared = shared.clone();
+            let clock = Clock::new(appenders.iter().map(Appender::newest_ms).max().unwrap_or(0));
             Box::new(move || {
-                Writer { shared: &shared, disk: &*disk, appenders, looked: Instant::now() }.run();
+                Writer { shared: &shared, disk: &*disk, appenders, clock, looked: Instant::now() }.run();
                 shared.checkpoints.close();
                 if checkpointer.join().is_err() {
                     tracing::error!("the thread that writes checkpoints has panicked");
@@ -351,6 +354,7 @@ struct Writer<'a> {
     shared: &'a Shared,
     disk: &'a dyn Disk,
     appenders: Vec<Appender>,
+    clock: Clock,
     looked: Instant,
 }
 
@@ -417,8 +421,9 @@ impl Writer<'_> {
             }
             let incoming =
                 waiting.iter().map(|one| Incoming { slot: one.place.slot, value: one.value.clone() }).collect();
+            let now = self.clock.now_ms();
             let appender = &mut self.appenders[number];
-            let durable = match appender.append(incoming, now_ms()) {
+            let durable = match appender.append(incoming, now) {
                 Ok(durable) => durable,
                 Err(error) => {
                     for one in waiting {
@@ -446,7 +451,7 @@ impl Writer<'_> {
             return Ok(());
         }
         self.looked = Instant::now();
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let mut lag = None;
         for (number, appender) in self.appenders.iter_mut().enumerate() {
             appender.begin_if_old(now)?;
@@ -487,8 +492,4 @@ fn stopped() -> Error {
 /// A panic elsewhere leaves none of these half changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
