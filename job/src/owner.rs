@@ -15,19 +15,22 @@
 //!   anything that is still young enough to be delivered;
 //! - a record is never lost because it was itself seen before.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod holds;
+mod rooms;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bus::{Offset, Start};
 use bytes::Bytes;
 use prost::Message as _;
-use proto::channel::{self, Channel};
 use proto::{client, cluster, native, record};
 use rustc_hash::FxHashMap;
 
+use self::holds::Holds;
 use crate::item::Encoded;
 use crate::metrics::Metrics;
-use crate::room::{Answer, Holder, Holding, Place, RECENT_MESSAGES, Room, gap_item};
+use crate::room::{Holder, Room, gap_item};
 use crate::seen::{Budget, REPEAT_MS, Seen};
 
 /// How long a new owner waits for the connectors that are attached to say what they hold, milliseconds. One that says
@@ -41,13 +44,6 @@ const CLOCKS_MS: i64 = 10_000;
 /// what a new owner reads again.
 const THROUGH_MS: i64 = 5_000;
 const _: () = assert!(THROUGH_MS * 10 < REPEAT_MS);
-
-/// What the answer to a hold takes of a queue besides its messages, bytes, generously.
-const HELD_BYTES: usize = 512;
-
-/// A room that nobody holds is forgotten this long after its last message, milliseconds: as long as the bus keeps it.
-/// Over the budget of recent messages it is forgotten as soon as what it keeps is too old to be delivered.
-const ROOM_IDLE_MS: i64 = 60 * 60 * 1000;
 
 /// How often rooms are looked through for what can be let go, milliseconds.
 const SWEEP_MS: i64 = 5_000;
@@ -113,16 +109,6 @@ enum State {
     Lost,
 }
 
-/// A hold that is answered when the owner is live.
-struct Waiting {
-    from: Holder,
-    hold: u64,
-    channel: String,
-    place: Place,
-    /// Everything after its position is delivered while replaying: nothing is missing when it is answered.
-    followed: bool,
-}
-
 /// A connector's stream.
 #[derive(Default)]
 struct Connector {
@@ -151,7 +137,7 @@ pub(crate) struct Owner {
     forgotten: (Offset, u64),
     connectors: BTreeMap<Holder, Connector>,
     rooms: FxHashMap<String, Room>,
-    waiting: Vec<Waiting>,
+    waiting: Holds,
     /// Rooms with a gap that holders have not been told.
     gapped: BTreeSet<String>,
     seen: Seen,
@@ -185,7 +171,7 @@ impl Owner {
             forgotten: (0, 0),
             connectors: BTreeMap::new(),
             rooms: FxHashMap::default(),
-            waiting: Vec::new(),
+            waiting: Holds::default(),
             gapped: BTreeSet::new(),
             seen,
             through_ms: now_ms,
@@ -256,76 +242,6 @@ impl Owner {
         self.let_go(connector);
         if let Some(connector) = self.connectors.get_mut(&connector) {
             connector.collecting = true;
-        }
-    }
-
-    /// A connector takes up a channel, or takes it up again.
-    pub(crate) fn hold(&mut self, from: Holder, hold: cluster::Hold) {
-        if hold.epoch != self.epoch || !self.connectors.contains_key(&from) || !self.is_ours(&hold.channel) {
-            // Of another epoch: it holds anew when it has seen this one's `Own`.
-            return;
-        }
-        let place = if hold.log.is_empty() {
-            Place::Nothing { recent: (hold.recent as usize).min(RECENT_MESSAGES) }
-        } else if *hold.log == *self.terms.log {
-            let ordinal = (hold.ordinal_epoch == self.epoch).then_some(hold.ordinal);
-            Place::At { offset: hold.offset, ordinal }
-        } else {
-            Place::Elsewhere
-        };
-        let mut waiting = Waiting { from, hold: hold.hold, channel: hold.channel, place, followed: false };
-        match self.state {
-            State::Paused | State::Lost => return,
-            State::Replaying if self.from.is_some() => self.follow(&mut waiting),
-            State::Collecting { .. } | State::Replaying | State::Live => {}
-        }
-        self.waiting.push(waiting);
-    }
-
-    /// Answers the holds that wait, once the owner is live, as far as the connectors' queues have room: `room` is asked
-    /// for each connector's, in bytes. The rest waits, so that no number of holds makes a queue run over.
-    pub(crate) fn answer_holds(&mut self, mut room: impl FnMut(Holder) -> usize) {
-        if self.state != State::Live || self.waiting.is_empty() {
-            return;
-        }
-        let mut rooms: BTreeMap<Holder, usize> = BTreeMap::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let left = rooms.entry(waiting.from).or_insert_with(|| room(waiting.from));
-            let answer = match waiting.followed {
-                true => Answer::default(),
-                false if *left == 0 => Answer::default(),
-                false => {
-                    let bytes_max = self.terms.answer_bytes_max;
-                    self.room(&waiting.channel).answer(waiting.place, bytes_max)
-                }
-            };
-            let bytes = HELD_BYTES + answer.recent.iter().map(Encoded::len).sum::<usize>();
-            if bytes <= *left {
-                *left -= bytes;
-                self.answer(waiting, answer);
-            } else {
-                // Nor any later one of this connector's, so that they stay in order.
-                *left = 0;
-                self.waiting.push(waiting);
-            }
-        }
-    }
-
-    /// A connector has said all that it holds.
-    pub(crate) fn holds_done(&mut self, connector: Holder, epoch: u64, now_ms: i64) {
-        if epoch == self.epoch
-            && let Some(connector) = self.connectors.get_mut(&connector)
-        {
-            connector.collecting = false;
-            self.begin_if_collected(now_ms);
-        }
-    }
-
-    /// A connector has nobody left in a channel.
-    pub(crate) fn release(&mut self, connector: Holder, channel: &str) {
-        self.waiting.retain(|waiting| waiting.from != connector || waiting.channel != channel);
-        if let Some(room) = self.rooms.get_mut(channel) {
-            room.holders.retain(|holding| holding.to != connector);
         }
     }
 
@@ -408,66 +324,8 @@ impl Owner {
         for room in self.rooms.values_mut() {
             room.begin(first - 1);
         }
-        let mut waiting = std::mem::take(&mut self.waiting);
-        for waiting in &mut waiting {
-            self.follow(waiting);
-        }
-        self.waiting = waiting;
+        self.follow_all();
         true
-    }
-
-    /// From here on every record goes to a waiting holder whose position is not before what has been read.
-    fn follow(&mut self, waiting: &mut Waiting) {
-        let progress = self.progress;
-        if let Place::At { offset, .. } = waiting.place
-            && offset >= progress
-        {
-            waiting.followed = true;
-            let holding = self.holding(waiting.from, &waiting.channel, offset);
-            holding.position = holding.position.max(offset);
-        }
-    }
-
-    fn holding(&mut self, to: Holder, channel: &str, position: Offset) -> &mut Holding {
-        let holders = &mut self.room(channel).holders;
-        let at = holders.iter().position(|holding| holding.to == to).unwrap_or_else(|| {
-            holders.push(Holding { to, position, missed: 0 });
-            holders.len() - 1
-        });
-        &mut holders[at]
-    }
-
-    fn room(&mut self, channel: &str) -> &mut Room {
-        // A room's name is copied only when it is new.
-        if !self.rooms.contains_key(channel) {
-            let room =
-                Room::new(channel, self.from.unwrap_or(0).max(self.forgotten.0), self.forgotten.1, &self.terms.recent);
-            self.rooms.insert(channel.to_owned(), room);
-        }
-        self.rooms.get_mut(channel).expect("it was just put there")
-    }
-
-    fn answer(&mut self, waiting: Waiting, answer: Answer) {
-        let Waiting { from, hold, channel, .. } = waiting;
-        // What was dropped before lies before this answer.
-        self.tell_gap(&channel, Some(from));
-        let (progress, Answer { missed, recent }) = (self.progress, answer);
-        let holding = self.holding(from, &channel, progress);
-        holding.position = holding.position.max(progress);
-        let metrics = &self.terms.metrics;
-        metrics.holds.inc();
-        metrics.gaps.inc_by(missed.map_or(0, |missed| missed.count));
-        let held = cluster::Held {
-            partition: self.partition,
-            epoch: self.epoch,
-            hold,
-            channel,
-            log: self.terms.log.to_string(),
-            offset: progress,
-            missed,
-            ..cluster::Held::default()
-        };
-        self.send(from, Out::Held(Box::new(held), recent));
     }
 
     fn record(&mut self, now_ms: i64, record: &bus::Record) {
@@ -585,9 +443,8 @@ impl Owner {
 
     fn tell_through(&mut self, whom: impl Fn(&Connector, Offset) -> bool) {
         // What was not said to be held, or not answered, is not complete.
-        let waiting: BTreeSet<Holder> = self.waiting.iter().map(|waiting| waiting.from).collect();
         for (&to, connector) in &mut self.connectors {
-            if !connector.collecting && !waiting.contains(&to) && whom(connector, self.progress) {
+            if !connector.collecting && !self.waiting.has(to) && whom(connector, self.progress) {
                 (connector.fed, connector.through) = (false, self.progress);
                 self.actions.push(Action::Send(to, Out::Through(self.progress)));
             }
@@ -606,63 +463,6 @@ impl Owner {
         if record.offset > self.committed {
             self.actions.push(Action::Letter { offset: record.offset, reason, record: record.value.clone() });
         }
-    }
-
-    fn let_go(&mut self, connector: Holder) {
-        self.waiting.retain(|waiting| waiting.from != connector);
-        for room in self.rooms.values_mut() {
-            room.holders.retain(|holding| holding.to != connector);
-        }
-    }
-
-    /// Forgets rooms that nobody needs, over the budget those that somebody might still come back to, oldest first, and
-    /// what is too old of the others.
-    fn sweep(&mut self, now_ms: i64) {
-        let terms = self.terms.clone();
-        let (budget, keep_from_ms) = (&terms.recent, now_ms - terms.age_ms);
-        let waiting: HashSet<&str> = self.waiting.iter().map(|waiting| waiting.channel.as_str()).collect();
-        let free = |channel: &str, room: &Room| room.holders.is_empty() && !waiting.contains(channel);
-        let forgotten = &mut self.forgotten;
-        let mut forget = |room: &mut Room| {
-            *forgotten = (forgotten.0.max(room.last()), forgotten.1.max(room.ordinal()));
-            room.clear(budget);
-        };
-        self.rooms.retain(|channel, room| {
-            let idle = room.newest_ms().is_none_or(|newest_ms| now_ms - newest_ms > ROOM_IDLE_MS);
-            if idle && free(channel, room) {
-                forget(room);
-                return false;
-            }
-            true
-        });
-        if budget.is_over() {
-            let old = |(channel, room): (&String, &Room)| {
-                let newest_ms = room.newest_ms().filter(|&newest_ms| newest_ms < keep_from_ms)?;
-                free(channel, room).then(|| (newest_ms, channel.clone()))
-            };
-            let mut old: Vec<_> = self.rooms.iter().filter_map(old).collect();
-            old.sort_unstable();
-            for (_, channel) in old {
-                if !budget.is_over() {
-                    break;
-                }
-                if let Some(mut room) = self.rooms.remove(&channel) {
-                    forget(&mut room);
-                }
-            }
-            // Else the table stays as large as it ever was.
-            if self.rooms.len() < self.rooms.capacity() / 4 {
-                self.rooms.shrink_to_fit();
-            }
-        }
-        for room in self.rooms.values_mut() {
-            room.trim(keep_from_ms, budget);
-        }
-    }
-
-    fn is_ours(&self, channel: &str) -> bool {
-        matches!(Channel::parse(channel), Ok(Channel::Room(_)))
-            && channel::partition(channel, self.terms.partitions) == self.partition
     }
 }
 
@@ -704,7 +504,7 @@ mod tests {
 
     const AGE_MS: i64 = 60_000;
 
-    fn owner(recent_bytes_max: usize) -> Owner {
+    pub(super) fn owner(recent_bytes_max: usize) -> Owner {
         let terms = Terms {
             owner: "job".into(),
             log: "log".into(),
