@@ -172,6 +172,9 @@ pub struct ConnectorReport {
     pub deliveries_a_write: f64,
     /// Messages that slow readers were skipped over, each session counted.
     pub skipped: u64,
+    /// Messages not sent because a walk over a room was late, each session counted. Bilibili's and goim's clients cannot be
+    /// told of them.
+    pub shed: u64,
     /// Messages that a core has not got, each room counted.
     pub missed: u64,
     /// Messages that a full core's queue dropped.
@@ -328,6 +331,7 @@ impl ServerReport {
                 bytes_a_write,
                 deliveries_a_write: delivered as f64 / writes as f64,
                 skipped: count("skipped"),
+                shed: count("shed"),
                 missed: count("missed"),
                 queue_drops: count("queue_drops"),
                 writes_per_cpu_s,
@@ -611,8 +615,9 @@ impl fmt::Display for ServerReport {
         }
         writeln!(
             f,
-            "  skipped        {:>16}  deliveries; {} messages missed, {} dropped at a core's queue",
+            "  skipped        {:>16}  deliveries, {} shed; {} messages missed, {} dropped at a core's queue",
             grouped(connector.skipped),
+            grouped(connector.shed),
             grouped(connector.missed),
             grouped(connector.queue_drops)
         )
