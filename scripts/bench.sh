@@ -158,10 +158,11 @@ cluster() {
 }
 
 wanted limit && measure limit 1 limit
-fan rare "$runs" fanout "${direct[@]}" --rate 8
-fan direct "$runs" fanout "${direct[@]}" --deliveries 20e6
-fan direct-goim "$runs" fanout "${direct[@]}" --deliveries 20e6 --dialect goim
-fan whole "$runs" fanout --stand --via http --dialect goim --viewers 5000 --wire-bytes 123 --seconds "$for_s" --deliveries 10e6
+fan rare "$runs" fanout "${direct[@]}" --rate 16
+# More than the target: the last message's way is in the time that deliveries a second are of.
+fan direct "$runs" fanout "${direct[@]}" --deliveries 21e6
+fan direct-goim "$runs" fanout "${direct[@]}" --deliveries 21e6 --dialect goim
+fan whole "$runs" fanout --stand --via http --dialect goim --viewers 5000 --wire-bytes 123 --seconds "$for_s" --deliveries 10.5e6
 fan over "$runs" fanout "${direct[@]}" --deliveries 40e6 --probe
 rooms=(--stand --via connector --wire-bytes 123 --seconds "$for_s")
 fan one-room "$few" fanout "${rooms[@]}" --viewers 15000 --deliveries 75e3
@@ -192,7 +193,7 @@ if wanted idle-whole || wanted storm; then
     servers_down
     whole
     at=(--connect "$(printed whole clients)")
-    wanted idle-whole && measure idle-whole 1 idle --sessions 17000 --rooms 1700 --seconds 10 "${at[@]}"
+    wanted idle-whole && measure idle-whole 1 idle --first 2000 --sessions 16000 --rooms 20 --seconds 10 "${at[@]}"
     servers_down
 fi
 if wanted pipeline-embedded; then
@@ -204,14 +205,13 @@ if wanted pipeline-embedded; then
     servers_down
 fi
 if wanted pipeline-kafka || wanted idle-connector; then
-    config=guests
+    config=tokens
     if cluster; then
         wanted pipeline-kafka && measure pipeline-kafka "$runs" pipeline --seconds 20 --connect "$(printed connector clients)" \
             --http "http://$(printed logic page)" --admin "$(printed logic admin),$(printed job admin),$(printed connector admin)" \
             --kafka "$brokers" --svg "$results/pipeline-kafka.svg"
         connector=$(awk '{ print $NF }' <<<"$server")
-        # Guests, too: what a connector keeps of a session is the same.
-        wanted idle-connector && measure idle-connector 1 idle --sessions 17000 --rooms 1700 --seconds 10 \
+        wanted idle-connector && measure idle-connector 1 idle --first 2000 --sessions 16000 --rooms 20 --seconds 10 \
             --connect "$(printed connector clients)" --server-pid "$connector"
         servers_down
     else

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::clock::{now_ns, process_cpu};
 use crate::environment::{Environment, open_files};
 use crate::error::Error;
-use crate::limit::{FAIR_BYTES, Limit, LimitRow};
+use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S, Limit, LimitRow};
 use crate::note::NOTE_BYTES;
 use crate::output::{Output, Printing};
 use crate::owner::{self, Owner};
@@ -54,6 +54,8 @@ const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 const CHECKED_PER_S: f64 = 200_000.0;
 /// How long each size of `limit` is measured beside a run, seconds.
 const LIMIT_SECONDS: f64 = 1.0;
+/// The same, where its rounds come as rarely as the run's messages, seconds.
+const PACED_LIMIT_SECONDS: f64 = 3.0;
 /// Descriptors a process should keep of its limit for `limit`'s two for each connection.
 const LIMIT_SESSIONS_MAX: u32 = 5000;
 
@@ -529,6 +531,12 @@ impl Fanout {
         }
     }
 
+    /// Whether the machine could write each message to each viewer by itself: then nothing is to be batched.
+    fn is_rare(&self) -> bool {
+        let one_room = self.room_sizes.is_empty() && self.rooms == 1;
+        one_room && self.deliveries.is_none() && self.rate * f64::from(self.viewers) < FAIR_WRITES_PER_CPU_S
+    }
+
     /// What the machine makes of writes as long as the server's were, and of short ones.
     fn limit(
         &self,
@@ -543,16 +551,24 @@ impl Fanout {
         };
         let mut sizes = vec![FAIR_BYTES];
         sizes.extend(Some((bytes / writes).max(1) as usize).filter(|size| size.abs_diff(FAIR_BYTES) > FAIR_BYTES / 10));
-        let limit = Limit {
+        let limit = |sizes, (pace, seconds)| Limit {
             sessions: self.viewers.min(LIMIT_SESSIONS_MAX),
             sizes,
-            seconds: LIMIT_SECONDS,
+            seconds,
+            pace,
             no_uring: true,
-            server_cpus: server,
-            client_cpus: clients,
+            server_cpus: server.clone(),
+            client_cpus: clients.clone(),
             output: Printing::default(),
         };
-        Ok(Some(limit.measure("")?.rows))
+        let mut rows = limit(sizes, (0.0, LIMIT_SECONDS)).measure("")?.rows;
+        if self.is_rare() {
+            // Nothing batches, and between messages everyone sleeps: the machine does the same, a round a message.
+            rows.extend(
+                limit(vec![(bytes / writes).max(1) as usize], (self.rate, PACED_LIMIT_SECONDS)).measure("")?.rows,
+            );
+        }
+        Ok(Some(rows))
     }
 }
 

@@ -1,12 +1,14 @@
 //! `barrage bench idle`: authenticated sessions in rooms that only send heartbeats, and what they cost the server.
 //!
 //! ```text
-//!   look ─▶ all go in ─▶ settle ─▶ look ─▶ hold (a push to all at half time) ─▶ look
-//!    └──────────────── memory ───────────────┼────────────── CPU ─────────────┘
+//!   look ─▶ (the first ones go in, and stay) ─▶ look ─▶ all go in ─▶ settle ─▶ look ─▶ hold (a push to all) ─▶ look
+//!    └──────── memory from empty ──────────────────────────────────────────────────────────────────────────────┤
+//!                                                └──────────── memory ─────────────┴──────────── CPU ──────────┘
 //! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -36,6 +38,9 @@ pub struct Idle {
     /// How long they are held.
     #[arg(long, default_value_t = 60)]
     pub seconds: u32,
+    /// So many others come first, and stay: what the server sets up once is then there, and is no session's cost.
+    #[arg(long, default_value_t = 0)]
+    pub first: u32,
     /// At half time pushes a message to all sessions, and counts whom it reaches.
     #[arg(long)]
     pub push_all: bool,
@@ -75,8 +80,11 @@ pub struct IdleReport {
     pub answered: u64,
     /// That were not when the next was due.
     pub unanswered: u64,
-    /// Growth of the server's resident memory of its own; `None`: no process of a server is to be seen here.
+    /// Growth of the server's resident memory of its own, over those that came after the first; `None`: no process of a
+    /// server is to be seen here.
     pub user_bytes_a_session: Option<f64>,
+    /// The same from the empty server, over all.
+    pub user_bytes_a_session_from_empty: Option<f64>,
     /// Growth of the kernel's objects and buffers; both ends, where the server is here.
     pub kernel_bytes_a_session: f64,
     /// Growth of the workers' memory.
@@ -85,7 +93,7 @@ pub struct IdleReport {
     pub cpu_a_10_000_sessions: Option<Cpu>,
     /// The push.
     pub push: Option<PushReach>,
-    /// The server's processes before the first session.
+    /// The server's processes before them.
     pub before: Look,
     /// And at the end.
     pub after: Look,
@@ -115,6 +123,8 @@ impl Idle {
         let connect = self.crew.check()?;
         let servers = Servers::find(&self.crew.server_pid, &connect)?;
         let progress = Progress::new();
+        let empty = servers.look()?;
+        let first = self.first(&connect, &progress)?;
         let mut fleet = Fleet::start(&self.crew, &connect)?;
         let clients = Servers::find(&fleet.pids(), &[])?;
         let (before, clients_before) = (servers.look()?, clients.look()?);
@@ -132,6 +142,7 @@ impl Idle {
         let last = fleet.hold(half, show)?;
         let (after, clients_after, ended_ns) = (servers.look()?, clients.look()?, now_ns());
         progress.clear();
+        drop(first);
 
         let a_session = |before: u64, after: u64| (after as f64 - before as f64) / (last.joined.max(1)) as f64;
         let used = after.cpu().since(&settled.cpu());
@@ -148,6 +159,10 @@ impl Idle {
             unanswered: last.unanswered,
             user_bytes_a_session: (!servers.is_empty())
                 .then(|| a_session(before.anonymous_bytes(), after.anonymous_bytes())),
+            user_bytes_a_session_from_empty: (!servers.is_empty()).then(|| {
+                let grown = after.anonymous_bytes() as f64 - empty.anonymous_bytes() as f64;
+                grown / (last.joined + u64::from(self.first)).max(1) as f64
+            }),
             kernel_bytes_a_session: a_session(before.kernel_bytes(), after.kernel_bytes()),
             client_bytes_a_session: a_session(clients_before.anonymous_bytes(), clients_after.anonymous_bytes()),
             cpu_a_10_000_sessions: (!servers.is_empty()).then(|| used.times(share)),
@@ -159,6 +174,18 @@ impl Idle {
             before,
             after,
         })
+    }
+
+    /// Those that come first.
+    fn first(&self, connect: &[SocketAddr], progress: &Progress) -> Result<Option<Fleet>, Error> {
+        if self.first == 0 {
+            return Ok(None);
+        }
+        let crew = Crew { sessions: self.first, ..self.crew.clone() };
+        let mut fleet = Fleet::start(&crew, connect)?;
+        fleet.enter(progress)?;
+        fleet.hold(SETTLING, |_| ())?;
+        Ok(Some(fleet))
     }
 
     fn push(&self, text: &str) -> Result<(), Error> {
@@ -207,7 +234,13 @@ impl fmt::Display for IdleReport {
         writeln!(f, "{}\n", self.environment)?;
         writeln!(f, "  until all were in            {:>12.1} s", self.entering_s)?;
         if let Some(bytes) = self.user_bytes_a_session {
-            writeln!(f, "  user space, server           {bytes:>12.0} bytes a session")?;
+            write!(f, "  user space, server           {bytes:>12.0} bytes a session")?;
+            match self.user_bytes_a_session_from_empty.filter(|_| self.settings.first > 0) {
+                Some(bytes) => {
+                    writeln!(f, " after the first {}; {bytes:.0} from empty", grouped(self.settings.first.into()))?;
+                }
+                None => writeln!(f)?,
+            }
         }
         writeln!(f, "  kernel, the ends that are here {:>10.0} bytes a session", self.kernel_bytes_a_session)?;
         writeln!(f, "  user space, clients          {:>12.0} bytes a session", self.client_bytes_a_session)?;

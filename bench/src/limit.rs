@@ -31,6 +31,8 @@ use crate::report::grouped;
 const SESSIONS_MAX: u32 = 100_000;
 /// Longest write, bytes: more than a send buffer takes at once says nothing.
 const BYTES_MAX: usize = 1 << 20;
+/// Most rounds a second: more are one after the other anyway.
+const PACE_MAX: f64 = 10_000.0;
 /// Open files beside the sockets.
 const OTHER_FILES: u64 = 64;
 /// Before the count begins: caches and windows are then as they stay.
@@ -44,6 +46,9 @@ pub(crate) const FAIR_WRITES_PER_CPU_S: f64 = 150_000.0;
 /// The write at which that is asked.
 pub(crate) const FAIR_BYTES: usize = 128;
 
+/// The way of plain calls.
+const SEND: &str = "send";
+
 /// What this machine does without a server: loopback connections, one processor that only sends.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct Limit {
@@ -56,6 +61,10 @@ pub struct Limit {
     /// How long each is measured.
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
+    /// Rounds a second, a write to each connection in each; 0: one round after the other. Between paced rounds readers
+    /// fall asleep, and to wake one is part of the next write's cost.
+    #[arg(long, default_value_t = 0.0)]
+    pub pace: f64,
     /// Without the rows of io_uring; they are left out too where it is not permitted.
     #[arg(long)]
     pub no_uring: bool,
@@ -89,6 +98,8 @@ pub struct LimitReport {
 pub struct LimitRow {
     /// How it was sent.
     pub way: &'static str,
+    /// Rounds a second; 0: one after the other.
+    pub pace: f64,
     /// Of a write.
     pub bytes: usize,
     /// That the kernel took, wholly or in part.
@@ -124,6 +135,7 @@ impl Limit {
         };
         refuse((1..=SESSIONS_MAX).contains(&self.sessions), "sessions", &self.sessions, "1 to 100,000")?;
         refuse(self.seconds.is_finite() && self.seconds > 0.0, "seconds", &self.seconds, "more than 0")?;
+        refuse((0.0..=PACE_MAX).contains(&self.pace), "pace", &self.pace, "0 to 10,000")?;
         for size in &self.sizes {
             refuse((1..=BYTES_MAX).contains(size), "sizes", size, "1 to 1,048,576")?;
         }
@@ -167,10 +179,10 @@ impl Limit {
         let mut ring = if self.no_uring { None } else { BatchedSender::new(served).ok() };
         let mut rows = Vec::new();
         for &bytes in &self.sizes {
-            let work = (served.len() as u64, bytes, seconds);
-            rows.push(row(("send", &mut |payload| plain(served, payload)), work, &mut sent, taken)?);
+            let work = Work { connections: served.len() as u64, bytes, seconds, pace: self.pace };
+            rows.push(row((SEND, &mut |payload| plain(served, payload)), &work, &mut sent, taken)?);
             if let Some(ring) = &mut ring {
-                rows.push(row(("io_uring", &mut |payload| batched(ring, payload)), work, &mut sent, taken)?);
+                rows.push(row(("io_uring", &mut |payload| batched(ring, payload)), &work, &mut sent, taken)?);
             }
         }
         Ok(rows)
@@ -239,10 +251,20 @@ fn batched(sender: &mut BatchedSender, payload: &[u8]) -> io::Result<(u64, u64)>
     broken.map_or(Ok((took, full)), Err)
 }
 
+/// What a row measures.
+struct Work {
+    connections: u64,
+    /// Of a write.
+    bytes: usize,
+    seconds: Duration,
+    /// As [`Limit::pace`].
+    pace: f64,
+}
+
 /// One way and one size; `sent` and `taken` are all bytes so far.
 fn row(
     (way, round): (&'static str, Round<'_>),
-    (connections, bytes, seconds): (u64, usize, Duration),
+    &Work { connections, bytes, seconds, pace }: &Work,
     sent: &mut u64,
     taken: &AtomicU64,
 ) -> io::Result<LimitRow> {
@@ -261,7 +283,10 @@ fn row(
         } else if warm && begun.elapsed() >= seconds {
             break;
         }
-        if refused * 2 > connections {
+        if pace > 0.0 {
+            let next = begun + Duration::from_secs_f64(rounds as f64 / pace);
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        } else if refused * 2 > connections {
             thread::sleep(FULL_PAUSE);
         }
     }
@@ -276,6 +301,7 @@ fn row(
     }
     Ok(LimitRow {
         way,
+        pace,
         bytes,
         writes,
         full,
@@ -297,7 +323,7 @@ impl LimitReport {
 
 /// See [`LimitReport::verdict`].
 pub(crate) fn verdict(rows: &[LimitRow]) -> Option<String> {
-    let row = rows.iter().find(|row| row.bytes == FAIR_BYTES && row.way == "send")?;
+    let row = rows.iter().find(|row| row.bytes == FAIR_BYTES && row.way == SEND && row.pace == 0.0)?;
     let (made, fair) = (grouped(row.writes_per_cpu_s as u64), grouped(FAIR_WRITES_PER_CPU_S as u64));
     Some(if row.writes_per_cpu_s >= FAIR_WRITES_PER_CPU_S {
         format!("limit makes {made} writes a CPU second at 128 bytes: at least {fair}, this run counts")
@@ -310,13 +336,14 @@ pub(crate) fn verdict(rows: &[LimitRow]) -> Option<String> {
 pub(crate) fn table(rows: &[LimitRow], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
         f,
-        "  way       bytes a write    writes/s       MB/s   CPU us a write   writes a CPU s   round ms     full"
+        "  way       rounds/s  bytes a write    writes/s       MB/s   CPU us a write   writes a CPU s   round ms     full"
     )?;
     for row in rows {
         writeln!(
             f,
-            "  {:<9}{:>14}{:>12}{:>11.1}{:>17.3}{:>17}{:>11.2}{:>9}",
+            "  {:<9}{:>9}{:>15}{:>12}{:>11.1}{:>17.3}{:>17}{:>11.2}{:>9}",
             row.way,
+            if row.pace > 0.0 { row.pace.to_string() } else { "-".to_owned() },
             grouped(row.bytes as u64),
             grouped(row.writes_per_s as u64),
             row.bytes_per_s / 1e6,
@@ -355,6 +382,7 @@ mod tests {
             sessions: 20,
             sizes: vec![128, 40_000],
             seconds: 0.05,
+            pace: 0.0,
             no_uring: false,
             server_cpus: None,
             client_cpus: None,
@@ -372,11 +400,30 @@ mod tests {
     }
 
     #[test]
+    fn paced_rounds_come_at_their_time() {
+        let limit = Limit {
+            sessions: 10,
+            sizes: vec![128],
+            seconds: 0.2,
+            pace: 50.0,
+            no_uring: true,
+            server_cpus: None,
+            client_cpus: None,
+            output: Printing::default(),
+        };
+        let report = limit.measure("test").unwrap();
+        // One at the beginning, one at the end.
+        assert!(report.rows[0].writes <= 10 * (10 + 2), "{:?}", report.rows);
+        assert!(report.verdict().is_none(), "a paced row says nothing of how quick the machine is");
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let limit = Limit {
             sessions: 0,
             sizes: vec![1],
             seconds: 1.0,
+            pace: 0.0,
             no_uring: true,
             server_cpus: None,
             client_cpus: None,

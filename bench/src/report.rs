@@ -183,6 +183,8 @@ pub struct ConnectorReport {
     pub writes_per_cpu_s: Option<f64>,
     /// The same, of what `limit` makes at that size.
     pub share_of_limit: Option<f64>,
+    /// The same, of what it makes when its rounds come as rarely as the run's messages, where nothing is to be batched.
+    pub share_of_paced_limit: Option<f64>,
 }
 
 /// A distribution, milliseconds.
@@ -319,12 +321,12 @@ impl ServerReport {
             let bytes_a_write = count("sent_bytes") as f64 / writes as f64;
             let writes_per_cpu_s = connector_s.map(|seconds| writes as f64 / seconds);
             // The row of that size, or of 128 bytes where the writes are about as short.
-            let row = limit.and_then(|rows| {
-                rows.iter().min_by(|a, b| {
-                    let off = |row: &LimitRow| (row.bytes as f64 / bytes_a_write).ln().abs();
-                    off(a).total_cmp(&off(b))
-                })
-            });
+            let share = |paced: bool| {
+                let rows = limit?.iter().filter(|row| paced == (row.pace > 0.0));
+                let off = |row: &LimitRow| (row.bytes as f64 / bytes_a_write).ln().abs();
+                let row = rows.min_by(|a, b| off(a).total_cmp(&off(b)))?;
+                Some(writes_per_cpu_s? / row.writes_per_cpu_s)
+            };
             ConnectorReport {
                 writes,
                 short_writes: count("short_writes"),
@@ -335,7 +337,8 @@ impl ServerReport {
                 missed: count("missed"),
                 queue_drops: count("queue_drops"),
                 writes_per_cpu_s,
-                share_of_limit: writes_per_cpu_s.zip(row).map(|(ours, row)| ours / row.writes_per_cpu_s),
+                share_of_limit: share(false),
+                share_of_paced_limit: share(true),
             }
         });
         (connector.is_some() || spent.usage.is_some()).then_some(Self {
@@ -608,8 +611,11 @@ impl fmt::Display for ServerReport {
         )?;
         if let Some(writes) = connector.writes_per_cpu_s {
             write!(f, "  writes a CPU s {:>16}", grouped(writes as u64))?;
-            match connector.share_of_limit {
-                Some(share) => writeln!(f, "  {:.1} % of limit's at that size", share * 100.0)?,
+            if let Some(share) = connector.share_of_limit {
+                write!(f, "  {:.1} % of limit's at that size", share * 100.0)?;
+            }
+            match connector.share_of_paced_limit {
+                Some(share) => writeln!(f, ", {:.1} % of it at that pace", share * 100.0)?,
                 None => writeln!(f)?,
             }
         }

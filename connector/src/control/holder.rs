@@ -137,6 +137,7 @@ impl Holder {
             asks.hold = self.last_hold;
             self.actions.push(ask(owner, number, partition.epoch, &name, &asks));
         }
+        entry.members.reserve_exact(1);
         entry.members.push(Member { core, asks: Some(asks) });
     }
 

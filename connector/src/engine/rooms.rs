@@ -136,6 +136,8 @@ impl Engine {
                 // Only native clients can ask for what was.
                 let (from, offset) =
                     if encoding.is_native() { (room.first(), room.floor) } else { (room.end(), room.offset) };
+                // Most rooms have one: a vector would begin with room for four, of half a KiB each.
+                room.feeds.reserve_exact(1);
                 room.feeds.push(Feed::new(encoding, from, offset));
                 room.feeds.len() - 1
             }

@@ -204,6 +204,8 @@ impl Owner {
     pub(super) fn holding(&mut self, to: Holder, channel: &str, position: Offset) -> &mut Holding {
         let holders = &mut self.room(channel).holders;
         let at = holders.iter().position(|holding| holding.to == to).unwrap_or_else(|| {
+            // In most rooms of a small cluster there are one or two.
+            holders.reserve_exact(1);
             holders.push(Holding { to, position, missed: 0 });
             holders.len() - 1
         });
