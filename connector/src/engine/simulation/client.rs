@@ -49,8 +49,8 @@ impl Speaks {
 /// A place in a room's history as the client knows it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Watch {
-    /// What it has everything after: log, offset.
-    pub(super) base: (String, u64),
+    /// What it has everything after: log, offset on each lane.
+    pub(super) base: (String, [u64; 2]),
     /// Numbers of messages that came.
     pub(super) got: BTreeSet<u64>,
     /// Messages that it was told it missed.
@@ -69,7 +69,7 @@ impl Watch {
     /// Somebody else has told the client everything up to `offset`.
     pub(super) fn elsewhere(&mut self, offset: u64) {
         let log = std::mem::take(&mut self.position.log);
-        self.base = (log.clone(), offset);
+        self.base = (log.clone(), [offset; 2]);
         self.position = client::Position { log, normal: offset, high: offset };
         (self.got, self.gaps, self.inexact) = (BTreeSet::new(), 0, false);
     }
@@ -421,8 +421,9 @@ impl Client {
             None => None,
             other => panic!("{other:?} is answered by a subscription"),
         };
+        // Who resumes may have more of the high lane than of the other, and never less.
         let fresh = Watch {
-            base: (position.log.clone(), position.normal),
+            base: (position.log.clone(), [position.high.max(position.normal), position.normal]),
             position: position.clone(),
             live: true,
             ..Watch::default()

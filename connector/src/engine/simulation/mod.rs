@@ -5,8 +5,9 @@
 //!       └─ what each got ────────────────── compared at the end with ───────────── what was published
 //! ```
 //!
-//! A seed gives one run. `BARRAGE_SEED=7 cargo test -p connector simulation` runs that one alone, and each failure names
-//! its seed. [`super::config::Fault`]s are planted to show that the checks see what they are there for.
+//! A seed gives one run. `BARRAGE_SEED=7 cargo test -p connector simulation` runs that one alone, `BARRAGE_SEED=0..20000`
+//! so many, and each failure names its seed. [`super::config::Fault`]s are planted to show that the checks see what they
+//! are there for.
 
 mod client;
 mod net;
@@ -48,19 +49,21 @@ impl Random {
 
 #[test]
 fn every_message_arrives_in_order_or_is_told_as_missing() {
-    if let Some(seed) = std::env::var("BARRAGE_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        let world = World::run(seed, None);
-        eprintln!("seed {seed}: {world}");
-        return;
-    }
-    let mut total = world::Tally::default();
-    for seed in 0..SEEDS {
+    let asked =
+        std::env::var("BARRAGE_SEED").ok().map(|seeds| range(&seeds).expect("BARRAGE_SEED=7 or BARRAGE_SEED=0..9"));
+    let seeds = asked.clone().unwrap_or(0..SEEDS);
+    let (mut total, mut failed) = (world::Tally::default(), Vec::new());
+    for seed in seeds.clone() {
         match catch_unwind(AssertUnwindSafe(|| World::run(seed, None))) {
             Ok(tally) => total.add(&tally),
-            Err(_) => panic!("BARRAGE_SEED={seed} shows it"),
+            Err(_) => failed.push(seed),
         }
     }
-    eprintln!("{SEEDS} seeds: {total}");
+    assert!(failed.is_empty(), "BARRAGE_SEED={} shows it; of {seeds:?}: {failed:?}", failed[0]);
+    eprintln!("seeds {seeds:?}: {total}");
+    if asked.is_some() {
+        return;
+    }
     // A schedule that never got there would show nothing.
     assert!(
         total.received > 100_000
@@ -70,6 +73,14 @@ fn every_message_arrives_in_order_or_is_told_as_missing() {
             && total.resumed > 100,
         "{total}"
     );
+}
+
+/// `7`, or `0..9`.
+fn range(seeds: &str) -> Option<std::ops::Range<u64>> {
+    match seeds.split_once("..") {
+        Some((from, to)) => Some(from.parse().ok()?..to.parse().ok()?),
+        None => seeds.parse().ok().map(|seed| seed..seed + 1),
+    }
 }
 
 /// The first seed that shows a planted fault.

@@ -528,10 +528,10 @@ impl World {
             assert!(client.sequences.is_empty(), "{:?} without an answer", client.sequences);
             for (channel, watch) in client.watches.iter().filter(|(_, watch)| watch.live) {
                 let owned = self.rooms.iter().find(|owned| owned.name == *channel).expect("a room of ours");
-                let (log, offset) = (&watch.base.0, watch.base.1);
+                let (log, offsets) = (&watch.base.0, watch.base.1);
                 let later = |it: &&Published| {
                     if it.log == *log {
-                        it.offset > offset
+                        it.offset > offsets[it.lane]
                     } else {
                         it.log[3..].parse::<u64>().ok() > log[3..].parse().ok()
                     }
