@@ -347,6 +347,12 @@ impl Room {
         }
     }
 
+    /// The lane of the entry of this number, where there is one.
+    #[cfg(test)]
+    pub(super) fn lane_of(&self, number: u64) -> Option<usize> {
+        self.entries.get(usize::try_from(number.checked_sub(self.first)?).ok()?).map(Entry::lane)
+    }
+
     /// The number of the oldest entry.
     pub(super) fn first(&self) -> u64 {
         self.first

@@ -177,7 +177,11 @@ impl Engine {
         if ahead != [0; 2] {
             self.rooms[index].feeds[feed].ahead.insert(key.slot, ahead);
         }
-        let members = &mut self.rooms[index].feeds[feed].members;
+        let Feed { lanes, members, .. } = &mut self.rooms[index].feeds[feed];
+        for lane in lanes.iter_mut().filter(|lane| lane.left > 0 && lane.at + lane.left > members.len()) {
+            // The walk has still to pass the end, where there is one more now: else the last one's turn would be lost.
+            lane.left += 1;
+        }
         members.push(Member { slot: key.slot, cursors });
         let place = Place::new(index, members.len() - 1);
         if let Some(session) = self.session(key) {

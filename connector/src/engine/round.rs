@@ -105,6 +105,13 @@ impl Schedule {
     pub(super) fn len(&self) -> usize {
         self.due() + self.resting.len()
     }
+
+    /// Whether a feed's lane is to be walked.
+    #[cfg(test)]
+    pub(super) fn holds(&self, room: usize, encoding: Encoding, lane: usize) -> bool {
+        let resting = self.resting.iter().filter(|(_, of, _)| *of == lane).map(|(.., turn)| turn);
+        self.lanes[lane].iter().chain(resting).any(|turn| turn.room == room && turn.encoding == encoding)
+    }
 }
 
 /// How far sending to a session came.

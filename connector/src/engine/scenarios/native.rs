@@ -400,3 +400,23 @@ fn who_comes_and_goes_keeps_no_message_from_the_others() {
     let without = viewers.iter().filter(|&&key| texts(&bench.frames(key)).is_empty()).count();
     assert_eq!(without, 0, "of {} viewers", viewers.len());
 }
+
+#[test]
+fn who_comes_during_a_walk_takes_nobodys_turn() {
+    let mut bench = Bench::new(|config| config.round_sends = 32);
+    let viewers: Vec<Key> = (0..100).map(|_| bench.viewer()).collect();
+    let newcomers: Vec<Key> = (0..3).map(|_| bench.native()).collect();
+    bench.engine.input(bench.now, Input::Deliver(vec![item(1, "for all")]));
+    // The walk begins somewhere in the middle, and goes round: the newcomers stand where it has still to pass.
+    let _ = bench.engine.round(bench.now, &mut bench.sink);
+    for &newcomer in &newcomers {
+        let come = native_bytes(9, client_frame::Body::Subscribe(client::Subscribe { history: 1, ..room("room:1") }));
+        let _ = bench.engine.bytes(bench.now, newcomer, &mut come.clone());
+        bench.collect();
+        let (id, _) = bench.gate.remove(0);
+        bench.engine.input(bench.now, Input::Reply { id, answer: Answer::Joined(cluster::Joined {}) });
+    }
+    bench.round();
+    let without = viewers.iter().chain(&newcomers).filter(|&&key| texts(&bench.frames(key)) != ["for all"]).count();
+    assert_eq!(without, 0, "nothing else is to come");
+}

@@ -474,6 +474,29 @@ impl World {
                 assert!(lane.ring.head() - lane.ring.tail() <= u64::from(config.ring_bytes_max) + 65536);
             }
         }
+        self.nobody_is_forgotten();
+    }
+
+    /// What a member has not been sent goes out in a walk, in its own turn, or when it can be written to. Nothing else
+    /// comes back to it.
+    fn nobody_is_forgotten(&self) {
+        for (index, room) in &self.engine.rooms {
+            let feeds = room.feeds.iter().flat_map(|feed| feed.lanes.iter().enumerate().map(move |lane| (feed, lane)));
+            for (feed, (at, lane)) in feeds {
+                let what = (&room.name, feed.encoding, at);
+                if lane.queued {
+                    assert!(self.engine.schedule.holds(index, feed.encoding, at), "{what:?} is never walked");
+                    continue;
+                }
+                let head = lane.ring.head();
+                for member in feed.members.iter().filter(|member| member.cursors[at] < head) {
+                    let slot = &self.engine.slots[member.slot as usize];
+                    assert!(slot.queued || slot.blocked, "{what:?}: {member:?} is forgotten, {head} is the head");
+                }
+                let waits = (feed.encoded..room.end()).find(|number| room.lane_of(*number) == Some(at));
+                assert_eq!(waits, None, "{what:?}: not encoded, and never walked");
+            }
+        }
     }
 
     /// Nothing new; everything that is on its way arrives.
@@ -514,6 +537,12 @@ impl World {
             "left to do: {:?} {:?} {:?} {:?}",
             engine.ready, engine.readable, engine.schedule, engine.alls
         );
+        // Everyone reads, so nobody is behind.
+        for feed in engine.rooms.iter().flat_map(|(_, room)| &room.feeds) {
+            let heads = [0, 1].map(|lane| feed.lanes[lane].ring.head());
+            assert!(feed.members.iter().all(|member| member.cursors == heads), "{heads:?}: {:?}", feed.members);
+            assert!(feed.owed.is_empty(), "not told: {:?}", feed.owed);
+        }
     }
 
     /// What each got, with what there was.
