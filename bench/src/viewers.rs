@@ -123,7 +123,7 @@ pub(crate) fn run(stage: &Stage, numbers: impl Iterator<Item = u32>) -> io::Resu
         delivered: 0,
         bytes: 0,
         heart: None,
-        pong_bytes: 0,
+        pong_bytes: vec![0; stage.schedule.rooms() as usize],
     };
     let mut ready = Vec::new();
     while !stage.stop.load(Ordering::Relaxed) {
@@ -166,8 +166,8 @@ struct Thread<'a> {
     bytes: u64,
     /// `None` until somebody is in.
     heart: Option<Heart>,
-    /// Of an answer to a heartbeat, on the wire.
-    pong_bytes: u64,
+    /// Of an answer to a heartbeat, on the wire, by room: some dialects say in it how many are there. 0: none was seen.
+    pong_bytes: Vec<u64>,
 }
 
 impl Thread<'_> {
@@ -269,19 +269,24 @@ impl Thread<'_> {
                 }
                 Watch::Checked(checked) => {
                     let (wire, ledger) = &mut **checked;
-                    let (tally, schedule, pong) = (&mut self.tally, &self.stage.schedule, &mut self.pong_bytes);
-                    let (room, delivered) = (session.room, &mut self.delivered);
-                    session.bytes += read as u64;
+                    let (tally, schedule, room) = (&mut self.tally, &self.stage.schedule, session.room);
+                    let (pong, delivered) = (&mut self.pong_bytes[room as usize], &mut self.delivered);
+                    let mut ponged = 0;
                     self.bytes += read as u64;
                     wire.read(&mut self.buffer[..read], &mut |event| match event {
                         Event::Payload(payload) => {
                             *delivered += u64::from(tally.came(ledger, room, schedule, payload, now_ns));
                         }
                         Event::Gap(count) => ledger.gaps += count,
-                        Event::Pong(bytes) => *pong = bytes as u64,
+                        Event::Pong(bytes) => {
+                            *pong = bytes as u64;
+                            ponged += bytes as u64;
+                        }
                         Event::Ended(reason) => drop(ended.get_or_insert(reason)),
                         Event::Ready => {}
                     })?;
+                    // The head of an answer may have come with the read before.
+                    session.bytes = (session.bytes + read as u64).saturating_sub(ponged);
                     session.out.append(&mut wire.out);
                 }
                 Watch::Counted | Watch::Ended => return Ok(()),
@@ -346,11 +351,17 @@ impl Thread<'_> {
     }
 
     fn end(mut self) -> Tally {
+        let most = self.pong_bytes.iter().copied().max().unwrap_or_default();
         for session in self.sessions {
-            let bytes = session.bytes.saturating_sub(u64::from(session.beats) * self.pong_bytes);
-            let ledger = match session.watch {
-                Watch::Checked(checked) => Some(checked.1),
-                Watch::Counted => None,
+            let (bytes, ledger) = match session.watch {
+                Watch::Checked(checked) => (session.bytes, Some(checked.1)),
+                Watch::Counted => {
+                    let pong = match self.pong_bytes[session.room as usize] {
+                        0 => most,
+                        bytes => bytes,
+                    };
+                    (session.bytes.saturating_sub(u64::from(session.beats) * pong), None)
+                }
                 Watch::Entering(_) | Watch::Ended => continue,
             };
             self.tally.seats.push(Seat { room: session.room, bytes, ledger });
