@@ -145,9 +145,14 @@ impl Host {
                 };
                 Some(Input::Reply { id, answer })
             }
-            Ask::Hold { channel, .. } => {
-                Some(Input::Held(Held { channel, log: "log".into(), offset: 0, missed: None, recent: Vec::new() }))
-            }
+            Ask::Hold { channel, ticket, .. } => Some(Input::Held(Held {
+                channel,
+                ticket,
+                log: "log".into(),
+                offset: 0,
+                missed: None,
+                recent: Vec::new(),
+            })),
             _ => None,
         }
     }

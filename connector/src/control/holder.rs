@@ -57,7 +57,7 @@ pub(super) struct Holder {
     /// Empty until an owner says how many there are.
     partitions: Vec<Partition>,
     /// Asked for before that.
-    early: Vec<(usize, String, Option<Place>)>,
+    early: Vec<(usize, String, u64, Option<Place>)>,
     last_hold: u64,
     actions: Vec<Action>,
 }
@@ -97,6 +97,8 @@ struct Channel {
 #[derive(Debug)]
 struct Member {
     core: usize,
+    /// As it asked.
+    ticket: u64,
     /// `None`: it is held, and gets what comes.
     asks: Option<Asks>,
 }
@@ -121,9 +123,9 @@ impl Holder {
     }
 
     /// A core takes up a channel.
-    pub(super) fn hold(&mut self, core: usize, channel: &str, resume: Option<Place>) {
+    pub(super) fn hold(&mut self, core: usize, channel: &str, ticket: u64, resume: Option<Place>) {
         if self.partitions.is_empty() {
-            self.early.push((core, channel.to_owned(), resume));
+            self.early.push((core, channel.to_owned(), ticket, resume));
             return;
         }
         let number = partition(channel, self.partitions.len() as u32);
@@ -138,12 +140,12 @@ impl Holder {
             self.actions.push(ask(owner, number, partition.epoch, &name, &asks));
         }
         entry.members.reserve_exact(1);
-        entry.members.push(Member { core, asks: Some(asks) });
+        entry.members.push(Member { core, ticket, asks: Some(asks) });
     }
 
     /// A core has nobody left in a channel.
     pub(super) fn release(&mut self, core: usize, channel: &str) {
-        self.early.retain(|(by, early, _)| *by != core || early != channel);
+        self.early.retain(|(by, early, ..)| *by != core || early != channel);
         if self.partitions.is_empty() {
             return;
         }
@@ -219,8 +221,8 @@ impl Holder {
     fn own(&mut self, from: StreamId, own: &Own) {
         if self.partitions.is_empty() && (1..=PARTITIONS_MAX).contains(&own.partitions) {
             self.partitions.resize_with(own.partitions as usize, Partition::default);
-            for (core, channel, resume) in std::mem::take(&mut self.early) {
-                self.hold(core, &channel, resume);
+            for (core, channel, ticket, resume) in std::mem::take(&mut self.early) {
+                self.hold(core, &channel, ticket, resume);
             }
         }
         if own.partitions as usize != self.partitions.len() || own.partition >= own.partitions {
@@ -337,7 +339,8 @@ impl Holder {
         let log: Arc<str> = held.log.as_str().into();
         let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
         let missed = held.missed.map(|missed| (missed.count, missed.exact));
-        let mut answer = Held { channel: held.channel, log: log.clone(), offset: held.offset, missed, recent };
+        let mut answer =
+            Held { channel: held.channel, ticket: 0, log: log.clone(), offset: held.offset, missed, recent };
         let mut cores = Vec::new();
         if channel.anew > 0 && held.hold == channel.anew {
             channel.anew = 0;
@@ -350,12 +353,13 @@ impl Holder {
                 // How much of what is missing came meanwhile is not known.
                 answer.missed = answer.missed.filter(|_| !reached && held.offset > had).map(|_| (1, false));
             }
-            cores.extend(channel.members.iter().filter(|member| member.asks.is_none()).map(|member| member.core));
+            let held = channel.members.iter().filter(|member| member.asks.is_none());
+            cores.extend(held.map(|member| (member.core, member.ticket)));
         } else {
             for member in &mut channel.members {
                 if member.asks.as_ref().is_some_and(|asks| asks.hold == held.hold) {
                     member.asks = None;
-                    cores.push(member.core);
+                    cores.push((member.core, member.ticket));
                 }
             }
         }
@@ -369,7 +373,8 @@ impl Holder {
                 (channel.ordinal, channel.ordinal_epoch) = (last.ordinal, held.epoch);
             }
         }
-        self.actions.extend(cores.into_iter().map(|core| Action::Held(core, answer.clone())));
+        let held = |(core, ticket)| Action::Held(core, Held { ticket, ..answer.clone() });
+        self.actions.extend(cores.into_iter().map(held));
     }
 }
 
@@ -447,7 +452,10 @@ mod tests {
                 Action::Send(to, from_holder::Frame::Release(release)) => format!("{to}: release {}", release.channel),
                 Action::Send(to, other) => format!("{to}: {other:?}"),
                 Action::Ack(..) => return None,
-                Action::Held(core, held) => format!("core {core}: held {} {:?}", held.offset, offsets(&held.recent)),
+                Action::Held(core, held) => {
+                    assert_eq!(held.ticket, 7, "as it asked");
+                    format!("core {core}: held {} {:?}", held.offset, offsets(&held.recent))
+                }
                 Action::Deliver(core, items) => format!("core {core}: {:?}", offsets(&items)),
                 Action::Break(stream, _) => format!("{stream}: broken"),
             })
@@ -459,7 +467,7 @@ mod tests {
     fn holding() -> Holder {
         let mut holder = Holder::default();
         holder.frame(1, own(50));
-        holder.hold(0, "room:1", None);
+        holder.hold(0, "room:1", 7, None);
         holder.frame(1, held(50, 1, 1, 100, &[90, 100]));
         holder.actions();
         holder
@@ -473,9 +481,9 @@ mod tests {
     #[test]
     fn a_hold_waits_for_an_owner() {
         let mut holder = Holder::default();
-        holder.hold(0, "room:1", None);
-        holder.hold(1, "room:1", Some(("log".into(), 70)));
-        holder.hold(2, "room:1", None);
+        holder.hold(0, "room:1", 7, None);
+        holder.hold(1, "room:1", 7, Some(("log".into(), 70)));
+        holder.hold(2, "room:1", 7, None);
         holder.release(2, "room:1");
         assert_eq!(holder.sizes(), (2, 2));
         assert!(done(&mut holder).is_empty());
@@ -500,7 +508,7 @@ mod tests {
     #[test]
     fn only_the_core_that_asked_is_answered() {
         let mut holder = holding();
-        holder.hold(1, "room:1", None);
+        holder.hold(1, "room:1", 7, None);
         assert_eq!(done(&mut holder).len(), 1);
         holder.frame(1, deliver(50, 2, &[110], 0));
         assert_eq!(done(&mut holder), ["core 0: [110]"]);
@@ -521,12 +529,12 @@ mod tests {
     #[test]
     fn a_new_owner_is_told_what_is_held_and_answers_every_core() {
         let mut holder = holding();
-        holder.hold(1, "room:1", None);
+        holder.hold(1, "room:1", 7, None);
         holder.frame(1, held(50, 2, 2, 100, &[]));
         holder.frame(1, deliver(50, 3, &[110], 0));
         // Quiet since, but complete.
         holder.frame(1, deliver(50, 4, &[], 115));
-        holder.hold(2, "room:1", None);
+        holder.hold(2, "room:1", 7, None);
         done(&mut holder);
 
         holder.frame(2, own(60));
@@ -590,7 +598,7 @@ mod tests {
     fn a_live_owner_delivers_nothing_of_what_is_held_anew() {
         let mut holder = holding();
         // Asked before the reset, seen by the owner after it: from there on it delivers.
-        holder.hold(1, "room:1", None);
+        holder.hold(1, "room:1", 7, None);
         holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
         done(&mut holder);
         holder.frame(1, held(50, 1, 2, 120, &[110, 120]));

@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn held(channel: &str) -> Held {
-        Held { channel: channel.into(), log: "log".into(), offset: 9, missed: None, recent: Vec::new() }
+        Held { channel: channel.into(), ticket: 1, log: "log".into(), offset: 9, missed: None, recent: Vec::new() }
     }
 
     #[test]

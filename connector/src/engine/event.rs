@@ -57,6 +57,8 @@ pub enum Input {
 pub struct Held {
     /// Which.
     pub channel: String,
+    /// As the core asked: the answer to an asking before a release is none to that after it.
+    pub ticket: u64,
     /// The log that offsets are of.
     pub log: Arc<str>,
     /// Everything up to here is in `recent`, was delivered, or is told as missed.
@@ -94,6 +96,8 @@ pub enum Ask {
     Hold {
         /// Which.
         channel: String,
+        /// The engine's own number, that each [`Held`] of the channel carries until it is released.
+        ticket: u64,
         /// The client has everything up to here (log ID, offset); `None`: it has nothing.
         resume: Option<(String, u64)>,
     },

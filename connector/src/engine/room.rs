@@ -152,6 +152,8 @@ pub(super) struct Room {
     pub(super) name: Arc<str>,
     /// Whether it is held.
     pub(super) state: State,
+    /// Of the asking that it is held by.
+    pub(super) ticket: u64,
     /// The log that offsets are of; empty before the first answer.
     pub(super) log: Arc<str>,
     /// Everything up to here is in the log or is told as a hole.
@@ -265,10 +267,11 @@ impl Owed {
 
 impl Room {
     /// A room that its owner has been asked for.
-    pub(super) fn new(name: Arc<str>) -> Self {
+    pub(super) fn new(name: Arc<str>, ticket: u64) -> Self {
         Self {
             name,
             state: State::Asked,
+            ticket,
             log: "".into(),
             offset: 0,
             reached: 0,

@@ -54,10 +54,12 @@ impl Engine {
             }
             None => {
                 let name: Arc<str> = channel.into();
-                let index = self.rooms.insert(Room::new(name.clone()));
+                let ticket = self.next_ask;
+                self.next_ask += 1;
+                let index = self.rooms.insert(Room::new(name.clone(), ticket));
                 self.names.insert(name, index);
                 // Without a position: all that the owner has recent serves everyone who comes.
-                self.asks.push_back(Ask::Hold { channel: channel.to_owned(), resume: None });
+                self.asks.push_back(Ask::Hold { channel: channel.to_owned(), ticket, resume: None });
                 index
             }
         };
@@ -345,6 +347,10 @@ impl Engine {
     pub(super) fn held(&mut self, held: Held) {
         let Some(&index) = self.names.get(held.channel.as_str()) else { return };
         let room = &mut self.rooms[index];
+        if held.ticket != room.ticket {
+            // Of before the room was released here: what came after it was not for this core until it asked again.
+            return;
+        }
         let before = held.recent.first().map_or(held.offset, |item| item.offset.saturating_sub(item.missed + 1));
         if room.state == State::Asked {
             room.state = State::Held;

@@ -136,8 +136,15 @@ impl Bench {
     /// The owner answers the hold of a room.
     fn hold(&mut self, channel: &str, offset: u64, recent: Vec<Arc<cluster::Item>>) {
         let at = self.asks.iter().position(|ask| matches!(ask, Ask::Hold { channel: asked, .. } if asked == channel));
-        self.asks.remove(at.expect("a hold"));
-        self.input(Input::Held(Held { channel: channel.into(), log: "log".into(), offset, missed: None, recent }));
+        let Ask::Hold { ticket, .. } = self.asks.remove(at.expect("a hold")) else { panic!("a hold") };
+        self.input(Input::Held(Held {
+            channel: channel.into(),
+            ticket,
+            log: "log".into(),
+            offset,
+            missed: None,
+            recent,
+        }));
     }
 
     /// What came for a connection since the last call.

@@ -297,6 +297,40 @@ fn a_room_that_nobody_owns_is_refused_and_can_be_asked_for_again() {
 }
 
 #[test]
+fn an_answer_of_before_a_release_answers_nothing_asked_after_it() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.native();
+    let asked = |bench: &Bench| {
+        let holds = bench.asks.iter().filter_map(|ask| match ask {
+            Ask::Hold { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        holds.last().expect("a hold")
+    };
+    bench.subscribe(key, room("room:1"));
+    let before = asked(&bench);
+    // The owner is slow: nobody waits any more, and the room is given back.
+    bench.pass(10_500);
+    bench.pass(6_000);
+    assert!(bench.asks.iter().any(|ask| matches!(ask, Ask::Release { .. })));
+    bench.frames(key);
+    bench.subscribe(key, room("room:1"));
+    let after = asked(&bench);
+    let held = |ticket, offset, recent| {
+        Input::Held(Held { channel: "room:1".into(), ticket, log: "log".into(), offset, missed: None, recent })
+    };
+    bench.input(held(before, 5, Vec::new()));
+    // What came between is for nobody here.
+    assert!(bench.frames(key).is_empty(), "the room is not held yet");
+    bench.input(held(after, 20, vec![item(20, "b")]));
+    bench.input(Input::Deliver(vec![item(30, "c")]));
+    let frames = bench.frames(key);
+    let Some(Body::Subscribed(subscribed)) = &frames[0].body else { panic!("{frames:?}") };
+    assert_eq!(subscribed.position.as_ref().map(|position| position.normal), Some(20));
+    assert_eq!(texts(&frames), ["c"]);
+}
+
+#[test]
 fn a_publish_is_checked_here_and_passed_on_as_it_is() {
     let mut bench = Bench::new(|_| {});
     let key = bench.open().unwrap();

@@ -28,6 +28,8 @@ pub(super) struct Owned {
     pub(super) all: Vec<Published>,
     /// The core has it: deliveries are on their way to it.
     pub(super) held: bool,
+    /// As the core asked last.
+    pub(super) ticket: u64,
     /// Messages that were dropped on the way, to be told before the next one.
     pub(super) dropped: u64,
     /// Messages that the owner did not deliver, to be told with the next one.
@@ -97,10 +99,10 @@ impl World {
     }
 
     /// What the owner answers to a hold: some of what is recent.
-    pub(super) fn hold(&mut self, channel: &str) {
+    pub(super) fn hold(&mut self, channel: &str, ticket: u64) {
         let most = self.random.below(30) as usize;
         let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
-        (owned.held, owned.dropped) = (true, 0);
+        (owned.held, owned.dropped, owned.ticket) = (true, 0, ticket);
         let log = format!("log{}", owned.log);
         let recent: Vec<_> =
             owned.all.iter().rev().take_while(|it| it.log == log).take(most).map(|it| it.item.clone()).collect();
@@ -114,7 +116,8 @@ impl World {
         if recent.iter().any(|item| item.missed > 0) {
             recent.clear();
         }
-        let held = Held { channel: channel.into(), log: log.into(), offset: owned.offset, missed: None, recent };
+        let held =
+            Held { channel: channel.into(), ticket, log: log.into(), offset: owned.offset, missed: None, recent };
         self.queue.push_back(Input::Held(held));
     }
 
@@ -150,6 +153,7 @@ impl World {
         let recent = since[lost..].to_vec();
         let held = Held {
             channel: owned.name.clone(),
+            ticket: owned.ticket,
             log: format!("log{}", owned.log).into(),
             offset: owned.offset,
             missed: (lost > 0).then_some((lost as u64, true)),
