@@ -351,13 +351,14 @@ impl Thread<'_> {
     }
 
     fn end(mut self) -> Tally {
-        let most = self.pong_bytes.iter().copied().max().unwrap_or_default();
+        // Of a room in which no checked session's was seen it is as small as in the others: it is a small one.
+        let least = self.pong_bytes.iter().copied().filter(|bytes| *bytes > 0).min().unwrap_or_default();
         for session in self.sessions {
             let (bytes, ledger) = match session.watch {
                 Watch::Checked(checked) => (session.bytes, Some(checked.1)),
                 Watch::Counted => {
                     let pong = match self.pong_bytes[session.room as usize] {
-                        0 => most,
+                        0 => least,
                         bytes => bytes,
                     };
                     (session.bytes.saturating_sub(u64::from(session.beats) * pong), None)
