@@ -321,10 +321,12 @@ impl Fanout {
                 None => {
                     let plan = publish::Plan {
                         schedule: schedule.clone(),
-                        dialect: self.dialect,
+                        api: publish::Api {
+                            dialect: self.dialect,
+                            host: target.http.clone(),
+                            api_key: self.api_key.clone(),
+                        },
                         bytes,
-                        host: target.http.clone(),
-                        api_key: self.api_key.clone(),
                         begin_ns,
                     };
                     let counted = accepted.clone();

@@ -376,18 +376,23 @@ impl fmt::Display for LimitReport {
 mod tests {
     use super::*;
 
-    #[test]
-    fn everything_that_was_sent_is_read() {
-        let limit = Limit {
-            sessions: 20,
-            sizes: vec![128, 40_000],
-            seconds: 0.05,
+    /// Plain sends of 128 bytes.
+    fn small(sessions: u32, seconds: f64) -> Limit {
+        Limit {
+            sessions,
+            sizes: vec![FAIR_BYTES],
+            seconds,
             pace: 0.0,
-            no_uring: false,
+            no_uring: true,
             server_cpus: None,
             client_cpus: None,
             output: Printing::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn everything_that_was_sent_is_read() {
+        let limit = Limit { sizes: vec![128, 40_000], no_uring: false, ..small(20, 0.05) };
         let report = limit.measure("test").unwrap();
         // Where io_uring is permitted, each size twice.
         assert!([2, 4].contains(&report.rows.len()));
@@ -401,16 +406,7 @@ mod tests {
 
     #[test]
     fn paced_rounds_come_at_their_time() {
-        let limit = Limit {
-            sessions: 10,
-            sizes: vec![128],
-            seconds: 0.2,
-            pace: 50.0,
-            no_uring: true,
-            server_cpus: None,
-            client_cpus: None,
-            output: Printing::default(),
-        };
+        let limit = Limit { pace: 50.0, ..small(10, 0.2) };
         let report = limit.measure("test").unwrap();
         // One at the beginning, one at the end.
         assert!(report.rows[0].writes <= 10 * (10 + 2), "{:?}", report.rows);
@@ -419,16 +415,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let limit = Limit {
-            sessions: 0,
-            sizes: vec![1],
-            seconds: 1.0,
-            pace: 0.0,
-            no_uring: true,
-            server_cpus: None,
-            client_cpus: None,
-            output: Printing::default(),
-        };
+        let limit = small(0, 1.0);
         assert!(matches!(limit.measure("test"), Err(Error::Option { option: "sessions", .. })));
         let limit = Limit { sessions: 1, sizes: vec![0], ..limit };
         assert!(matches!(limit.measure("test"), Err(Error::Option { option: "sizes", .. })));

@@ -33,6 +33,7 @@ use crate::environment::Environment;
 use crate::error::Error;
 use crate::note::NOTE_BYTES;
 use crate::output::Output;
+use crate::publish::Api;
 use crate::report::{Millis, grouped};
 use crate::tally::{microseconds, record};
 use crate::wire::Dialect;
@@ -222,7 +223,8 @@ impl Pipeline {
         let kafka = kafka.transpose()?;
         let every = Duration::from_secs_f64(1.0 / self.rate);
         let warming = (self.rate * f64::from(self.warm_up)) as u32;
-        let publisher = Publisher { room: room.clone(), host, api_key: self.api_key.clone(), bytes: self.bytes };
+        let api = Api { dialect: self.dialect, host, api_key: self.api_key.clone() };
+        let publisher = Publisher { room: room.clone(), api, bytes: self.bytes };
         light::publish(&publisher, Beat { first: Instant::now() + SETTLING, every, count: warming }, 0)?;
         let before = Histograms::read(&self.admin).map_err(Error::Entering)?;
         let first = Instant::now() + SETTLING;

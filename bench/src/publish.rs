@@ -36,31 +36,18 @@ const AGAIN: Duration = Duration::from_millis(100);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
-/// What is to be published, and how.
-#[derive(Clone)]
-pub(crate) struct Plan {
-    pub(crate) schedule: Arc<Schedule>,
+/// The HTTP API that is published through: goim's call for its dialect, our own for all others.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
     pub(crate) dialect: Dialect,
-    /// Of a payload; `None`: as long as what is said.
-    pub(crate) bytes: Option<usize>,
     /// `host:port`.
     pub(crate) host: String,
     pub(crate) api_key: String,
-    /// The first message's time, [`now_ns`].
-    pub(crate) begin_ns: u64,
 }
 
-impl Plan {
-    /// When message `number` is to be sent.
-    fn intended_ns(&self, number: u32) -> u64 {
-        self.begin_ns + self.schedule.after_ns(number)
-    }
-
-    /// Appends the request of a message.
-    fn request(&self, number: u32, out: &mut Vec<u8>) {
-        let note = Note { run: self.schedule.run, number, intended_ns: self.intended_ns(number) };
-        let room = self.schedule.room_name(self.schedule.room_of(number));
-        let payload = note.payload(self.bytes);
+impl Api {
+    /// Appends the request that publishes `payload` to a room.
+    pub(crate) fn request(&self, room: &str, payload: String, out: &mut Vec<u8>) {
         let (target, kind, body) = if self.dialect.is_goim() {
             let target = format!("/goim/push/room?operation={OPERATION}&type=live&room={room}");
             (target, "application/octet-stream", payload)
@@ -77,6 +64,31 @@ impl Plan {
         );
         out.extend_from_slice(head.as_bytes());
         out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// What is to be published, and how.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) schedule: Arc<Schedule>,
+    pub(crate) api: Api,
+    /// Of a payload; `None`: as long as what is said.
+    pub(crate) bytes: Option<usize>,
+    /// The first message's time, [`now_ns`].
+    pub(crate) begin_ns: u64,
+}
+
+impl Plan {
+    /// When message `number` is to be sent.
+    fn intended_ns(&self, number: u32) -> u64 {
+        self.begin_ns + self.schedule.after_ns(number)
+    }
+
+    /// Appends the request of a message.
+    fn request(&self, number: u32, out: &mut Vec<u8>) {
+        let note = Note { run: self.schedule.run, number, intended_ns: self.intended_ns(number) };
+        let room = self.schedule.room_name(self.schedule.room_of(number));
+        self.api.request(&room, note.payload(self.bytes), out);
     }
 }
 
@@ -163,7 +175,7 @@ pub(crate) fn run(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Published, std
 async fn connection(publisher: Rc<Publisher>, mut messages: mpsc::Receiver<u32>) {
     let mut waiting = VecDeque::new();
     loop {
-        let reason = match TcpStream::connect(&publisher.plan.host).await {
+        let reason = match TcpStream::connect(&publisher.plan.api.host).await {
             Ok(stream) => match converse(&publisher, stream, &mut messages, &mut waiting).await {
                 Ok(()) => return,
                 Err(reason) => reason,
@@ -173,7 +185,7 @@ async fn connection(publisher: Rc<Publisher>, mut messages: mpsc::Receiver<u32>)
                 while let Ok(number) = messages.try_recv() {
                     waiting.push_back(number);
                 }
-                format!("{}: {error}", publisher.plan.host)
+                format!("{}: {error}", publisher.plan.api.host)
             }
         };
         for _ in waiting.drain(..) {
@@ -227,7 +239,7 @@ async fn converse(
 impl Publisher {
     fn answered(&self, number: u32, answer: &Answer<'_>) {
         let mut published = self.published.borrow_mut();
-        match answer.accepted(self.plan.dialect) {
+        match answer.accepted(self.plan.api.dialect) {
             Ok(()) => {
                 set(&mut published.accepted, number as usize);
                 self.accepted.fetch_add(1, Ordering::Relaxed);

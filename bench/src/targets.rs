@@ -89,17 +89,11 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         ("4a", "1,000 rooms of 15: CPU a write, against one room's", "many-rooms"),
         ("4b", "one room of 10,000 beside 500 of 10: the same", "mixed-rooms"),
     ] {
-        rows.push(row(
-            target,
-            what,
-            &[if target == "4a" { "many-rooms" } else { "mixed-rooms" }, "one-room"],
-            results,
-            |_| {
-                let (case, one) = (results.case(name)?, results.case("one-room")?);
-                let ratio = one.median(WRITES_PER_CPU_S)? / case.median(WRITES_PER_CPU_S)?;
-                Some((format!("{:+.0} %", (ratio - 1.0) * 100.0), "at most +15 %".into(), ratio <= 1.15))
-            },
-        ));
+        rows.push(row(target, what, &[name, "one-room"], results, |_| {
+            let (case, one) = (results.case(name)?, results.case("one-room")?);
+            let ratio = one.median(WRITES_PER_CPU_S)? / case.median(WRITES_PER_CPU_S)?;
+            Some((format!("{:+.0} %", (ratio - 1.0) * 100.0), "at most +15 %".into(), ratio <= 1.15))
+        }));
     }
     rows.push(row("4c", "a small room's p99 beside a flooded large one", &["flooded"], results, |case| {
         let p99 = case.median_of(|run| {
@@ -116,16 +110,10 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         ("5a", "an idle session (16,000 after 2,000): user-space bytes, connector", "idle-connector", 300.0),
         ("5b", "the same, `barrage run` whole", "idle-whole", 470.0),
     ] {
-        rows.push(row(
-            target,
-            what,
-            if target == "5a" { &["idle-connector"] } else { &["idle-whole"] },
-            results,
-            |_| {
-                let bytes = results.case(name)?.median("/user_bytes_a_session")?;
-                Some((format!("{bytes:.0}"), format!("<= {most}"), bytes <= most))
-            },
-        ));
+        rows.push(row(target, what, &[name], results, |_| {
+            let bytes = results.case(name)?.median("/user_bytes_a_session")?;
+            Some((format!("{bytes:.0}"), format!("<= {most}"), bytes <= most))
+        }));
     }
     rows.push(row(
         "6",
@@ -155,20 +143,14 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         ("8a", "publish to last receiver, light load, embedded: p99", "pipeline-embedded"),
         ("8b", "the same on Kafka", "pipeline-kafka"),
     ] {
-        rows.push(row(
-            target,
-            what,
-            if target == "8a" { &["pipeline-embedded"] } else { &["pipeline-kafka"] },
-            results,
-            |_| {
-                let case = results.case(name)?;
-                let over = case.median_of(|run| Some(number(run, "/total/p99")? - number(run, "/bound")?))?;
-                let (p99, bound) = (case.median("/total/p99")?, case.median("/bound")?);
-                let (than, more) = if target == "8a" { ("one fsync", 3) } else { ("bare", 5) };
-                let wanted = format!("<= {} (p99 of {than} + {more} ms)", ms(bound));
-                Some((ms(p99), wanted, over <= 0.0))
-            },
-        ));
+        rows.push(row(target, what, &[name], results, |_| {
+            let case = results.case(name)?;
+            let over = case.median_of(|run| Some(number(run, "/total/p99")? - number(run, "/bound")?))?;
+            let (p99, bound) = (case.median("/total/p99")?, case.median("/bound")?);
+            let (than, more) = if target == "8a" { ("one fsync", 3) } else { ("bare", 5) };
+            let wanted = format!("<= {} (p99 of {than} + {more} ms)", ms(bound));
+            Some((ms(p99), wanted, over <= 0.0))
+        }));
     }
     for (target, what, [name, without]) in COMPRESSED {
         rows.push(row(target, what, &[name, without], results, |_| {

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::bare::Beat;
 use crate::note::Note;
-use crate::publish::Answer;
+use crate::publish::{Answer, Api};
 use crate::tally::{microseconds, record};
-use crate::wire::{Dialect, Event, OPERATION, Viewer, Wire};
+use crate::wire::{Dialect, Event, Viewer, Wire};
 
 /// How long a session may take to enter.
 const ENTERING: Duration = Duration::from_secs(20);
@@ -181,9 +181,7 @@ pub(super) struct Sent {
 #[derive(Debug, Clone)]
 pub(super) struct Publisher {
     pub(super) room: Room,
-    /// Of the HTTP API, `host:port`.
-    pub(super) host: String,
-    pub(super) api_key: String,
+    pub(super) api: Api,
     /// Of a payload.
     pub(super) bytes: usize,
 }
@@ -191,31 +189,16 @@ pub(super) struct Publisher {
 impl Publisher {
     /// Appends the request of a message.
     fn request(&self, number: u32, due: Instant, out: &mut Vec<u8>) {
-        let Room { run, zero, room, dialect, .. } = &self.room;
+        let Room { run, zero, room, .. } = &self.room;
         let payload = Note { run: *run, number, intended_ns: (due - *zero).as_nanos() as u64 }.payload(self.bytes);
-        let (target, kind, body) = if dialect.is_goim() {
-            let target = format!("/goim/push/room?operation={OPERATION}&type=live&room={room}");
-            (target, "application/octet-stream", payload)
-        } else {
-            let body = serde_json::json!({ "type": "text", "text": payload }).to_string();
-            (format!("/v1/rooms/{room}/messages"), "application/json", body)
-        };
-        let key =
-            if self.api_key.is_empty() { String::new() } else { format!("Authorization: Bearer {}\r\n", self.api_key) };
-        let head = format!(
-            "POST {target} HTTP/1.1\r\nHost: {}\r\n{key}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            self.host,
-            body.len()
-        );
-        out.extend_from_slice(head.as_bytes());
-        out.extend_from_slice(body.as_bytes());
+        self.api.request(room, payload, out);
     }
 }
 
 /// Publishes at each beat over one connection; the first message has the number `from`.
 pub(super) fn publish(publisher: &Publisher, beat: Beat, from: u32) -> std::io::Result<Sent> {
-    let dialect = publisher.room.dialect;
-    let mut out = std::net::TcpStream::connect(&publisher.host)?;
+    let dialect = publisher.api.dialect;
+    let mut out = std::net::TcpStream::connect(&publisher.api.host)?;
     out.set_nodelay(true)?;
     let mut back = out.try_clone()?;
     back.set_read_timeout(Some(ANSWER))?;
