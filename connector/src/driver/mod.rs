@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Sender, TrySendError};
 use futures::task::AtomicWaker;
 
+mod asking;
 mod batch;
 mod clock;
 mod descriptors;
@@ -81,6 +82,13 @@ pub struct Next {
     pub again: bool,
     /// At this monotonic time at the latest, milliseconds.
     pub wake_ms: u64,
+}
+
+impl Next {
+    /// How long its driver may sleep at most.
+    fn sleep_ms(self, now_ms: u64) -> u64 {
+        if self.again { 0 } else { self.wake_ms.saturating_sub(now_ms).min(limits::SLEEP_MS_MAX) }
+    }
 }
 
 /// A protocol without sockets: told what happened, asked what to do. All of it runs on one thread.

@@ -32,12 +32,10 @@ use crossbeam::channel::{Receiver, bounded};
 
 pub(super) use self::table::Stream;
 use self::table::{Event, Events, Read, Table};
+use super::asking::Asking;
 use super::clock::now;
-use super::limits::{
-    ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, ASK_PAUSE_MS, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, SLEEP_MS_MAX,
-    gave_up,
-};
-use super::{Asks, Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
+use super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, gave_up};
+use super::{Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
 
 /// What a driver of this kind is made of.
 pub(super) trait Runtime: 'static {
@@ -105,8 +103,7 @@ pub(super) fn spawn<M: Machine, R: Runtime>(
                 table: Table::new(events),
                 machine: make(now()),
                 inputs,
-                asks: setup.asks,
-                refused: None,
+                asking: Asking::new(setup.asks),
                 news: Vec::new(),
                 readable: VecDeque::new(),
                 accept_at_ms: 0,
@@ -140,9 +137,7 @@ struct Loop<M: Machine, R: Runtime> {
     table: Table<R::Stream>,
     listeners: Vec<Listener<R::Listener>>,
     inputs: Receiver<M::Input>,
-    asks: Asks<M::Ask>,
-    /// An ask that was given back.
-    refused: Option<M::Ask>,
+    asking: Asking<M::Ask>,
     /// Empty between turns: its room is used again.
     news: Vec<Event>,
     /// Connections that have something to read, or may.
@@ -189,13 +184,10 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
         }
         let mut next = self.machine.round(now, &mut self.table);
         self.after_round(now);
-        self.ask();
+        self.asking.ask(&mut self.machine);
 
-        if let Some(at_ms) = self.table.close_lingering() {
+        for at_ms in [self.table.close_lingering(), self.asking.due_ms(now.mono_ms)].into_iter().flatten() {
             next.wake_ms = next.wake_ms.min(at_ms);
-        }
-        if self.refused.is_some() {
-            next.wake_ms = next.wake_ms.min(now.mono_ms + ASK_PAUSE_MS);
         }
         if self.listeners.iter().any(|listener| listener.ready && listener.socket.is_some()) {
             next.wake_ms = next.wake_ms.min(self.accept_at_ms);
@@ -293,23 +285,11 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
         }
     }
 
-    fn ask(&mut self) {
-        while let Some(ask) = self.refused.take().or_else(|| self.machine.ask()) {
-            self.refused = (self.asks)(ask);
-            if self.refused.is_some() {
-                return;
-            }
-        }
-    }
-
     /// Until there is something to do. `again` only lets the poller tell its news first.
     async fn wait(&mut self, next: Next) {
         let Self { table, .. } = self;
         let doorbell = &table.events.doorbell;
-        let sleep_ms = match next.again {
-            true => 0,
-            false => next.wake_ms.saturating_sub(now().mono_ms).min(SLEEP_MS_MAX),
-        };
+        let sleep_ms = next.sleep_ms(now().mono_ms);
         if sleep_ms == 0 {
             return R::pass().await;
         }

@@ -38,9 +38,10 @@ use self::bell::Bell;
 use self::ring::{Completion, Ring};
 use self::table::{Read, Table, To};
 use self::token::{Kind, Token};
+use super::asking::Asking;
 use super::clock::now;
-use super::limits::{ASK_PAUSE_MS, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, SLEEP_MS_MAX};
-use super::{Asks, Core, Doorbell, Key, Machine, Next, Now, Port, Reading, Setup};
+use super::limits::{INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN};
+use super::{Core, Doorbell, Key, Machine, Next, Now, Port, Reading, Setup};
 
 /// Completions in a turn: each brings at most a shared buffer.
 const COMPLETIONS_A_TURN: usize = 256;
@@ -111,8 +112,7 @@ pub(super) fn spawn<M: Machine>(
             doorbell,
             waker: bell.waker(),
             bell,
-            asks: setup.asks,
-            refused: None,
+            asking: Asking::new(setup.asks),
             completions: Vec::with_capacity(COMPLETIONS_A_TURN),
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
         };
@@ -132,9 +132,7 @@ struct Loop<M: Machine> {
     bell: Arc<Bell>,
     /// Rings the bell.
     waker: Waker,
-    asks: Asks<M::Ask>,
-    /// An ask that was given back.
-    refused: Option<M::Ask>,
+    asking: Asking<M::Ask>,
     /// Empty between turns: its room is used again.
     completions: Vec<Completion>,
     buffer: Box<[u8]>,
@@ -175,15 +173,10 @@ impl<M: Machine> Loop<M> {
         }
         let mut next = self.machine.round(now, &mut self.table);
         self.after_round(now);
-        self.ask();
+        self.asking.ask(&mut self.machine);
 
-        if let Some(at_ms) = self.table.close_lingering() {
-            next.wake_ms = next.wake_ms.min(at_ms);
-        }
-        if self.refused.is_some() {
-            next.wake_ms = next.wake_ms.min(now.mono_ms + ASK_PAUSE_MS);
-        }
-        if let Some(at_ms) = self.accepting.due_ms() {
+        let due = [self.table.close_lingering(), self.asking.due_ms(now.mono_ms), self.accepting.due_ms()];
+        for at_ms in due.into_iter().flatten() {
             next.wake_ms = next.wake_ms.min(at_ms);
         }
         again |= !self.table.readable.is_empty() || !self.table.ends.is_empty() || !self.inputs.is_empty();
@@ -282,21 +275,9 @@ impl<M: Machine> Loop<M> {
         }
     }
 
-    fn ask(&mut self) {
-        while let Some(ask) = self.refused.take().or_else(|| self.machine.ask()) {
-            self.refused = (self.asks)(ask);
-            if self.refused.is_some() {
-                return;
-            }
-        }
-    }
-
     /// Until there is something to do. `again` only lets the ring tell its news first.
     fn wait(&mut self, next: Next) {
-        let sleep_ms = match next.again {
-            true => 0,
-            false => next.wake_ms.saturating_sub(now().mono_ms).min(SLEEP_MS_MAX),
-        };
+        let sleep_ms = next.sleep_ms(now().mono_ms);
         if sleep_ms == 0 {
             return self.enter(Duration::ZERO);
         }
