@@ -2,8 +2,8 @@
 //! number in them comes from anywhere else.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::Value;
 
@@ -34,14 +34,27 @@ impl Document {
         print!("{}", plain(&rows));
         if let Some(out) = &self.out {
             // As the document's readers find them: from where it stands.
-            let from = out.parent().unwrap_or(Path::new(""));
-            let pictures = self.results.strip_prefix(from).unwrap_or(&self.results);
+            let pictures = way(out, &self.results).map_err(|error| failed(&self.results, &error))?;
             let has = |name: &str| self.results.join(name).is_file();
-            let text = write(&results, &rows, &pictures.display().to_string(), has);
+            let text = write(&results, &rows, &pictures, has);
             fs::write(out, text).map_err(|error| failed(out, &error))?;
         }
         Ok(())
     }
+}
+
+/// The way from a document to a directory, whatever the working directory and on whichever machine: from where the document
+/// stands, never from the root.
+///
+/// # Errors
+/// The system's: one of the two directories is not there.
+fn way(document: &Path, directory: &Path) -> io::Result<PathBuf> {
+    // A bare file name has an empty parent.
+    let from = document.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (from, to) = (from.canonicalize()?, directory.canonicalize()?);
+    let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    Ok(up.chain(to.components().skip(shared)).collect())
 }
 
 /// The table for a terminal.
@@ -76,7 +89,7 @@ const PICTURES: [(&str, &str); 8] = [
 const DRIVERS: [(&str, &str); 3] =
     [("uring", "driver-uring"), ("monoio", "driver-monoio"), ("glommio", "driver-glommio")];
 
-fn write(results: &Results, rows: &[Row], pictures: &str, has: impl Fn(&str) -> bool) -> String {
+fn write(results: &Results, rows: &[Row], pictures: &Path, has: impl Fn(&str) -> bool) -> String {
     let mut out = String::from(
         "# Benchmarks\n\n`make bench` makes this page anew, on the machine that it runs on, from the results in \
          `bench/results/`; each number is the median of\nthe runs that count, and the command that made it stands \
@@ -108,7 +121,7 @@ fn write(results: &Results, rows: &[Row], pictures: &str, has: impl Fn(&str) -> 
     if !shown.is_empty() {
         out.push_str("## Curves\n\n");
         for (file, what) in shown {
-            let _ = writeln!(out, "![{what}]({pictures}/{file})\n");
+            let _ = writeln!(out, "![{what}]({})\n", pictures.join(file).display());
         }
     }
     out.push_str("## Commands\n\n| result | runs | count | command |\n|---|---|---|---|\n");
@@ -291,10 +304,39 @@ mod tests {
     }
 
     #[test]
+    fn pictures_are_linked_from_where_the_document_stands() {
+        let root = tempfile::tempdir().unwrap();
+        let results = root.path().join("bench/results");
+        fs::create_dir_all(&results).unwrap();
+        fs::create_dir_all(root.path().join("docs")).unwrap();
+        for (document, link) in [
+            ("BENCHMARKS.md", "bench/results"),
+            ("docs/BENCHMARKS.md", "../bench/results"),
+            ("bench/results/BENCHMARKS.md", ""),
+        ] {
+            // However the two are named: whole, or with turns in them.
+            for named in [results.clone(), root.path().join("docs/../bench/./results")] {
+                assert_eq!(way(&root.path().join(document), &named).unwrap(), Path::new(link), "{document}");
+            }
+        }
+        fs::write(results.join("direct.json"), fan(20e6, 90.0, 0).to_string()).unwrap();
+        fs::write(results.join("direct.svg"), "<svg/>").unwrap();
+        for (document, link) in
+            [("BENCHMARKS.md", "](bench/results/direct.svg)"), ("bench/results/B.md", "](direct.svg)")]
+        {
+            let out = root.path().join(document);
+            Document { results: results.clone(), out: Some(out.clone()) }.run().unwrap();
+            let text = fs::read_to_string(out).unwrap();
+            assert!(text.contains(link) && !text.contains(&root.path().display().to_string()), "{text}");
+        }
+        assert!(way(&root.path().join("nowhere/BENCHMARKS.md"), &results).is_err());
+    }
+
+    #[test]
     fn the_document_shows_what_was_measured_and_how() {
         let results = results(&[("direct", fan(20.1e6, 95.0, 0)), ("driver-monoio", fan(19e6, 97.0, 0))]);
         let rows = rows(&results);
-        let text = write(&results, &rows, "bench/results", |name| name == "direct.svg");
+        let text = write(&results, &rows, Path::new("bench/results"), |name| name == "direct.svg");
         for part in [
             "| 2a | into the connector, 5,000 sessions of a room | 20.1 M/s, p99 95 ms | >= 20 M/s, p99 <= 100 ms, all made",
             "Linux 6.18, 2 x a CPU; commit abc.",
