@@ -52,7 +52,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Deliveries a second that are checked one by one where it is not said: a tenth of a processor.
 const CHECKED_PER_S: f64 = 200_000.0;
-/// How long each size of `limit` is measured beside a run, seconds.
+/// How long each way and size of `limit` is measured beside a run, seconds.
 const LIMIT_SECONDS: f64 = 1.0;
 /// The same, where its rounds come as rarely as the run's messages, seconds.
 const PACED_LIMIT_SECONDS: f64 = 3.0;
@@ -240,11 +240,11 @@ impl Fanout {
             }
             None => (self.server_cpus.clone(), self.client_cpus.clone()),
         };
-        let environment = Environment::here(commit);
         // Where a thread runs is inherited by those that it starts: the caller's stays as it is.
         thread::scope(|scope| {
             let measuring = scope.spawn(|| {
                 clients.as_ref().map_or(Ok(()), pin)?;
+                let environment = Environment { server_cpus: server.clone(), ..Environment::here(commit) };
                 self.measured(environment, server, clients.clone())
             });
             measuring.join().map_err(|_| panicked())?
@@ -539,7 +539,8 @@ impl Fanout {
         one_room && self.deliveries.is_none() && self.rate * f64::from(self.viewers) < FAIR_WRITES_PER_CPU_S
     }
 
-    /// What the machine makes of writes as long as the server's were, and of short ones.
+    /// What the machine makes of writes as long as the server's were, and of short ones, each by plain calls and by
+    /// io_uring.
     fn limit(
         &self,
         spent: &Spent,
@@ -558,7 +559,7 @@ impl Fanout {
             sizes,
             seconds,
             pace,
-            no_uring: true,
+            no_uring: false,
             server_cpus: server.clone(),
             client_cpus: clients.clone(),
             output: Printing::default(),

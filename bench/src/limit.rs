@@ -46,8 +46,9 @@ pub(crate) const FAIR_WRITES_PER_CPU_S: f64 = 150_000.0;
 /// The write at which that is asked.
 pub(crate) const FAIR_BYTES: usize = 128;
 
-/// The way of plain calls.
-const SEND: &str = "send";
+/// The way of plain calls, and that of batches through io_uring.
+pub(crate) const SEND: &str = "send";
+pub(crate) const IO_URING: &str = "io_uring";
 
 /// What this machine does without a server: loopback connections, one processor that only sends.
 #[derive(Debug, Clone, clap::Args, Serialize)]
@@ -148,8 +149,11 @@ impl Limit {
             }
             None => (self.server_cpus.clone(), self.client_cpus.clone()),
         };
+        let mut environment = Environment::here(commit);
+        environment.server_cpus.clone_from(&sender);
+        environment.client_cpus = reader.clone().or(environment.client_cpus);
         let rows = self.rows(sender, reader)?;
-        Ok(LimitReport { bench: "limit", environment: Environment::here(commit), settings: self.clone(), rows })
+        Ok(LimitReport { bench: "limit", environment, settings: self.clone(), rows })
     }
 
     fn rows(&self, sender: Option<Cpus>, reader: Option<Cpus>) -> Result<Vec<LimitRow>, Error> {
@@ -182,7 +186,7 @@ impl Limit {
             let work = Work { connections: served.len() as u64, bytes, seconds, pace: self.pace };
             rows.push(row((SEND, &mut |payload| plain(served, payload)), &work, &mut sent, taken)?);
             if let Some(ring) = &mut ring {
-                rows.push(row(("io_uring", &mut |payload| batched(ring, payload)), &work, &mut sent, taken)?);
+                rows.push(row((IO_URING, &mut |payload| batched(ring, payload)), &work, &mut sent, taken)?);
             }
         }
         Ok(rows)

@@ -13,9 +13,22 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
 /// Processors by their numbers: `0`, `0,2-3`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpus(Vec<usize>);
+
+impl Serialize for Cpus {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Cpus {
+    /// Those that the calling thread may run on.
+    pub(crate) fn of_this_thread() -> Option<Self> {
+        let allowed = sched_getaffinity(None).ok()?;
+        Some(Self((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()))
+    }
+}
 
 impl FromStr for Cpus {
     type Err = String;
@@ -46,8 +59,7 @@ impl fmt::Display for Cpus {
 /// The two sides: the first processor that this process may use is the server's, the others are the clients'. `None`
 /// where there is only one.
 pub(crate) fn sides() -> Option<(Cpus, Cpus)> {
-    let allowed = sched_getaffinity(None).ok()?;
-    let mut all = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let mut all = Cpus::of_this_thread()?.0.into_iter();
     let first = all.next()?;
     let others: Vec<usize> = all.collect();
     (!others.is_empty()).then(|| (Cpus(vec![first]), Cpus(others)))

@@ -10,6 +10,7 @@ use crate::environment::Environment;
 use crate::fanout::{Fanout, Run};
 use crate::limit::{self, LimitRow};
 use crate::processor::Usage;
+use crate::results::median;
 use crate::stand::Spent;
 use crate::tally::{Sum, microseconds};
 use crate::viewers::Stage;
@@ -181,10 +182,14 @@ pub struct ConnectorReport {
     pub queue_drops: u64,
     /// Writes a second of the connector's processor time.
     pub writes_per_cpu_s: Option<f64>,
-    /// The same, of what `limit` makes at that size.
+    /// The same, of what `limit` makes at that size by plain calls.
     pub share_of_limit: Option<f64>,
-    /// The same, of what it makes when its rounds come as rarely as the run's messages, where nothing is to be batched.
+    /// By batches through io_uring, where they are permitted.
+    pub share_of_uring_limit: Option<f64>,
+    /// Of what plain calls make when their rounds come as rarely as the run's messages, where nothing is to be batched.
     pub share_of_paced_limit: Option<f64>,
+    /// Of what io_uring makes then.
+    pub share_of_paced_uring_limit: Option<f64>,
 }
 
 /// A distribution, milliseconds.
@@ -321,8 +326,8 @@ impl ServerReport {
             let bytes_a_write = count("sent_bytes") as f64 / writes as f64;
             let writes_per_cpu_s = connector_s.map(|seconds| writes as f64 / seconds);
             // The row of that size, or of 128 bytes where the writes are about as short.
-            let share = |paced: bool| {
-                let rows = limit?.iter().filter(|row| paced == (row.pace > 0.0));
+            let share = |way: &str, paced: bool| {
+                let rows = limit?.iter().filter(|row| row.way == way && paced == (row.pace > 0.0));
                 let off = |row: &LimitRow| (row.bytes as f64 / bytes_a_write).ln().abs();
                 let row = rows.min_by(|a, b| off(a).total_cmp(&off(b)))?;
                 Some(writes_per_cpu_s? / row.writes_per_cpu_s)
@@ -337,8 +342,10 @@ impl ServerReport {
                 missed: count("missed"),
                 queue_drops: count("queue_drops"),
                 writes_per_cpu_s,
-                share_of_limit: share(false),
-                share_of_paced_limit: share(true),
+                share_of_limit: share(limit::SEND, false),
+                share_of_uring_limit: share(limit::IO_URING, false),
+                share_of_paced_limit: share(limit::SEND, true),
+                share_of_paced_uring_limit: share(limit::IO_URING, true),
             }
         });
         (connector.is_some() || spent.usage.is_some()).then_some(Self {
@@ -394,7 +401,8 @@ impl Report {
     #[must_use]
     pub fn headline(&self) -> Headline {
         let connector = self.server.as_ref().and_then(|server| server.connector.as_ref());
-        let limit = self.limit.iter().flatten().find(|row| row.bytes == limit::FAIR_BYTES);
+        let is_fair = |row: &&LimitRow| row.bytes == limit::FAIR_BYTES && row.way == limit::SEND && row.pace == 0.0;
+        let limit = self.limit.iter().flatten().find(is_fair);
         Headline {
             per_second: self.deliveries.per_second,
             delivered_share: self.deliveries.delivered as f64 / self.deliveries.expected.max(1) as f64,
@@ -419,23 +427,19 @@ impl Series {
     /// `runs` is not empty.
     pub(crate) fn new(runs: Vec<Report>) -> Self {
         let lines: Vec<Headline> = runs.iter().map(Report::headline).collect();
-        let median = |of: fn(&Headline) -> f64| {
-            let mut values: Vec<f64> = lines.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
+        let middle = |of: fn(&Headline) -> f64| median(lines.iter().map(of).collect()).expect("a series has a run");
         let median = Headline {
-            per_second: median(|line| line.per_second),
-            delivered_share: median(|line| line.delivered_share),
-            p50: median(|line| line.p50),
-            p90: median(|line| line.p90),
-            p99: median(|line| line.p99),
-            p999: median(|line| line.p999),
-            max: median(|line| line.max),
-            cpu_s_a_million: median(|line| line.cpu_s_a_million),
-            deliveries_a_write: median(|line| line.deliveries_a_write),
-            share_of_limit: median(|line| line.share_of_limit),
-            limit_writes_per_cpu_s: median(|line| line.limit_writes_per_cpu_s),
+            per_second: middle(|line| line.per_second),
+            delivered_share: middle(|line| line.delivered_share),
+            p50: middle(|line| line.p50),
+            p90: middle(|line| line.p90),
+            p99: middle(|line| line.p99),
+            p999: middle(|line| line.p999),
+            max: middle(|line| line.max),
+            cpu_s_a_million: middle(|line| line.cpu_s_a_million),
+            deliveries_a_write: middle(|line| line.deliveries_a_write),
+            share_of_limit: middle(|line| line.share_of_limit),
+            limit_writes_per_cpu_s: middle(|line| line.limit_writes_per_cpu_s),
         };
         Self { bench: "fanout", median, runs }
     }
@@ -612,12 +616,16 @@ impl fmt::Display for ServerReport {
         if let Some(writes) = connector.writes_per_cpu_s {
             write!(f, "  writes a CPU s {:>16}", grouped(writes as u64))?;
             if let Some(share) = connector.share_of_limit {
-                write!(f, "  {:.1} % of limit's at that size", share * 100.0)?;
+                write!(f, "  of limit's at that size {:.1} %", share * 100.0)?;
             }
-            match connector.share_of_paced_limit {
-                Some(share) => writeln!(f, ", {:.1} % of it at that pace", share * 100.0)?,
-                None => writeln!(f)?,
+            for (share, of) in [
+                (connector.share_of_uring_limit, "by io_uring"),
+                (connector.share_of_paced_limit, "at that pace"),
+                (connector.share_of_paced_uring_limit, "at that pace by io_uring"),
+            ] {
+                share.map_or(Ok(()), |share| write!(f, ", {of} {:.1} %", share * 100.0))?;
             }
+            writeln!(f)?;
         }
         writeln!(
             f,

@@ -10,7 +10,7 @@ use std::{fs, io};
 
 use serde_json::Value;
 
-use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S};
+use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S, IO_URING, SEND};
 
 /// All cases, by name.
 #[derive(Debug, Clone, Default)]
@@ -78,9 +78,13 @@ impl Case {
     pub(crate) fn median_of(&self, of: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
         let counted = self.counted();
         let runs = if counted.is_empty() { self.runs.iter().collect() } else { counted };
-        let mut values: Vec<f64> = runs.into_iter().filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len().checked_sub(1)? / 2).copied()
+        median(runs.into_iter().filter_map(of).collect())
+    }
+
+    /// Whether a median of what counts says something: at least half of the runs do.
+    pub(crate) fn is_fair(&self) -> bool {
+        let counted = self.counted().len();
+        counted > 0 && 2 * counted >= self.runs.len()
     }
 }
 
@@ -89,23 +93,38 @@ pub(crate) fn number(run: &Value, pointer: &str) -> Option<f64> {
     run.pointer(pointer)?.as_f64()
 }
 
-/// How many writes of 128 bytes a processor second the machine made without a server, in the same run.
+/// The middle one, or the mean of the two in the middle; `None` of nothing.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    Some((values[last / 2] + values[last.div_ceil(2)]) / 2.0)
+}
+
+/// How many writes of 128 bytes a processor second the machine made without a server, by plain calls one after the other,
+/// in the same run.
 pub(crate) fn machine(run: &Value) -> Option<f64> {
-    limit(run, |bytes| bytes == FAIR_BYTES as f64)
+    let row = limit(run).find(|row| number(row, "/bytes") == Some(FAIR_BYTES as f64) && is_way(row, SEND))?;
+    number(row, "/writes_per_cpu_s")
 }
 
-/// The same at the size nearest to what the server wrote: writes a processor second.
+/// The same at the size nearest to what the server wrote, by whichever way makes more: writes a processor second.
 pub(crate) fn machine_near(run: &Value, bytes: f64) -> Option<f64> {
-    let rows = run.pointer("/limit").or_else(|| run.pointer("/rows"))?.as_array()?;
-    let off = |row: &&Value| number(row, "/bytes").map_or(f64::INFINITY, |of| (of / bytes).ln().abs());
-    let row = rows.iter().min_by(|a, b| off(a).total_cmp(&off(b)))?;
-    number(row, "/writes_per_cpu_s")
+    let off = |row: &Value| number(row, "/bytes").map_or(f64::INFINITY, |of| (of / bytes).ln().abs());
+    let of_a_way = |way| {
+        let row = limit(run).filter(|row| is_way(row, way)).min_by(|a, b| off(a).total_cmp(&off(b)))?;
+        number(row, "/writes_per_cpu_s")
+    };
+    [SEND, IO_URING].into_iter().filter_map(of_a_way).max_by(f64::total_cmp)
 }
 
-fn limit(run: &Value, is: impl Fn(f64) -> bool) -> Option<f64> {
-    let rows = run.pointer("/limit").or_else(|| run.pointer("/rows"))?.as_array()?;
-    let row = rows.iter().find(|row| number(row, "/bytes").is_some_and(&is))?;
-    number(row, "/writes_per_cpu_s")
+/// The rows of what the machine made flat out.
+fn limit(run: &Value) -> impl Iterator<Item = &Value> {
+    let rows = run.pointer("/limit").or_else(|| run.pointer("/rows")).and_then(Value::as_array);
+    rows.into_iter().flatten().filter(|row| number(row, "/pace").is_none_or(|pace| pace == 0.0))
+}
+
+fn is_way(row: &Value, way: &str) -> bool {
+    row.get("way").and_then(Value::as_str) == Some(way)
 }
 
 #[cfg(test)]
@@ -115,8 +134,14 @@ mod tests {
     use super::*;
 
     fn run(p99: f64, writes: f64) -> Value {
-        let limit =
-            json!([{ "bytes": 128, "writes_per_cpu_s": writes }, { "bytes": 24576, "writes_per_cpu_s": 90_000.0 }]);
+        let row = |way: &str, bytes: u64, pace: u64, writes: f64| json!({ "way": way, "bytes": bytes, "pace": pace, "writes_per_cpu_s": writes });
+        let limit = json!([
+            row(IO_URING, 128, 0, writes * 1.2),
+            row(SEND, 128, 0, writes),
+            row(SEND, 24_576, 0, 90_000.0),
+            row(IO_URING, 24_576, 0, 95_000.0),
+            row(SEND, 20_000, 16, 400_000.0),
+        ]);
         json!({ "latency": { "p99": p99 }, "limit": limit })
     }
 
@@ -125,12 +150,18 @@ mod tests {
         let case = |runs: Vec<Value>| Case { command: String::new(), runs };
         let all = case(vec![run(9.0, 160_000.0), run(1.0, 100_000.0), run(7.0, 170_000.0), run(8.0, 180_000.0)]);
         assert_eq!((all.counted().len(), all.median("/latency/p99")), (3, Some(8.0)));
+        let even = case(vec![run(9.0, 160_000.0), run(8.0, 180_000.0)]);
+        assert_eq!((even.median("/latency/p99"), even.is_fair()), (Some(8.5), true));
+        let few = case(vec![run(9.0, 160_000.0), run(1.0, 1.0), run(1.0, 1.0)]);
+        assert!(!few.is_fair(), "one of three is no median");
         let none = case(vec![run(3.0, 1.0), run(5.0, 1.0)]);
-        assert_eq!((none.counted().len(), none.median("/latency/p99")), (0, Some(3.0)));
+        assert_eq!((none.counted().len(), none.median("/latency/p99")), (0, Some(4.0)));
         let without = case(vec![json!({ "total": { "p99": 4 } })]);
         assert_eq!((without.counted().len(), without.median("/total/p99")), (1, Some(4.0)));
         assert_eq!(without.median("/nothing"), None);
-        assert_eq!(machine_near(&run(1.0, 1.0), 20_000.0), Some(90_000.0));
+        // Of rows flat out; the fair one of plain calls, a size's of the way that makes more.
+        assert_eq!(machine_near(&run(1.0, 1.0), 20_000.0), Some(95_000.0));
+        assert_eq!(machine(&run(1.0, 7.0)), Some(7.0));
     }
 
     #[test]
