@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use connector::driver::{
-    Core, Key, Kind, Listeners, Machine, Next, Now, Outlet, Reading, Sent, Setup, SocketOptions,
+    Core, Driver, Key, Kind, Listeners, Machine, Next, Now, Outlet, Reading, Sent, Setup, SocketOptions,
     raise_descriptor_limit, spawn,
 };
 use proto::deflate::{self, Agreed, Deflater, Inflater};
@@ -52,9 +52,9 @@ fn main() -> io::Result<()> {
     let options = Options::parse();
     raise_descriptor_limit()?;
     let cores = if options.cores == 0 { std::thread::available_parallelism()?.get() } else { options.cores };
-    let (kind, why) = options.driver.choose()?;
-    println!("driver {kind}: {why}");
-    let (addresses, cores) = serve(kind, &options.listen, cores)?;
+    let (driver, why) = options.driver.choose()?;
+    println!("driver {driver}: {why}");
+    let (addresses, cores) = serve(driver, &options.listen, cores)?;
     for address in addresses {
         println!("listening on {address}");
     }
@@ -68,7 +68,11 @@ fn main() -> io::Result<()> {
 ///
 /// # Errors
 /// The system's, where it does not let us listen or start a thread.
-pub(crate) fn serve(kind: Kind, listen: &[SocketAddr], cores: usize) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
+pub(crate) fn serve(
+    driver: Driver,
+    listen: &[SocketAddr],
+    cores: usize,
+) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
     let listeners = Listeners::bind(listen, cores, &SocketOptions::default())?;
     let mut started = Vec::new();
     for (index, listeners) in listeners.cores.into_iter().enumerate() {
@@ -78,7 +82,7 @@ pub(crate) fn serve(kind: Kind, listen: &[SocketAddr], cores: usize) -> io::Resu
             inputs_max: 1,
             asks: Box::new(|ask: Infallible| match ask {}),
         };
-        started.push(spawn(kind, setup, |_| Echo::default())?);
+        started.push(spawn(driver, setup, |_| Echo::default())?);
     }
     Ok((listeners.addresses, started))
 }

@@ -8,7 +8,7 @@ use proto::config::{Invalid, require};
 use proto::operation::Operations;
 use serde::{Deserialize, Serialize};
 
-use crate::driver::{Kind, SocketOptions};
+use crate::driver::{Driver, Kind, SocketOptions};
 use crate::engine::config::Net;
 use crate::engine::{Compressed, EngineConfig};
 
@@ -148,7 +148,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Invalid`]: the system refuses just the one that is asked for.
-    pub(crate) fn driver(&self) -> Result<(Kind, String), Invalid> {
+    pub(crate) fn driver(&self) -> Result<(Driver, String), Invalid> {
         self.driver.choose().map_err(|refused| Invalid {
             key: "connector.driver",
             value: format!("{} ({refused})", self.driver),

@@ -93,8 +93,8 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Running, StartError> {
     config.check()?;
-    let (kind, why) = config.driver()?;
-    tracing::info!(driver = %kind, why, "the event loop of the cores");
+    let (driver, why) = config.driver()?;
+    tracing::info!(%driver, why, "the event loop of the cores");
     let show = rpc::secret::Show::new(&cluster.secret)?;
     if let Err(error) = driver::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of descriptors is as it was");
@@ -124,7 +124,7 @@ pub async fn start(
         };
         let (engine, incarnation) = (engine.clone(), incarnation.clone());
         let (said, writing) = (said[core].clone(), writing.clone());
-        started.push(driver::spawn(kind, setup, move |now| {
+        started.push(driver::spawn(driver, setup, move |now| {
             core::Core::new(Engine::new(engine, core as u16, incarnation, now), said, writing)
         })?);
     }

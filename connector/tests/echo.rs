@@ -28,7 +28,8 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let (addresses, mut cores) = echo::serve(Kind::Auto, &["127.0.0.1:0".parse().unwrap()], 1).unwrap();
+        let (driver, _) = Kind::Auto.choose().unwrap();
+        let (addresses, mut cores) = echo::serve(driver, &["127.0.0.1:0".parse().unwrap()], 1).unwrap();
         Self { address: addresses[0], core: cores.remove(0) }
     }
 

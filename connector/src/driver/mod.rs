@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam::channel::{Sender, TrySendError};
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use futures::task::AtomicWaker;
+
+use self::asking::Asking;
 
 mod asking;
 mod batch;
@@ -180,26 +182,61 @@ impl Kind {
     /// Whether it is in this binary.
     #[must_use]
     pub fn is_built(self) -> bool {
-        self != Self::Glommio || cfg!(feature = "glommio")
+        self != Self::Glommio || glommio().is_some()
     }
 
-    /// Tries what was asked for. Returns which it comes to, never [`Kind::Auto`], and why: for the log.
+    /// Tries what was asked for. Returns what it comes to, and why: for the log.
     ///
     /// # Errors
-    /// The system refuses just this one. The operator's to mend.
-    pub fn choose(self) -> io::Result<(Self, String)> {
+    /// The system refuses just this one, or it is not in this binary. The operator's to mend.
+    pub fn choose(self) -> io::Result<(Driver, String)> {
         let permitted =
             || uring::attempt().map_err(|error| io::Error::new(error.kind(), format!("io_uring refused: {error}")));
+        let asked_for = |driver| (driver, "asked for".into());
         match self {
-            _ if !self.is_built() => Err(not_built()),
-            Self::Uring => permitted().map(|()| (self, "asked for".into())),
             Self::Auto => Ok(match permitted() {
-                Ok(()) => (Self::Uring, "io_uring is permitted".into()),
-                Err(refused) => (Self::Monoio, refused.to_string()),
+                Ok(()) => (Driver::Uring, "io_uring is permitted".into()),
+                Err(refused) => (Driver::Monoio, refused.to_string()),
             }),
-            _ => Ok((self, "asked for".into())),
+            Self::Uring => permitted().map(|()| asked_for(Driver::Uring)),
+            Self::Monoio => Ok(asked_for(Driver::Monoio)),
+            Self::Glommio => glommio().map(asked_for).ok_or_else(|| {
+                let text = "not in this binary: it is built with --features connector/glommio";
+                io::Error::new(io::ErrorKind::Unsupported, text)
+            }),
         }
     }
+}
+
+/// A loop that is in this binary and that the system permits, as far as [`Kind::choose`] can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// [`Kind::Uring`].
+    Uring,
+    /// [`Kind::Monoio`].
+    Monoio,
+    /// [`Kind::Glommio`].
+    #[cfg(feature = "glommio")]
+    Glommio,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Uring => Kind::Uring,
+            Self::Monoio => Kind::Monoio,
+            #[cfg(feature = "glommio")]
+            Self::Glommio => Kind::Glommio,
+        };
+        kind.fmt(to)
+    }
+}
+
+fn glommio() -> Option<Driver> {
+    #[cfg(feature = "glommio")]
+    return Some(Driver::Glommio);
+    #[cfg(not(feature = "glommio"))]
+    None
 }
 
 /// Takes what a machine asks, without waiting; an ask that it gives back is offered again some milliseconds later, and
@@ -223,23 +260,47 @@ pub struct Setup<A> {
 /// # Errors
 /// The system's, where it gives no thread or no poller.
 pub fn spawn<M: Machine>(
-    kind: Kind,
+    driver: Driver,
     setup: Setup<M::Ask>,
     make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
-    match kind {
-        Kind::Auto => spawn(kind.choose()?.0, setup, make),
-        Kind::Uring => uring::spawn(setup, make),
-        Kind::Monoio => readiness::spawn::<M, monoio::Monoio>(setup, make),
-        #[cfg(feature = "glommio")]
-        Kind::Glommio => readiness::spawn::<M, glommio::Glommio>(setup, make),
-        #[cfg(not(feature = "glommio"))]
-        Kind::Glommio => Err(not_built()),
-    }
+    let (sender, inputs) = bounded(setup.inputs_max);
+    let doorbell = Arc::new(Doorbell::default());
+    let port = Port { inputs: sender, doorbell: doorbell.clone() };
+    let (started, start) = bounded(1);
+    let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
+        let begun = started.clone();
+        let parts = Parts {
+            inputs,
+            doorbell,
+            listeners: setup.listeners,
+            asking: Asking::new(setup.asks),
+            make,
+            begun: move || drop(begun.send(Ok(()))),
+        };
+        let ran = match driver {
+            Driver::Uring => uring::run(parts),
+            Driver::Monoio => readiness::run::<M, monoio::Monoio>(parts),
+            #[cfg(feature = "glommio")]
+            Driver::Glommio => readiness::run::<M, glommio::Glommio>(parts),
+        };
+        if let Err(error) = ran {
+            drop(started.send(Err(error)));
+        }
+    })?;
+    start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
+    Ok(Core { port, thread })
 }
 
-fn not_built() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "not in this binary: it is built with --features connector/glommio")
+/// What a core's loop is made of, on its own thread.
+struct Parts<M: Machine, F, B> {
+    inputs: Receiver<M::Input>,
+    doorbell: Arc<Doorbell>,
+    listeners: Vec<TcpListener>,
+    asking: Asking<M::Ask>,
+    make: F,
+    /// To be called when the system has given all that the loop needs: an error after it reaches nobody.
+    begun: B,
 }
 
 /// A running core.

@@ -28,14 +28,14 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::Receiver;
 
 pub(super) use self::table::Stream;
 use self::table::{Event, Events, Read, Table};
 use super::asking::Asking;
 use super::clock::now;
 use super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, gave_up};
-use super::{Core, Doorbell, Machine, Next, Now, Port, Reading, Setup};
+use super::{Machine, Next, Now, Parts, Reading};
 
 /// What a driver of this kind is made of.
 pub(super) trait Runtime: 'static {
@@ -75,51 +75,19 @@ pub(super) enum Accepted<S> {
     Ended,
 }
 
-pub(super) fn spawn<M: Machine, R: Runtime>(
-    setup: Setup<M::Ask>,
-    make: impl FnOnce(Now) -> M + Send + 'static,
-) -> io::Result<Core<M::Input>> {
-    let (sender, inputs) = bounded(setup.inputs_max);
-    let doorbell = Arc::new(Doorbell::default());
-    let port = Port { inputs: sender, doorbell: doorbell.clone() };
-    let (started, start) = bounded(1);
-    let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
-        let begun = started.clone();
-        let core = async move {
-            let events = Arc::new(Events::new(doorbell));
-            let listeners = setup.listeners.into_iter().map(R::listener).collect::<io::Result<Vec<_>>>();
-            let listeners = match listeners {
-                Ok(listeners) => listeners,
-                Err(error) => return drop(begun.send(Err(error))),
-            };
-            let listeners = listeners.into_iter().enumerate().map(|(index, socket)| Listener {
-                socket: Some(socket),
-                waker: events.waker(Event::Accept(index)),
-                ready: true,
-                last: false,
-            });
-            let this: Loop<M, R> = Loop {
-                listeners: listeners.collect(),
-                table: Table::new(events),
-                machine: make(now()),
-                inputs,
-                asking: Asking::new(setup.asks),
-                news: Vec::new(),
-                readable: VecDeque::new(),
-                accept_at_ms: 0,
-                accept_failed: false,
-                ending: false,
-                buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
-            };
-            drop(begun.send(Ok(())));
-            this.run().await;
-        };
-        if let Err(error) = R::run(core) {
-            drop(started.send(Err(error)));
+/// Runs a core to its end.
+///
+/// # Errors
+/// The system's, where it gives no poller.
+pub(super) fn run<M: Machine, R: Runtime>(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce()>) -> io::Result<()> {
+    let mut refused = Ok(());
+    R::run(async {
+        match Loop::<M, R>::new(parts) {
+            Ok(this) => this.run().await,
+            Err(error) => refused = Err(error),
         }
     })?;
-    start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
-    Ok(Core { port, thread })
+    refused
 }
 
 struct Listener<L> {
@@ -151,6 +119,30 @@ struct Loop<M: Machine, R: Runtime> {
 }
 
 impl<M: Machine, R: Runtime> Loop<M, R> {
+    fn new(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce()>) -> io::Result<Self> {
+        let events = Arc::new(Events::new(parts.doorbell));
+        let listener = |(index, socket)| {
+            let waker = events.waker(Event::Accept(index));
+            Ok(Listener { socket: Some(R::listener(socket)?), waker, ready: true, last: false })
+        };
+        let listeners = parts.listeners.into_iter().enumerate().map(listener).collect::<io::Result<_>>()?;
+        let this = Self {
+            listeners,
+            table: Table::new(events),
+            machine: (parts.make)(now()),
+            inputs: parts.inputs,
+            asking: parts.asking,
+            news: Vec::new(),
+            readable: VecDeque::new(),
+            accept_at_ms: 0,
+            accept_failed: false,
+            ending: false,
+            buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+        };
+        (parts.begun)();
+        Ok(this)
+    }
+
     async fn run(mut self) {
         loop {
             let mut next = self.turn();

@@ -31,7 +31,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::Receiver;
 
 use self::accepting::Accepting;
 use self::bell::Bell;
@@ -41,7 +41,7 @@ use self::token::{Kind, Token};
 use super::asking::Asking;
 use super::clock::now;
 use super::limits::{INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN};
-use super::{Core, Doorbell, Key, Machine, Next, Now, Port, Reading, Setup};
+use super::{Doorbell, Key, Machine, Next, Now, Parts, Reading};
 
 /// Completions in a turn: each brings at most a shared buffer.
 const COMPLETIONS_A_TURN: usize = 256;
@@ -90,37 +90,28 @@ fn attempt_here() -> io::Result<()> {
     if came { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-pub(super) fn spawn<M: Machine>(
-    setup: Setup<M::Ask>,
-    make: impl FnOnce(Now) -> M + Send + 'static,
-) -> io::Result<Core<M::Input>> {
-    let (sender, inputs) = bounded(setup.inputs_max);
-    let doorbell = Arc::new(Doorbell::default());
-    let port = Port { inputs: sender, doorbell: doorbell.clone() };
-    let (started, start) = bounded(1);
-    let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
-        let (mut ring, bell) = match Ring::new().and_then(|ring| Ok((ring, Bell::new()?))) {
-            Ok(made) => made,
-            Err(error) => return drop(started.send(Err(error))),
-        };
-        bell.hang(&mut ring);
-        let this = Loop {
-            machine: make(now()),
-            table: Table::new(ring),
-            accepting: Accepting::new(setup.listeners),
-            inputs,
-            doorbell,
-            waker: bell.waker(),
-            bell,
-            asking: Asking::new(setup.asks),
-            completions: Vec::with_capacity(COMPLETIONS_A_TURN),
-            buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
-        };
-        drop(started.send(Ok(())));
-        this.run();
-    })?;
-    start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
-    Ok(Core { port, thread })
+/// Runs a core to its end.
+///
+/// # Errors
+/// The system's, where it gives no ring.
+pub(super) fn run<M: Machine>(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce()>) -> io::Result<()> {
+    let (mut ring, bell) = (Ring::new()?, Bell::new()?);
+    bell.hang(&mut ring);
+    let this = Loop {
+        machine: (parts.make)(now()),
+        table: Table::new(ring),
+        accepting: Accepting::new(parts.listeners),
+        inputs: parts.inputs,
+        doorbell: parts.doorbell,
+        waker: bell.waker(),
+        bell,
+        asking: parts.asking,
+        completions: Vec::with_capacity(COMPLETIONS_A_TURN),
+        buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+    };
+    (parts.begun)();
+    this.run();
+    Ok(())
 }
 
 struct Loop<M: Machine> {

@@ -234,7 +234,7 @@ impl Server {
             inputs_max: INPUTS_MAX,
             asks: Box::new(asks),
         };
-        let core = spawn(kind, setup, |_| Probe::default()).unwrap();
+        let core = spawn(kind.choose().unwrap().0, setup, |_| Probe::default()).unwrap();
         Self { addresses: listeners.addresses, port: core.port(), core, seen }
     }
 
