@@ -201,7 +201,7 @@ fn panicked() -> io::Error {
 fn connections(count: u32) -> io::Result<(Vec<TcpStream>, Vec<TcpStream>)> {
     let localhost = SocketAddr::from(([127, 0, 0, 1], 0));
     let listeners = Listeners::bind(&[localhost], 1, &SocketOptions::default())?;
-    let (address, listener) = (listeners.addresses[0], &listeners.cores[0][0]);
+    let (address, listener) = (listeners.addresses[0], &listeners.cores[0].sockets[0]);
     listener.set_nonblocking(false)?;
     let (mut clients, mut served) = (Vec::new(), Vec::new());
     for number in 0..count {

@@ -75,10 +75,10 @@ pub(crate) fn serve(
 ) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
     let listeners = Listeners::bind(listen, cores, &SocketOptions::default())?;
     let mut started = Vec::new();
-    for (index, listeners) in listeners.cores.into_iter().enumerate() {
+    for (index, intake) in listeners.cores.into_iter().enumerate() {
         let setup = Setup {
             name: format!("echo-{index}"),
-            listeners,
+            intake,
             inputs_max: 1,
             asks: Box::new(|ask: Infallible| match ask {}),
         };

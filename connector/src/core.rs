@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use proto::error::TABLE;
 
-use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
+use crate::driver::{Balance, Key, Machine, Next, Now, Outlet, Reading};
 use crate::engine::event::{Ask, Input};
 use crate::engine::{Counters, Engine, Sizes};
 
@@ -120,7 +120,10 @@ impl Machine for Core {
 
 /// The sums over all cores, made when they are asked for.
 #[derive(Debug)]
-pub(crate) struct Sums(pub(crate) Vec<Arc<Said>>);
+pub(crate) struct Sums {
+    pub(crate) said: Vec<Arc<Said>>,
+    pub(crate) balance: Arc<Balance>,
+}
 
 /// What is summed, by name, with its unit and meaning.
 type Count = (&'static str, &'static str, fn(&Counters) -> u64);
@@ -162,11 +165,18 @@ const BY_CODE: &[ByCode] = &[
 impl Collector for Sums {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let said: Vec<_> =
-            self.0.iter().map(|said| said.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+            self.said.iter().map(|said| said.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
         for (name, help, count) in COUNTS {
             let sum = ConstCounter::new(said.iter().map(|(counters, _)| count(counters)).sum::<u64>());
             sum.encode(encoder.encode_descriptor(&format!("connector_{name}"), help, None, sum.metric_type())?)?;
         }
+        let handed_over = ConstCounter::new(self.balance.handed_over());
+        handed_over.encode(encoder.encode_descriptor(
+            "connector_handed_over",
+            "Connections that the core which accepted them handed to one that held clearly fewer",
+            None,
+            handed_over.metric_type(),
+        )?)?;
         for (name, help, size) in SIZES {
             let sum = ConstGauge::new(said.iter().map(|(_, sizes)| size(sizes) as i64).sum::<i64>());
             sum.encode(encoder.encode_descriptor(&format!("connector_{name}"), help, None, sum.metric_type())?)?;

@@ -114,11 +114,11 @@ pub async fn start(
     let said: Vec<_> = (0..cores).map(|_| Arc::new(core::Said::default())).collect();
     let writing = core::Core::writing(registry);
     let mut started = Vec::with_capacity(cores);
-    for (core, listeners) in listeners.cores.into_iter().enumerate() {
+    for (core, intake) in listeners.cores.into_iter().enumerate() {
         let asks = asks.clone();
         let setup = Setup {
             name: format!("core-{core}"),
-            listeners,
+            intake,
             inputs_max: control::INPUTS_MAX,
             asks: Box::new(move |ask| asks.try_send((core, ask)).err().map(|error| error.into_inner().1)),
         };
@@ -128,7 +128,7 @@ pub async fn start(
             core::Core::new(Engine::new(engine, core as u16, incarnation, now), said, writing)
         })?);
     }
-    registry.register_collector(Box::new(core::Sums(said)));
+    registry.register_collector(Box::new(core::Sums { said, balance: listeners.balance }));
 
     let advertised = match config.advertised.is_empty() {
         true => listeners.addresses.iter().map(SocketAddr::to_string).collect(),

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use connector::driver::{Kind, raise_descriptor_limit};
+use connector::driver::{Balance, Kind, raise_descriptor_limit, slack};
 use crossbeam::channel::bounded;
 use socket2::SockRef;
 
@@ -42,6 +42,9 @@ macro_rules! suite {
                 a_drained_core_ends_and_its_address_is_free
                 every_address_has_its_own_index
                 an_address_that_is_taken_is_refused
+                connections_go_to_the_core_that_holds_fewer
+                a_core_that_is_held_up_keeps_few_waiting
+                a_core_that_stops_loses_nobody_who_was_handed_to_it
             );
         }
     )+};
@@ -515,7 +518,7 @@ fn slots_are_used_again_and_events_never_mixed_up(kind: Kind) {
     let (mut opened, mut closed, mut slots) = (0, 0, 0);
     while closed < 800 {
         match server.seen() {
-            Seen::Opened(key, _) => {
+            Seen::Opened(key, ..) => {
                 opened += 1;
                 slots = slots.max(key.slot);
             }
@@ -581,7 +584,7 @@ fn every_address_has_its_own_index(kind: Kind) {
     let server = Server::start_on(kind, &addresses);
     for (index, &address) in server.addresses.iter().enumerate() {
         let stream = TcpStream::connect(address).unwrap();
-        let Seen::Opened(_, listener) = server.seen() else { panic!("not opened") };
+        let Seen::Opened(_, listener, _) = server.seen() else { panic!("not opened") };
         assert_eq!(listener, index);
         drop(stream);
         server.wait_for(|seen| matches!(seen, Seen::Closed(_)));
@@ -596,4 +599,133 @@ fn an_address_that_is_taken_is_refused(kind: Kind) {
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&server.addresses[0].to_string()), "{error}");
     server.stop();
+}
+
+/// Waits until so many connections are opened; says of whom, for each core of [`Server::start_two`].
+fn opened(servers: &[Server; 2], connections: usize) -> [Vec<SocketAddr>; 2] {
+    let mut peers = [Vec::new(), Vec::new()];
+    let begun = Instant::now();
+    while peers[0].len() + peers[1].len() < connections {
+        assert!(begun.elapsed() < PATIENCE, "{} and {} of {connections}", peers[0].len(), peers[1].len());
+        for (peers, server) in peers.iter_mut().zip(servers) {
+            peers.extend(server.said().into_iter().filter_map(|seen| match seen {
+                Seen::Opened(_, 0, peer) => Some(peer),
+                _ => None,
+            }));
+        }
+        std::thread::yield_now();
+    }
+    peers
+}
+
+fn held(balance: &Balance) -> [usize; 2] {
+    [0, 1].map(|core| balance.held(core) as usize)
+}
+
+fn is_served(stream: &mut TcpStream, number: usize) {
+    let bytes = (number as u32).to_be_bytes();
+    stream.write_all(&bytes).unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, bytes);
+}
+
+fn connections_go_to_the_core_that_holds_fewer(kind: Kind) {
+    const CONNECTIONS: usize = 500;
+    /// Fewer than an inbox has room for: all that should go to the second core can.
+    const AT_ONCE: usize = 50;
+    let (servers, balance) = Server::start_two(kind);
+    let (mut streams, mut peers) = (Vec::new(), [Vec::new(), Vec::new()]);
+    while streams.len() < CONNECTIONS {
+        streams.extend((0..AT_ONCE).map(|_| servers[0].connect()));
+        for (peers, more) in peers.iter_mut().zip(opened(&servers, AT_ONCE)) {
+            peers.extend(more);
+        }
+    }
+    let [first, second] = held(&balance);
+    assert_eq!([first, second], [peers[0].len(), peers[1].len()]);
+    assert!(first - second <= slack(second as u32) as usize + 1, "{first} and {second}");
+    assert_eq!(balance.handed_over(), second as u64);
+    let mut peers = peers.concat();
+    let mut clients: Vec<_> = streams.iter().map(|stream| stream.local_addr().unwrap()).collect();
+    peers.sort();
+    clients.sort();
+    assert_eq!(peers, clients);
+    for (number, stream) in streams.iter_mut().enumerate() {
+        is_served(stream, number);
+    }
+    // Who goes is counted no more, whoever ends it.
+    drop(streams.split_off(CONNECTIONS / 2));
+    let begun = Instant::now();
+    while held(&balance).iter().sum::<usize>() > CONNECTIONS / 2 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", held(&balance));
+        std::thread::yield_now();
+    }
+    servers.iter().for_each(|server| server.tell(Tell::Drain));
+    for mut stream in streams {
+        assert_eq!(read_all(&mut stream), b"");
+    }
+    servers.into_iter().for_each(Server::join);
+    assert_eq!(held(&balance), [0, 0]);
+}
+
+fn a_core_that_is_held_up_keeps_few_waiting(kind: Kind) {
+    const CONNECTIONS: usize = 500;
+    let (servers, balance) = Server::start_two(kind);
+    let (entered, stalled) = bounded(0);
+    let (go, hold) = bounded::<()>(0);
+    servers[1].tell(Tell::Stall(entered, hold));
+    stalled.recv_timeout(PATIENCE).unwrap();
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| servers[0].connect()).collect();
+    // Its inbox is full by now: whoever comes then is served where he is.
+    is_served(streams.last_mut().unwrap(), CONNECTIONS);
+    let [here, waiting] = held(&balance);
+    assert_eq!(here + waiting, CONNECTIONS);
+    assert!((1..100).contains(&waiting), "{waiting}");
+    drop(go);
+    assert_eq!(opened(&servers, CONNECTIONS).map(|peers| peers.len()), [here, waiting]);
+    for (number, stream) in streams.iter_mut().enumerate() {
+        is_served(stream, number);
+    }
+    drop(streams);
+    servers.into_iter().for_each(Server::stop);
+}
+
+fn a_core_that_stops_loses_nobody_who_was_handed_to_it(kind: Kind) {
+    const CONNECTIONS: usize = 200;
+    let ([first, second], balance) = Server::start_two(kind);
+    let (entered, stalled) = bounded(0);
+    let (go, hold) = bounded::<()>(0);
+    second.tell(Tell::Stall(entered, hold));
+    stalled.recv_timeout(PATIENCE).unwrap();
+    let streams: Vec<_> = (0..CONNECTIONS).map(|_| first.connect()).collect();
+    let begun = Instant::now();
+    while held(&balance).iter().sum::<usize>() < CONNECTIONS {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", held(&balance));
+        std::thread::yield_now();
+    }
+    let [_, waiting] = held(&balance);
+    assert!(waiting > 0);
+    second.tell(Tell::Drain);
+    drop(go);
+    let mut ended = 0;
+    while held(&balance)[1] > 0 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", held(&balance));
+        ended += second.said().iter().filter(|seen| matches!(seen, Seen::Opened(..))).count();
+        std::thread::yield_now();
+    }
+    // Nobody is handed to it any more.
+    let mut late: Vec<_> = (0..CONNECTIONS).map(|_| first.connect()).collect();
+    for (number, stream) in late.iter_mut().enumerate() {
+        is_served(stream, number);
+    }
+    assert_eq!(held(&balance), [2 * CONNECTIONS - waiting, 0]);
+    first.tell(Tell::Drain);
+    // Of the first's and of the second's, none was reset.
+    for mut stream in streams.into_iter().chain(late) {
+        assert_eq!(read_all(&mut stream), b"");
+    }
+    first.join();
+    second.join_after(|seen| ended += usize::from(matches!(seen, Seen::Opened(..))));
+    assert_eq!(ended, waiting);
 }

@@ -77,6 +77,12 @@ impl Runtime for Glommio {
         Ok(Listener { socket: Rc::new(socket), shut: Some(shut), accepting: None })
     }
 
+    #[expect(unsafe_code, reason = "glommio takes a connected socket by its number only")]
+    fn stream(socket: std::net::TcpStream) -> io::Result<TcpStream> {
+        // SAFETY: the number is an open connected socket's, and `into_raw_fd` gives up its ownership.
+        Ok(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) })
+    }
+
     async fn sleep(duration: Duration) {
         Timer::new(duration).await;
     }

@@ -1,9 +1,13 @@
 //! Listening sockets: for each address one a core (SO_REUSEPORT), with the options that its connections inherit.
+//! Who serves what comes is for [`share`](super::share) to say.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::share::{Balance, Share};
 
 /// Connections that wait to be accepted, for each listener: a burst of reconnecting clients. The system caps it
 /// (`net.core.somaxconn`); over it a client's SYN is dropped and sent again a second later.
@@ -32,8 +36,19 @@ impl Default for SocketOptions {
 pub struct Listeners {
     /// As bound, with the ports that the system chose for port 0.
     pub addresses: Vec<SocketAddr>,
-    /// For each core, one of each address.
-    pub cores: Vec<Vec<TcpListener>>,
+    /// For each core, what it accepts from.
+    pub cores: Vec<Intake>,
+    /// What the cores hold.
+    pub balance: Arc<Balance>,
+}
+
+/// Where one core's connections come from.
+#[derive(Debug)]
+pub struct Intake {
+    /// A listener of each address, all this core's own.
+    pub sockets: Vec<TcpListener>,
+    /// And what the other cores hand over.
+    pub(super) share: Share,
 }
 
 impl Listeners {
@@ -43,7 +58,10 @@ impl Listeners {
     /// # Errors
     /// The system's, naming the address.
     pub fn bind(addresses: &[SocketAddr], cores: usize, options: &SocketOptions) -> io::Result<Self> {
-        let mut bound = Self { addresses: Vec::new(), cores: (0..cores).map(|_| Vec::new()).collect() };
+        let balance = Balance::new(cores);
+        let intake = |core| Intake { sockets: Vec::new(), share: Share::new(balance.clone(), core) };
+        let cores = (0..cores).map(intake).collect();
+        let mut bound = Self { addresses: Vec::new(), cores, balance };
         for &address in addresses {
             let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
             if address.port() != 0 {
@@ -55,7 +73,7 @@ impl Listeners {
                 socket.listen(BACKLOG).map_err(named)?;
                 let listener = TcpListener::from(socket);
                 actual = listener.local_addr().map_err(named)?;
-                core.push(listener);
+                core.sockets.push(listener);
             }
             bound.addresses.push(actual);
         }
@@ -97,7 +115,7 @@ mod tests {
         let _client = TcpStream::connect(bound.addresses[0]).unwrap();
         let begun = Instant::now();
         let accepted = loop {
-            match bound.cores[0][0].accept() {
+            match bound.cores[0].sockets[0].accept() {
                 Ok((accepted, _)) => break accepted,
                 Err(error) => {
                     assert!(error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < Duration::from_secs(30));
@@ -119,7 +137,7 @@ mod tests {
         let bound = Listeners::bind(&addresses, 3, &SocketOptions::default()).unwrap();
         assert_eq!(bound.cores.len(), 3);
         for core in &bound.cores {
-            let listening: Vec<_> = core.iter().map(|listener| listener.local_addr().unwrap()).collect();
+            let listening: Vec<_> = core.sockets.iter().map(|listener| listener.local_addr().unwrap()).collect();
             assert_eq!(listening, bound.addresses);
         }
     }

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,11 +31,13 @@ mod limits;
 mod listen;
 mod monoio;
 mod readiness;
+mod share;
 mod uring;
 
 pub use batch::BatchedSender;
 pub use descriptors::raise_descriptor_limit;
-pub use listen::{Listeners, SocketOptions};
+pub use listen::{Intake, Listeners, SocketOptions};
+pub use share::{Balance, slack};
 
 /// A connection as its machine names it. The generation tells a late event of a closed connection from the one that
 /// has taken its slot.
@@ -100,7 +102,8 @@ pub trait Machine: 'static {
     /// What it asks of other threads.
     type Ask: Send + 'static;
 
-    /// A connection was accepted on the listener of this index. `None`: close it.
+    /// A connection was accepted on the listener of this index, by this core or by one that handed it over. `None`: close
+    /// it.
     fn opened(&mut self, now: Now, listener: usize, peer: SocketAddr) -> Option<Key>;
 
     /// Bytes came; it takes all of them (and may change them in place: unmasking).
@@ -137,7 +140,7 @@ pub trait Outlet {
     /// away before it closes it here.
     fn close(&mut self, key: Key);
 
-    /// Accepts no more connections; the backlog is drained (rule 33).
+    /// Accepts no more connections, and takes none from other cores; the backlog is drained (rule 33).
     fn stop_accepting(&mut self);
 }
 
@@ -247,8 +250,8 @@ pub type Asks<A> = Box<dyn FnMut(A) -> Option<A> + Send>;
 pub struct Setup<A> {
     /// Names the thread.
     pub name: String,
-    /// One of each address, all this core's own.
-    pub listeners: Vec<TcpListener>,
+    /// Where its connections come from.
+    pub intake: Intake,
     /// Inputs that wait for the core; over it [`Port::tell`] gives them back.
     pub inputs_max: usize,
     /// Where its asks go.
@@ -265,7 +268,7 @@ pub fn spawn<M: Machine>(
     make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<Core<M::Input>> {
     let (sender, inputs) = bounded(setup.inputs_max);
-    let doorbell = Arc::new(Doorbell::default());
+    let doorbell = setup.intake.share.doorbell();
     let port = Port { inputs: sender, doorbell: doorbell.clone() };
     let (started, start) = bounded(1);
     let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
@@ -273,7 +276,7 @@ pub fn spawn<M: Machine>(
         let parts = Parts {
             inputs,
             doorbell,
-            listeners: setup.listeners,
+            intake: setup.intake,
             asking: Asking::new(setup.asks),
             make,
             begun: move || drop(begun.send(Ok(()))),
@@ -296,7 +299,7 @@ pub fn spawn<M: Machine>(
 struct Parts<M: Machine, F, B> {
     inputs: Receiver<M::Input>,
     doorbell: Arc<Doorbell>,
-    listeners: Vec<TcpListener>,
+    intake: Intake,
     asking: Asking<M::Ask>,
     make: F,
     /// To be called when the system has given all that the loop needs: an error after it reaches nobody.

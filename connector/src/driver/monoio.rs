@@ -34,6 +34,12 @@ impl Runtime for Monoio {
         TcpListener::from_std(socket)
     }
 
+    fn stream(socket: std::net::TcpStream) -> io::Result<TcpStreamPoll> {
+        socket.set_nonblocking(true)?;
+        // The conversion cannot fail on epoll, where the stream is polled already.
+        TcpStream::from_std(socket)?.try_into_poll_io().map_err(|(error, _)| error)
+    }
+
     fn sleep(duration: Duration) -> impl Future<Output = ()> {
         ::monoio::time::sleep(duration)
     }

@@ -22,7 +22,8 @@ mod table;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -35,6 +36,7 @@ use self::table::{Event, Events, Read, Table};
 use super::asking::Asking;
 use super::clock::now;
 use super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, gave_up};
+use super::share::{INBOX_MAX, Newcomer};
 use super::{Machine, Next, Now, Parts, Reading};
 
 /// What a driver of this kind is made of.
@@ -52,6 +54,12 @@ pub(super) trait Runtime: 'static {
 
     /// Takes a listening socket over, inside of [`Runtime::run`].
     fn listener(socket: TcpListener) -> io::Result<Self::Listener>;
+
+    /// Takes a connected socket over, inside of [`Runtime::run`].
+    ///
+    /// # Errors
+    /// The poller takes no more.
+    fn stream(socket: TcpStream) -> io::Result<Self::Stream>;
 
     /// Waits so long.
     fn sleep(duration: Duration) -> impl Future<Output = ()>;
@@ -125,10 +133,10 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
             let waker = events.waker(Event::Accept(index));
             Ok(Listener { socket: Some(R::listener(socket)?), waker, ready: true, last: false })
         };
-        let listeners = parts.listeners.into_iter().enumerate().map(listener).collect::<io::Result<_>>()?;
+        let listeners = parts.intake.sockets.into_iter().enumerate().map(listener).collect::<io::Result<_>>()?;
         let this = Self {
             listeners,
-            table: Table::new(events),
+            table: Table::new(events, parts.intake.share),
             machine: (parts.make)(now()),
             inputs: parts.inputs,
             asking: parts.asking,
@@ -139,6 +147,7 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
             ending: false,
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
         };
+        this.table.share.open();
         (parts.begun)();
         Ok(this)
     }
@@ -170,12 +179,13 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
         self.sort_events(now);
         self.read(now);
         self.accept(now);
+        self.adopt(now);
         for _ in 0..INPUTS_A_TURN {
             let Ok(input) = self.inputs.try_recv() else { break };
             self.machine.input(now, input);
         }
         let mut next = self.machine.round(now, &mut self.table);
-        self.after_round(now);
+        next.again |= self.after_round(now);
         self.asking.ask(&mut self.machine);
 
         for at_ms in [self.table.close_lingering(), self.asking.due_ms(now.mono_ms)].into_iter().flatten() {
@@ -240,9 +250,9 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
                     Poll::Ready(Ok(Accepted::Connection(..))) if self.ending => {}
                     Poll::Ready(Ok(Accepted::Connection(stream, peer))) => {
                         self.accept_failed = false;
-                        if let Some(key) = self.machine.opened(now, index, peer) {
-                            self.table.insert(key, stream);
-                            self.readable.push_back(key);
+                        match self.table.share.elsewhere() {
+                            Some(core) if self.hand(core, &stream, index, peer) => {}
+                            _ => self.open(now, index, stream, peer),
                         }
                     }
                     Poll::Ready(Err(error)) if gave_up(&error) => {}
@@ -258,8 +268,44 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
         }
     }
 
-    /// Does what the machine could only note in its round.
-    fn after_round(&mut self, now: Now) {
+    fn open(&mut self, now: Now, listener: usize, stream: R::Stream, peer: SocketAddr) {
+        if let Some(key) = self.machine.opened(now, listener, peer) {
+            self.table.insert(key, stream);
+            self.readable.push_back(key);
+        }
+    }
+
+    /// Hands a connection to the core `to`, under a descriptor that this one's runtime does not know; `false`: it stays.
+    #[expect(unsafe_code, reason = "the runtimes' sockets show their descriptors as numbers only")]
+    fn hand(&self, to: usize, stream: &R::Stream, listener: usize, peer: SocketAddr) -> bool {
+        // SAFETY: `stream` keeps the descriptor open for longer than it is borrowed here.
+        let fd = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+        let Ok(fd) = fd.try_clone_to_owned() else { return false };
+        self.table.share.hand(to, Newcomer { stream: fd.into(), listener, peer }).is_ok()
+    }
+
+    /// Opens those that other cores have handed over; says whether there were any.
+    fn adopt(&mut self, now: Now) -> bool {
+        let mut any = false;
+        for _ in 0..INBOX_MAX {
+            let Some(Newcomer { stream, listener, peer }) = self.table.share.take() else { break };
+            match R::stream(stream) {
+                Ok(stream) => {
+                    any = true;
+                    self.open(now, listener, stream, peer);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.accept_failed, true) {
+                        tracing::warn!(%error, "cannot serve connections that other cores accepted");
+                    }
+                }
+            }
+        }
+        any
+    }
+
+    /// Does what the machine could only note in its round; says whether it gave the machine more to do.
+    fn after_round(&mut self, now: Now) -> bool {
         while let Some(key) = self.table.gone.pop() {
             if self.table.remove(key) {
                 self.machine.closed(now, key);
@@ -268,7 +314,10 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
         self.readable.extend(self.table.to_read.drain(..));
         if std::mem::take(&mut self.table.stop_accepting) {
             self.end_listeners();
+            self.table.share.close();
+            return self.adopt(now);
         }
+        false
     }
 
     fn end_listeners(&mut self) {

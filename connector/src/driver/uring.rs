@@ -41,6 +41,7 @@ use self::token::{Kind, Token};
 use super::asking::Asking;
 use super::clock::now;
 use super::limits::{INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN};
+use super::share::INBOX_MAX;
 use super::{Doorbell, Key, Machine, Next, Now, Parts, Reading};
 
 /// Completions in a turn: each brings at most a shared buffer.
@@ -99,8 +100,8 @@ pub(super) fn run<M: Machine>(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce
     bell.hang(&mut ring);
     let this = Loop {
         machine: (parts.make)(now()),
-        table: Table::new(ring),
-        accepting: Accepting::new(parts.listeners),
+        table: Table::new(ring, parts.intake.share),
+        accepting: Accepting::new(parts.intake.sockets),
         inputs: parts.inputs,
         doorbell: parts.doorbell,
         waker: bell.waker(),
@@ -109,6 +110,7 @@ pub(super) fn run<M: Machine>(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce
         completions: Vec::with_capacity(COMPLETIONS_A_TURN),
         buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
     };
+    this.table.share.open();
     (parts.begun)();
     this.run();
     Ok(())
@@ -153,17 +155,18 @@ impl<M: Machine> Loop<M> {
         let mut again = self.complete(now);
         self.read(now);
         let machine = &mut self.machine;
-        self.accepting.accept(now.mono_ms, &mut self.table, |table, index, stream, peer| {
-            if let Some(key) = machine.opened(now, index, peer) {
-                table.insert(key, stream);
+        self.accepting.accept(now.mono_ms, &mut self.table, |table, newcomer| {
+            if let Some(key) = machine.opened(now, newcomer.listener, newcomer.peer) {
+                table.insert(key, newcomer.stream);
             }
         });
+        self.adopt(now);
         for _ in 0..INPUTS_A_TURN {
             let Ok(input) = self.inputs.try_recv() else { break };
             self.machine.input(now, input);
         }
         let mut next = self.machine.round(now, &mut self.table);
-        self.after_round(now);
+        again |= self.after_round(now);
         self.asking.ask(&mut self.machine);
 
         let due = [self.table.close_lingering(), self.asking.due_ms(now.mono_ms), self.accepting.due_ms()];
@@ -254,8 +257,21 @@ impl<M: Machine> Loop<M> {
         }
     }
 
-    /// Does what the machine could only note in its round.
-    fn after_round(&mut self, now: Now) {
+    /// Opens those that other cores have handed over; says whether there were any.
+    fn adopt(&mut self, now: Now) -> bool {
+        let mut any = false;
+        for _ in 0..INBOX_MAX {
+            let Some(newcomer) = self.table.share.take() else { break };
+            any = true;
+            if let Some(key) = self.machine.opened(now, newcomer.listener, newcomer.peer) {
+                self.table.insert(key, newcomer.stream);
+            }
+        }
+        any
+    }
+
+    /// Does what the machine could only note in its round; says whether it gave the machine more to do.
+    fn after_round(&mut self, now: Now) -> bool {
         while let Some(key) = self.table.gone.pop() {
             if self.table.remove(key) {
                 self.machine.closed(now, key);
@@ -263,7 +279,10 @@ impl<M: Machine> Loop<M> {
         }
         if std::mem::take(&mut self.table.stop_accepting) {
             self.accepting.stop(&mut self.table.ring);
+            self.table.share.close();
+            return self.adopt(now);
         }
+        false
     }
 
     /// Until there is something to do. `again` only lets the ring tell its news first.

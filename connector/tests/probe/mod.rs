@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connector::driver::{
-    Core, Key, Kind, Listeners, Machine, Next, Now, Outlet, Port, Reading, Sent, Setup, SocketOptions, spawn,
+    Balance, Core, Intake, Key, Kind, Listeners, Machine, Next, Now, Outlet, Port, Reading, Sent, Setup, SocketOptions,
+    spawn,
 };
 use crossbeam::channel::{Receiver, Sender, bounded};
 use slab::Slab;
@@ -35,7 +37,7 @@ pub(crate) enum Tell {
 /// From the machine.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    Opened(Key, usize),
+    Opened(Key, usize, SocketAddr),
     Bytes(Key, usize),
     Blocked(Key),
     Paused(Key),
@@ -78,12 +80,12 @@ impl Machine for Probe {
     type Input = Tell;
     type Ask = Seen;
 
-    fn opened(&mut self, _: Now, listener: usize, _: SocketAddr) -> Option<Key> {
+    fn opened(&mut self, _: Now, listener: usize, peer: SocketAddr) -> Option<Key> {
         self.generation += 1;
         let (generation, output) = (self.generation, VecDeque::new());
         let connection = Connection { generation, output, paused: false, resume: false, closing: false };
         let key = Key { slot: self.connections.insert(connection) as u32, generation };
-        self.seen.push_back(Seen::Opened(key, listener));
+        self.seen.push_back(Seen::Opened(key, listener, peer));
         Some(key)
     }
 
@@ -228,14 +230,33 @@ impl Server {
         asks: impl FnMut(Seen) -> Option<Seen> + Send + 'static,
     ) -> Self {
         let mut listeners = Listeners::bind(addresses, 1, &SocketOptions::default()).unwrap();
-        let setup = Setup {
-            name: "probe".into(),
-            listeners: listeners.cores.remove(0),
-            inputs_max: INPUTS_MAX,
-            asks: Box::new(asks),
-        };
+        Self::start_core(kind, listeners.cores.remove(0), listeners.addresses, seen, asks)
+    }
+
+    fn start_core(
+        kind: Kind,
+        intake: Intake,
+        addresses: Vec<SocketAddr>,
+        seen: Receiver<Seen>,
+        asks: impl FnMut(Seen) -> Option<Seen> + Send + 'static,
+    ) -> Self {
+        let setup = Setup { name: "probe".into(), intake, inputs_max: INPUTS_MAX, asks: Box::new(asks) };
         let core = spawn(kind.choose().unwrap().0, setup, |_| Probe::default()).unwrap();
-        Self { addresses: listeners.addresses, port: core.port(), core, seen }
+        Self { addresses, port: core.port(), core, seen }
+    }
+
+    /// Two cores that share an address. The kernel gives every connection to the first.
+    pub(crate) fn start_two(kind: Kind) -> ([Self; 2], Arc<Balance>) {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let Listeners { addresses, mut cores, balance } =
+            Listeners::bind(&[address], 2, &SocketOptions::default()).unwrap();
+        cores[1].sockets.clear();
+        let mut start = || {
+            let (sender, seen) = bounded(100_000);
+            let asks = move |ask| sender.try_send(ask).err().map(|error| error.into_inner());
+            Self::start_core(kind, cores.remove(0), addresses.clone(), seen, asks)
+        };
+        ([start(), start()], balance)
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -257,6 +278,11 @@ impl Server {
         self.seen.recv_timeout(PATIENCE).unwrap()
     }
 
+    /// What it has said and nobody has looked at.
+    pub(crate) fn said(&self) -> Vec<Seen> {
+        self.seen.try_iter().collect()
+    }
+
     /// Skips everything before it.
     pub(crate) fn wait_for(&self, mut is: impl FnMut(&Seen) -> bool) {
         while !is(&self.seen()) {}
@@ -264,10 +290,16 @@ impl Server {
 
     pub(crate) fn opened(&self) -> Key {
         loop {
-            if let Seen::Opened(key, _) = self.seen() {
+            if let Seen::Opened(key, ..) = self.seen() {
                 return key;
             }
         }
+    }
+
+    /// Waits for its end, and looks at everything that it said.
+    pub(crate) fn join_after(self, mut look: impl FnMut(Seen)) {
+        self.core.join();
+        self.seen.try_iter().for_each(&mut look);
     }
 
     /// Waits for its end.

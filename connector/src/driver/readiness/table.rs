@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
 
 use rustc_hash::FxHashMap;
 
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
+use super::super::share::Share;
 use super::super::{Doorbell, Key, Outlet, Sent};
 
 /// A connected socket of the runtime's. Pending: the kernel has nothing (no room), and the waker is set, in place of the
 /// one before. An error: the connection is broken.
-pub(in super::super) trait Stream {
+pub(in super::super) trait Stream: AsRawFd {
     /// One read; 0: the peer closed its half.
     fn receive(&mut self, reader: &Waker, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 
@@ -99,6 +101,8 @@ struct Connection<S> {
 /// The connections of one core.
 pub(super) struct Table<S> {
     pub(super) events: Arc<Events>,
+    /// Counts those that the machine knows.
+    pub(super) share: Share,
     slots: Vec<Option<Connection<S>>>,
     /// Those whose slot the machine gave away before it closed them: all that can still happen to them is that.
     displaced: FxHashMap<Key, Connection<S>>,
@@ -115,9 +119,10 @@ pub(super) struct Table<S> {
 }
 
 impl<S: Stream> Table<S> {
-    pub(super) fn new(events: Arc<Events>) -> Self {
+    pub(super) fn new(events: Arc<Events>, share: Share) -> Self {
         Self {
             events,
+            share,
             slots: Vec::new(),
             displaced: FxHashMap::default(),
             lingering: FxHashMap::default(),
@@ -136,6 +141,7 @@ impl<S: Stream> Table<S> {
 
     /// Takes a connection in; the machine may have given its slot away before it closes the one that was there.
     pub(super) fn insert(&mut self, key: Key, stream: S) {
+        self.share.hold();
         let slot = key.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -157,7 +163,11 @@ impl<S: Stream> Table<S> {
 
     /// Takes it out; `false` if it was gone before.
     pub(super) fn remove(&mut self, key: Key) -> bool {
-        self.get(key).is_some() && self.slots[key.slot as usize].take().is_some()
+        let was = self.get(key).is_some() && self.slots[key.slot as usize].take().is_some();
+        if was {
+            self.share.let_go();
+        }
+        was
     }
 
     pub(super) fn pause(&mut self, key: Key) {
@@ -279,6 +289,7 @@ impl<S: Stream> Outlet for Table<S> {
             None => self.displaced.remove(&key),
         };
         let Some(mut connection) = closed else { return };
+        self.share.let_go();
         let finished = connection.stream.finish();
         if connection.gone || connection.ended || !finished {
             return;

@@ -8,9 +8,10 @@
 //! - a listener is closed when its backlog is empty (rule 33), and no request holds it.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use super::super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, gave_up};
+use super::super::share::Newcomer;
 use super::ring::Ring;
 use super::table::Table;
 use super::token::{Kind, Token};
@@ -46,13 +47,8 @@ impl Accepting {
         (listener.armed, listener.ready) = (false, true);
     }
 
-    /// Accepts what waits, a bounded number of each listener.
-    pub(super) fn accept(
-        &mut self,
-        now_ms: u64,
-        table: &mut Table,
-        mut opened: impl FnMut(&mut Table, usize, TcpStream, SocketAddr),
-    ) {
+    /// Accepts what waits, a bounded number of each listener; `open` has those that stay with this core.
+    pub(super) fn accept(&mut self, now_ms: u64, table: &mut Table, mut open: impl FnMut(&mut Table, Newcomer)) {
         if now_ms < self.at_ms {
             return;
         }
@@ -62,7 +58,14 @@ impl Accepting {
                 match socket.accept() {
                     Ok((stream, peer)) => {
                         self.failed = false;
-                        opened(table, index, stream, peer);
+                        let newcomer = Newcomer { stream, listener: index, peer };
+                        let stays = match table.share.elsewhere() {
+                            Some(core) => table.share.hand(core, newcomer).err(),
+                            None => Some(newcomer),
+                        };
+                        if let Some(newcomer) = stays {
+                            open(table, newcomer);
+                        }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         listener.ready = false;

@@ -22,6 +22,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
+use super::super::share::Share;
 use super::super::{Key, Outlet, Sent};
 use super::buffers::Buffer;
 use super::ring::Ring;
@@ -120,6 +121,8 @@ pub(super) enum Read {
 /// The connections of one core.
 pub(super) struct Table {
     pub(super) ring: Ring,
+    /// Counts those that the machine knows.
+    pub(super) share: Share,
     slots: Vec<Option<Connection>>,
     /// Out of their slots: those that linger, and those whose slot the machine gave away before it closed them.
     leaving: FxHashMap<Key, Connection>,
@@ -139,9 +142,10 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(ring: Ring) -> Self {
+    pub(super) fn new(ring: Ring, share: Share) -> Self {
         Self {
             ring,
+            share,
             slots: Vec::new(),
             leaving: FxHashMap::default(),
             lingering: 0,
@@ -166,6 +170,7 @@ impl Table {
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
+        self.share.hold();
         let mut connection = Connection { fd: stream.into(), generation: key.generation, flags: 0 };
         connection.receive(&mut self.ring, key);
         if let Some(before) = self.slots[slot].replace(connection) {
@@ -179,6 +184,7 @@ impl Table {
             return false;
         }
         let connection = self.slots[key.slot as usize].take().expect("found");
+        self.share.let_go();
         self.forget_kept(key, &connection);
         connection.release(&mut self.ring, key);
         true
@@ -417,6 +423,7 @@ impl Outlet for Table {
             },
         };
         let Some(mut connection) = closed else { return };
+        self.share.let_go();
         self.forget_kept(key, &connection);
         let shut = shutdown(&connection.fd, Shutdown::Write);
         if connection.is(GONE | ENDED) || shut.is_err() {
