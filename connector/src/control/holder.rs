@@ -17,21 +17,19 @@
 //! - `a_hole_in_the_sequence_ends_the_stream`: its owner dials again, says what it owns, and everything is held again
 //!   from where it was.
 
+mod channel;
+
 use std::sync::Arc;
 
 use proto::channel::partition;
 use proto::cluster::{Ack, Disown, FromOwner, Hold, HoldsDone, Item, Own, Release, Reset, from_holder, from_owner};
 use rustc_hash::FxHashMap;
 
+use self::channel::{Channel, asked_by};
 use crate::engine::event::Held;
 
-/// Recent messages that a core which has nothing asks for: as many as an owner keeps.
-const RECENT_MESSAGES: u32 = 200;
 /// Most partitions that an owner may claim there are: what one could mean (rule 3), and a bound for what a mistake costs.
 const PARTITIONS_MAX: u32 = 65_536;
-
-/// What a core has of a channel: everything up to this offset of this log.
-type Place = (String, u64);
 
 /// A job's stream, numbered as it came.
 pub(super) type StreamId = u64;
@@ -57,7 +55,7 @@ pub(super) struct Holder {
     /// Empty until an owner says how many there are.
     partitions: Vec<Partition>,
     /// Asked for before that.
-    early: Vec<(usize, String, u64, Option<Place>)>,
+    early: Vec<(usize, String, u64)>,
     last_hold: u64,
     actions: Vec<Action>,
 }
@@ -79,43 +77,6 @@ struct Partition {
     channels: FxHashMap<Arc<str>, Channel>,
 }
 
-#[derive(Debug, Default)]
-struct Channel {
-    members: Vec<Member>,
-    /// Those that are held have everything up to here, in this log.
-    log: Arc<str>,
-    offset: u64,
-    ordinal: u64,
-    ordinal_epoch: u64,
-    /// The number of the hold by which it is held anew; 0: none is out.
-    anew: u64,
-    /// The position that it names.
-    anew_from: u64,
-}
-
-/// A core that has the channel, or asks for it.
-#[derive(Debug)]
-struct Member {
-    core: usize,
-    /// As it asked.
-    ticket: u64,
-    /// `None`: it is held, and gets what comes.
-    asks: Option<Asks>,
-}
-
-#[derive(Debug)]
-struct Asks {
-    /// 0: there is no owner to ask.
-    hold: u64,
-    resume: Option<Place>,
-}
-
-impl Channel {
-    fn is_held(&self) -> bool {
-        self.members.iter().any(|member| member.asks.is_none())
-    }
-}
-
 impl Holder {
     /// Takes what is to be done.
     pub(super) fn actions(&mut self) -> Vec<Action> {
@@ -123,24 +84,22 @@ impl Holder {
     }
 
     /// A core takes up a channel.
-    pub(super) fn hold(&mut self, core: usize, channel: &str, ticket: u64, resume: Option<Place>) {
+    pub(super) fn hold(&mut self, core: usize, channel: &str, ticket: u64) {
         if self.partitions.is_empty() {
-            self.early.push((core, channel.to_owned(), ticket, resume));
+            self.early.push((core, channel.to_owned(), ticket));
             return;
         }
         let number = partition(channel, self.partitions.len() as u32);
         let partition = &mut self.partitions[number as usize];
         let name: Arc<str> = channel.into();
         let entry = partition.channels.entry(name.clone()).or_default();
-        entry.members.retain(|member| member.core != core);
-        let mut asks = Asks { hold: 0, resume };
+        let mut hold = 0;
         if let Some(owner) = partition.owner {
             self.last_hold += 1;
-            asks.hold = self.last_hold;
-            self.actions.push(ask(owner, number, partition.epoch, &name, &asks));
+            hold = self.last_hold;
+            self.actions.push(send_hold(owner, number, partition.epoch, &name, asked_by(hold)));
         }
-        entry.members.reserve_exact(1);
-        entry.members.push(Member { core, ticket, asks: Some(asks) });
+        entry.take_up(core, ticket, hold);
     }
 
     /// A core has nobody left in a channel.
@@ -152,9 +111,8 @@ impl Holder {
         let number = partition(channel, self.partitions.len() as u32);
         let partition = &mut self.partitions[number as usize];
         let Some(entry) = partition.channels.get_mut(channel) else { return };
-        entry.members.retain(|member| member.core != core);
-        if entry.members.is_empty() {
-            partition.anew -= usize::from(entry.anew > 0);
+        if entry.release(core) {
+            partition.anew -= usize::from(entry.is_held_anew());
             partition.channels.remove(channel);
             if let Some(owner) = partition.owner {
                 let release = Release { partition: number, channel: channel.to_owned() };
@@ -203,26 +161,22 @@ impl Holder {
     /// Every channel with the cores that have it.
     pub(super) fn channels(&self) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = usize>)> {
         let channels = self.partitions.iter().flat_map(|partition| &partition.channels);
-        channels.map(|(name, channel)| (name, channel.members.iter().map(|member| member.core)))
+        channels.map(|(name, channel)| (name, channel.cores()))
     }
 
     /// Channels, and those of them that have no answer yet.
     pub(super) fn sizes(&self) -> (usize, usize) {
         let channels = self.partitions.iter().flat_map(|partition| partition.channels.values());
-        let (all, asking) = channels.fold((0, 0), |(all, asking), channel| {
-            (
-                all + 1,
-                asking + usize::from(channel.anew > 0 || channel.members.iter().any(|member| member.asks.is_some())),
-            )
-        });
+        let (all, asking) =
+            channels.fold((0, 0), |(all, asking), channel| (all + 1, asking + usize::from(channel.is_asking())));
         (all + self.early.len(), asking + self.early.len())
     }
 
     fn own(&mut self, from: StreamId, own: &Own) {
         if self.partitions.is_empty() && (1..=PARTITIONS_MAX).contains(&own.partitions) {
             self.partitions.resize_with(own.partitions as usize, Partition::default);
-            for (core, channel, ticket, resume) in std::mem::take(&mut self.early) {
-                self.hold(core, &channel, ticket, resume);
+            for (core, channel, ticket) in std::mem::take(&mut self.early) {
+                self.hold(core, &channel, ticket);
             }
         }
         if own.partitions as usize != self.partitions.len() || own.partition >= own.partitions {
@@ -273,33 +227,10 @@ impl Holder {
         // Of what is held from here on, only this owner, on this stream, says how far it is complete.
         let through = std::mem::take(&mut partition.through);
         for (name, channel) in &mut partition.channels {
-            channel.anew = 0;
-            if channel.is_held() {
-                self.last_hold += 1;
-                channel.anew = self.last_hold;
-                partition.anew += 1;
-                if channel.log == partition.log {
-                    channel.offset = channel.offset.max(through);
-                }
-                channel.anew_from = channel.offset;
-                let hold = Hold {
-                    partition: number,
-                    epoch,
-                    hold: channel.anew,
-                    channel: name.to_string(),
-                    log: channel.log.to_string(),
-                    offset: channel.anew_from,
-                    recent: 0,
-                    ordinal: channel.ordinal,
-                    ordinal_epoch: channel.ordinal_epoch,
-                };
-                self.actions.push(Action::Send(owner, from_holder::Frame::Hold(hold)));
+            for hold in channel.hold_anew(&mut self.last_hold, &partition.log, through) {
+                self.actions.push(send_hold(owner, number, epoch, name, hold));
             }
-            for asks in channel.members.iter_mut().filter_map(|member| member.asks.as_mut()) {
-                self.last_hold += 1;
-                asks.hold = self.last_hold;
-                self.actions.push(ask(owner, number, epoch, name, asks));
-            }
+            partition.anew += usize::from(channel.is_held_anew());
         }
         let done = HoldsDone { partition: number, epoch };
         self.actions.push(Action::Send(owner, from_holder::Frame::HoldsDone(done)));
@@ -311,18 +242,14 @@ impl Holder {
         let mut batches: Vec<(usize, Vec<Arc<Item>>)> = Vec::new();
         for item in items {
             let Some(channel) = partition.channels.get_mut(item.channel.as_str()) else { continue };
-            let known = item.offset <= channel.offset && channel.log == partition.log;
-            if known || !channel.is_held() || (channel.anew > 0 && partition.live) {
+            if !channel.deliver(&item, &partition.log, partition.epoch, partition.live) {
                 continue;
             }
-            channel.log = partition.log.clone();
-            channel.offset = item.offset;
-            (channel.ordinal, channel.ordinal_epoch) = (item.ordinal, partition.epoch);
             let item = Arc::new(item);
-            for member in channel.members.iter().filter(|member| member.asks.is_none()) {
-                match batches.iter_mut().find(|(core, _)| *core == member.core) {
+            for core in channel.holders() {
+                match batches.iter_mut().find(|(to, _)| *to == core) {
                     Some((_, batch)) => batch.push(item.clone()),
-                    None => batches.push((member.core, vec![item.clone()])),
+                    None => batches.push((core, vec![item.clone()])),
                 }
             }
         }
@@ -336,64 +263,15 @@ impl Holder {
         let partition = &mut self.partitions[held.partition as usize];
         partition.live = true;
         let Some(channel) = partition.channels.get_mut(held.channel.as_str()) else { return };
-        let log: Arc<str> = held.log.as_str().into();
-        let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
-        let missed = held.missed.map(|missed| (missed.count, missed.exact));
-        let mut answer =
-            Held { channel: held.channel, ticket: 0, log: log.clone(), offset: held.offset, missed, recent };
-        let mut cores = Vec::new();
-        if channel.anew > 0 && held.hold == channel.anew {
-            channel.anew = 0;
-            partition.anew -= 1;
-            if channel.log == log && channel.offset > channel.anew_from {
-                // An owner that still replays delivered meanwhile, on a hold from before a reset, what is answered now.
-                let had = channel.offset;
-                let reached = answer.recent.first().is_some_and(|first| first.offset <= had);
-                answer.recent.retain(|item| item.offset > had);
-                // How much of what is missing came meanwhile is not known.
-                answer.missed = answer.missed.filter(|_| !reached && held.offset > had).map(|_| (1, false));
-            }
-            let held = channel.members.iter().filter(|member| member.asks.is_none());
-            cores.extend(held.map(|member| (member.core, member.ticket)));
-        } else {
-            for member in &mut channel.members {
-                if member.asks.as_ref().is_some_and(|asks| asks.hold == held.hold) {
-                    member.asks = None;
-                    cores.push((member.core, member.ticket));
-                }
-            }
-        }
-        if cores.is_empty() {
-            // Released, or asked again, meanwhile.
-            return;
-        }
-        if channel.log != log || channel.offset <= held.offset {
-            (channel.log, channel.offset) = (log, held.offset);
-            if let Some(last) = answer.recent.last() {
-                (channel.ordinal, channel.ordinal_epoch) = (last.ordinal, held.epoch);
-            }
-        }
-        let held = |(core, ticket)| Action::Held(core, Held { ticket, ..answer.clone() });
-        self.actions.extend(cores.into_iter().map(held));
+        let was_anew = channel.is_held_anew();
+        let told = channel.answer(held);
+        partition.anew -= usize::from(was_anew && !channel.is_held_anew());
+        self.actions.extend(told.into_iter().map(|(core, held)| Action::Held(core, held)));
     }
 }
 
-fn ask(owner: StreamId, partition: u32, epoch: u64, channel: &str, asks: &Asks) -> Action {
-    let (log, offset, recent) = match &asks.resume {
-        Some((log, offset)) => (log.clone(), *offset, 0),
-        None => (String::new(), 0, RECENT_MESSAGES),
-    };
-    let hold = Hold {
-        partition,
-        epoch,
-        hold: asks.hold,
-        channel: channel.to_owned(),
-        log,
-        offset,
-        recent,
-        ordinal: 0,
-        ordinal_epoch: 0,
-    };
+fn send_hold(owner: StreamId, partition: u32, epoch: u64, channel: &str, hold: Hold) -> Action {
+    let hold = Hold { partition, epoch, channel: channel.to_owned(), ..hold };
     Action::Send(owner, from_holder::Frame::Hold(hold))
 }
 
@@ -467,7 +345,7 @@ mod tests {
     fn holding() -> Holder {
         let mut holder = Holder::default();
         holder.frame(1, own(50));
-        holder.hold(0, "room:1", 7, None);
+        holder.hold(0, "room:1", 7);
         holder.frame(1, held(50, 1, 1, 100, &[90, 100]));
         holder.actions();
         holder
@@ -481,22 +359,20 @@ mod tests {
     #[test]
     fn a_hold_waits_for_an_owner() {
         let mut holder = Holder::default();
-        holder.hold(0, "room:1", 7, None);
-        holder.hold(1, "room:1", 7, Some(("log".into(), 70)));
-        holder.hold(2, "room:1", 7, None);
+        holder.hold(0, "room:1", 7);
+        holder.hold(1, "room:1", 7);
+        holder.hold(2, "room:1", 7);
         holder.release(2, "room:1");
         assert_eq!(holder.sizes(), (2, 2));
         assert!(done(&mut holder).is_empty());
         holder.frame(1, own(50));
-        let (new, old) = ("recent 200 ordinal 0/0", "recent 0 ordinal 0/0");
-        let first =
-            [format!("1: hold 1 room:1 /0 {new}"), format!("1: hold 2 room:1 log/70 {old}"), "1: done 50".into()];
+        let asked = "room:1 /0 recent 200 ordinal 0/0";
+        let first = [format!("1: hold 1 {asked}"), format!("1: hold 2 {asked}"), "1: done 50".into()];
         assert_eq!(done(&mut holder), first);
         // It was not answered before its owner went: the next one is asked.
         holder.detached(1);
         holder.frame(2, own(60));
-        let second =
-            [format!("2: hold 3 room:1 /0 {new}"), format!("2: hold 4 room:1 log/70 {old}"), "2: done 60".into()];
+        let second = [format!("2: hold 3 {asked}"), format!("2: hold 4 {asked}"), "2: done 60".into()];
         assert_eq!(done(&mut holder), second);
         holder.frame(2, held(60, 1, 1, 100, &[]));
         assert!(done(&mut holder).is_empty(), "an answer to what the last owner was asked");
@@ -508,7 +384,7 @@ mod tests {
     #[test]
     fn only_the_core_that_asked_is_answered() {
         let mut holder = holding();
-        holder.hold(1, "room:1", 7, None);
+        holder.hold(1, "room:1", 7);
         assert_eq!(done(&mut holder).len(), 1);
         holder.frame(1, deliver(50, 2, &[110], 0));
         assert_eq!(done(&mut holder), ["core 0: [110]"]);
@@ -529,12 +405,12 @@ mod tests {
     #[test]
     fn a_new_owner_is_told_what_is_held_and_answers_every_core() {
         let mut holder = holding();
-        holder.hold(1, "room:1", 7, None);
+        holder.hold(1, "room:1", 7);
         holder.frame(1, held(50, 2, 2, 100, &[]));
         holder.frame(1, deliver(50, 3, &[110], 0));
         // Quiet since, but complete.
         holder.frame(1, deliver(50, 4, &[], 115));
-        holder.hold(2, "room:1", 7, None);
+        holder.hold(2, "room:1", 7);
         done(&mut holder);
 
         holder.frame(2, own(60));
@@ -598,7 +474,7 @@ mod tests {
     fn a_live_owner_delivers_nothing_of_what_is_held_anew() {
         let mut holder = holding();
         // Asked before the reset, seen by the owner after it: from there on it delivers.
-        holder.hold(1, "room:1", 7, None);
+        holder.hold(1, "room:1", 7);
         holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
         done(&mut holder);
         holder.frame(1, held(50, 1, 2, 120, &[110, 120]));

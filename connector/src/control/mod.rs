@@ -125,9 +125,9 @@ impl Control {
     fn asked(&self, core: usize, ask: Ask) {
         match ask {
             Ask::Gate { id, session, ask } => self.ask_logic(Asker::Core(core, id), Some((core, session)), ask),
-            Ask::Hold { channel, ticket, resume } => {
+            Ask::Hold { channel, ticket } => {
                 let mut state = self.lock();
-                state.holder.hold(core, &channel, ticket, resume);
+                state.holder.hold(core, &channel, ticket);
                 self.act(&mut state);
             }
             Ask::Release { channel } => {

@@ -228,7 +228,7 @@ impl World {
             0..15 => self.log.push(channel),
             15..24 if !self.cores.contains_key(&core) => {
                 self.cores.insert(core, None);
-                self.holder.hold(core.0, core.1, 0, None);
+                self.holder.hold(core.0, core.1, 0);
             }
             24..30 if self.cores.remove(&core).is_some() => self.holder.release(core.0, core.1),
             30..50 => self.deliver(false),

@@ -92,14 +92,12 @@ pub enum Ask {
         /// What.
         ask: cluster::gate_request::Ask,
     },
-    /// This core takes up a channel. Answered by [`Input::Held`] as soon as its owner has answered.
+    /// This core takes up a channel, with all that its owner has recent: that serves everyone who comes. Answered by [`Input::Held`] as soon as its owner has answered.
     Hold {
         /// Which.
         channel: String,
         /// The engine's own number, that each [`Held`] of the channel carries until it is released.
         ticket: u64,
-        /// The client has everything up to here (log ID, offset); `None`: it has nothing.
-        resume: Option<(String, u64)>,
     },
     /// This core has nobody left in the channel (and waited some seconds: rule 38).
     Release {

@@ -12,9 +12,10 @@ use routes::{By, Change, SessionRoute};
 use super::{
     Engine,
     event::Ask,
+    identity::{Grant, Identity},
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
     room::Join,
-    session::{Dialect, Ending, Grant, Identity, Joining, Packets, Phase},
+    session::{Dialect, Ending, Joining, Packets, Phase},
 };
 use crate::driver::Key;
 

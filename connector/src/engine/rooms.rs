@@ -14,8 +14,9 @@ use super::{
     config::Fault,
     encode::Encoding,
     event::{Ask, Held},
+    places::Place,
     room::{Entry, Feed, HIGH, Join, Member, NORMAL, Owed, Room, State, Waiter},
-    session::{Ending, Phase, Place},
+    session::{Ending, Phase},
     wheel::tick_of,
 };
 use crate::driver::Key;
@@ -58,8 +59,7 @@ impl Engine {
                 self.next_ask += 1;
                 let index = self.rooms.insert(Room::new(name.clone(), ticket));
                 self.names.insert(name, index);
-                // Without a position: all that the owner has recent serves everyone who comes.
-                self.asks.push_back(Ask::Hold { channel: channel.to_owned(), ticket, resume: None });
+                self.asks.push_back(Ask::Hold { channel: channel.to_owned(), ticket });
                 index
             }
         };

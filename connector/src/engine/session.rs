@@ -16,17 +16,18 @@
 use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv6Addr},
-    ops::{Deref, DerefMut},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use proto::{bilibili::Version, client::ErrorCode, cluster::Admitted, websocket::Decoder};
+use proto::{bilibili::Version, client::ErrorCode, websocket::Decoder};
 
 use super::{
     Timer,
     encode::Encoding,
+    identity::Identity,
     limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, NEW_ROOMS_PERIOD_MS},
+    places::Places,
     wheel::{Wheel, tick_of},
 };
 use crate::driver::Key;
@@ -180,176 +181,6 @@ pub(super) enum Phase {
     Live,
     /// What is in [`Out`] goes out, then it is closed; at [`Busy::deadline_ms`] at the latest.
     Closing,
-}
-
-/// A session in a room.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    room: u32,
-    member: u32,
-}
-
-impl Place {
-    /// In this room, as this member of the feed of the session's encoding.
-    pub(super) fn new(room: usize, member: usize) -> Self {
-        Self { room: room as u32, member: member as u32 }
-    }
-
-    /// Index of the room.
-    pub(super) fn room(self) -> usize {
-        self.room as usize
-    }
-
-    /// Index among the members of the feed of the session's encoding.
-    pub(super) fn member(self) -> usize {
-        self.member as usize
-    }
-
-    /// Another member has left, and this one has taken its index.
-    pub(super) fn move_to(&mut self, member: usize) {
-        self.member = member as u32;
-    }
-}
-
-/// The rooms of a session: one, for nearly all.
-#[derive(Debug, Default)]
-pub(super) enum Places {
-    /// In none.
-    #[default]
-    None,
-    /// In one.
-    One(Place),
-    /// In more, or it was.
-    Many(Box<Several>),
-}
-
-/// Boxed, so that one place costs no more than itself.
-#[derive(Debug)]
-pub(super) struct Several(Vec<Place>);
-
-impl Places {
-    /// One more.
-    pub(super) fn push(&mut self, place: Place) {
-        match self {
-            Self::None => *self = Self::One(place),
-            Self::One(first) => *self = Self::Many(Box::new(Several(vec![*first, place]))),
-            Self::Many(several) => several.0.push(place),
-        }
-    }
-
-    /// Takes out the one at this index; the last one takes its place.
-    ///
-    /// # Panics
-    /// Where there is none.
-    pub(super) fn swap_remove(&mut self, at: usize) -> Place {
-        let place = self[at];
-        match self {
-            Self::Many(several) => {
-                several.0.swap_remove(at);
-                if let [left] = several.0[..] {
-                    *self = Self::One(left);
-                }
-            }
-            _ => *self = Self::None,
-        }
-        place
-    }
-}
-
-impl Deref for Places {
-    type Target = [Place];
-
-    fn deref(&self) -> &[Place] {
-        match self {
-            Self::None => &[],
-            Self::One(place) => std::slice::from_ref(place),
-            Self::Many(several) => &several.0,
-        }
-    }
-}
-
-impl DerefMut for Places {
-    fn deref_mut(&mut self) -> &mut [Place] {
-        match self {
-            Self::None => &mut [],
-            Self::One(place) => std::slice::from_mut(place),
-            Self::Many(several) => &mut several.0,
-        }
-    }
-}
-
-/// Who a session is, as logic said. Its ID is made of its key: [`super::Engine::session_id`].
-#[derive(Debug)]
-pub(super) struct Identity {
-    /// Device, user, and the name where that is another than the user: one after another.
-    names: Box<str>,
-    /// What it may.
-    pub(super) grant: Arc<Grant>,
-    /// Seconds since 1970; 0: never.
-    expires_s: u32,
-    device_bytes: u8,
-    uid_bytes: u8,
-    /// The name is the user's ID.
-    nameless: bool,
-    /// Not by a token.
-    pub(super) guest: bool,
-}
-
-/// What a token allows: the same for most users of a platform.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Grant {
-    /// Patterns of channels.
-    pub(super) subscribe: Vec<String>,
-    /// Patterns of channels.
-    pub(super) publish: Vec<String>,
-}
-
-impl Identity {
-    /// Whom logic admitted, with what it allows; `None` where an ID is longer than any may be.
-    pub(super) fn new(admitted: &Admitted, grant: Arc<Grant>) -> Option<Self> {
-        let Admitted { uid, name, device, guest, expires_at_ms, .. } = admitted;
-        let nameless = name == uid;
-        let name = if nameless { "" } else { name };
-        let mut identity = Self {
-            names: [device, uid, name].concat().into(),
-            grant,
-            expires_s: 0,
-            device_bytes: device.len().try_into().ok()?,
-            uid_bytes: uid.len().try_into().ok()?,
-            nameless,
-            guest: *guest,
-        };
-        identity.expires_at(*expires_at_ms);
-        Some(identity)
-    }
-
-    /// Which of the user's devices.
-    pub(super) fn device(&self) -> &str {
-        &self.names[..self.device_bytes.into()]
-    }
-
-    /// The user.
-    pub(super) fn uid(&self) -> &str {
-        &self.names[self.device_bytes.into()..][..self.uid_bytes.into()]
-    }
-
-    /// Shown as.
-    pub(super) fn name(&self) -> &str {
-        match self.nameless {
-            true => self.uid(),
-            false => &self.names[usize::from(self.device_bytes) + usize::from(self.uid_bytes)..],
-        }
-    }
-
-    /// When its token lapses, milliseconds since 1970; `None`: never. To the second, upwards.
-    pub(super) fn expires_at_ms(&self) -> Option<i64> {
-        (self.expires_s > 0).then(|| i64::from(self.expires_s) * 1000)
-    }
-
-    /// Its token lapses at this time, milliseconds since 1970; 0: never.
-    pub(super) fn expires_at(&mut self, ms: i64) {
-        self.expires_s = u32::try_from(ms.max(0) as u64 / 1000 + u64::from(ms % 1000 > 0)).unwrap_or(u32::MAX);
-    }
 }
 
 /// What only goim's and Bilibili's sessions have.
@@ -595,49 +426,6 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_a_session_is_comes_back_as_it_was_said() {
-        let said = |uid: &str, name: &str, device: &str, expires_at_ms| {
-            let admitted = Admitted {
-                uid: uid.into(),
-                name: name.into(),
-                device: device.into(),
-                expires_at_ms,
-                ..Admitted::default()
-            };
-            Identity::new(&admitted, Arc::default())
-        };
-        for (uid, name, device) in [("ann", "Ann 安", "phone"), ("ann", "ann", ""), ("ann", "", "tv"), ("", "", "")] {
-            let identity = said(uid, name, device, 0).unwrap();
-            assert_eq!((identity.uid(), identity.name(), identity.device()), (uid, name, device));
-            assert_eq!(identity.expires_at_ms(), None);
-        }
-        let lapses = |ms| said("ann", "", "", ms).unwrap().expires_at_ms();
-        assert_eq!(lapses(1_700_000_000_000), Some(1_700_000_000_000));
-        assert_eq!(lapses(1_700_000_000_001), Some(1_700_000_001_000));
-        assert_eq!(lapses(i64::MAX), Some(i64::from(u32::MAX) * 1000), "2106");
-        assert!(said(&"u".repeat(256), "", "", 0).is_none());
-    }
-
-    #[test]
-    fn places_are_a_list_however_many_there_are() {
-        let mut places = Places::default();
-        let rooms = |places: &Places| places.iter().map(|place| place.room()).collect::<Vec<_>>();
-        for room in 0..4 {
-            assert_eq!(places.len(), room);
-            places.push(Place::new(room, 7));
-        }
-        assert_eq!(places.swap_remove(1).room(), 1);
-        assert_eq!(rooms(&places), [0, 3, 2]);
-        places[2].move_to(9);
-        assert_eq!(places.swap_remove(0).member(), 7);
-        assert_eq!((rooms(&places), places[0].member()), (vec![2, 3], 9));
-        assert_eq!(places.swap_remove(1).room(), 3);
-        assert!(matches!(places, Places::One(_)) && rooms(&places) == [2]);
-        assert_eq!(places.swap_remove(0).room(), 2);
-        assert!(places.is_empty());
-    }
 
     #[test]
     fn silence_is_counted_beyond_the_end_of_the_clock_s_lower_half() {

@@ -5,7 +5,8 @@ use proto::client::ErrorCode;
 use super::{
     Engine, Timer,
     event::Ask,
-    session::{Dialect, Ending, Identity, Phase, Session},
+    identity::Identity,
+    session::{Dialect, Ending, Phase, Session},
     wheel::TICK_MS,
 };
 use crate::driver::Key;

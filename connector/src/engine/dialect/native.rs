@@ -15,9 +15,10 @@ use super::super::{
     Engine,
     encode::Encoding,
     gate::What,
+    identity::Grant,
     limits::Verdict,
     room::{Join, RECENT_MESSAGES},
-    session::{Ending, Grant, Phase},
+    session::{Ending, Phase},
 };
 use crate::driver::Key;
 

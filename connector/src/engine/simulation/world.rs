@@ -426,10 +426,7 @@ impl World {
         while let Some(ask) = self.engine.ask() {
             match ask {
                 Ask::Gate { id, session, ask } => self.asked.push((id, session, ask)),
-                Ask::Hold { channel, ticket, resume } => {
-                    assert_eq!(resume, None);
-                    self.hold(&channel, ticket);
-                }
+                Ask::Hold { channel, ticket } => self.hold(&channel, ticket),
                 Ask::Release { channel } => {
                     let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
                     owned.held = false;

@@ -1,0 +1,161 @@
+//! A channel as this process holds it: which cores have it or ask for it, up to where they have it, and what its owner
+//! has not answered. Knows no partition, owner or stream: those are [`Holder`](super::Holder)'s.
+//!
+//! ```text
+//!   core ─take_up─▶ asks ─answer─▶ holds ─▶ gets what is delivered
+//!                                    ▲└─hold_anew─┐ a new owner, or a reset: from where it was
+//!                                    └──answer────┘
+//! ```
+
+use std::sync::Arc;
+
+use proto::cluster::{self, Hold, Item};
+
+use crate::engine::event::Held;
+
+/// Recent messages that a core which takes up a channel asks for: as many as an owner keeps.
+const RECENT_MESSAGES: u32 = 200;
+
+/// See the module's opening.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    members: Vec<Member>,
+    /// Those that hold it have everything up to here, in this log.
+    log: Arc<str>,
+    offset: u64,
+    ordinal: u64,
+    ordinal_epoch: u64,
+    /// The number of the hold by which it is held anew; 0: none is out.
+    anew: u64,
+    /// The position that it names.
+    anew_from: u64,
+}
+
+/// A core that has the channel, or asks for it.
+#[derive(Debug)]
+struct Member {
+    core: usize,
+    /// As it asked.
+    ticket: u64,
+    /// The number of its hold; 0: there is no owner to ask. `None`: it was answered, and gets what comes.
+    asks: Option<u64>,
+}
+
+/// What a core that takes up a channel asks by the hold of this number.
+pub(super) fn asked_by(hold: u64) -> Hold {
+    Hold { hold, recent: RECENT_MESSAGES, ..Hold::default() }
+}
+
+impl Channel {
+    /// A core asks for it, by the hold of this number (0: by none yet).
+    pub(super) fn take_up(&mut self, core: usize, ticket: u64, hold: u64) {
+        self.members.retain(|member| member.core != core);
+        self.members.reserve_exact(1);
+        self.members.push(Member { core, ticket, asks: Some(hold) });
+    }
+
+    /// A core has done with it. Says whether it was the last one.
+    pub(super) fn release(&mut self, core: usize) -> bool {
+        self.members.retain(|member| member.core != core);
+        self.members.is_empty()
+    }
+
+    /// All cores that have it or ask for it.
+    pub(super) fn cores(&self) -> impl Iterator<Item = usize> {
+        self.members.iter().map(|member| member.core)
+    }
+
+    /// Those that get what comes.
+    pub(super) fn holders(&self) -> impl Iterator<Item = usize> {
+        self.members.iter().filter(|member| member.asks.is_none()).map(|member| member.core)
+    }
+
+    /// Whether a hold of those that have it is out.
+    pub(super) fn is_held_anew(&self) -> bool {
+        self.anew > 0
+    }
+
+    /// Whether anything that was asked is not answered.
+    pub(super) fn is_asking(&self) -> bool {
+        self.is_held_anew() || self.members.iter().any(|member| member.asks.is_some())
+    }
+
+    /// Asks for it again: for those that have it from where it is, then for each that was not answered. They have
+    /// everything up to `through` of `log`, the partition's. `last` is the number of the last hold.
+    pub(super) fn hold_anew(&mut self, last: &mut u64, log: &Arc<str>, through: u64) -> Vec<Hold> {
+        let mut next = || {
+            *last += 1;
+            *last
+        };
+        let mut holds = Vec::new();
+        self.anew = 0;
+        if self.holders().next().is_some() {
+            self.anew = next();
+            if self.log == *log {
+                self.offset = self.offset.max(through);
+            }
+            self.anew_from = self.offset;
+            holds.push(Hold {
+                hold: self.anew,
+                log: self.log.to_string(),
+                offset: self.anew_from,
+                ordinal: self.ordinal,
+                ordinal_epoch: self.ordinal_epoch,
+                ..Hold::default()
+            });
+        }
+        for asks in self.members.iter_mut().filter_map(|member| member.asks.as_mut()) {
+            *asks = next();
+            holds.push(asked_by(*asks));
+        }
+        holds
+    }
+
+    /// A message of `log` came, from an owner of this epoch; `live`: one that answers at once. `true`: it is for all
+    /// [`Channel::holders`].
+    pub(super) fn deliver(&mut self, item: &Item, log: &Arc<str>, epoch: u64, live: bool) -> bool {
+        let known = item.offset <= self.offset && self.log == *log;
+        if known || self.holders().next().is_none() || (self.is_held_anew() && live) {
+            return false;
+        }
+        self.log = log.clone();
+        self.offset = item.offset;
+        (self.ordinal, self.ordinal_epoch) = (item.ordinal, epoch);
+        true
+    }
+
+    /// The owner answers a hold: whom to tell what. Nobody, where it was released or asked again meanwhile.
+    pub(super) fn answer(&mut self, held: cluster::Held) -> Vec<(usize, Held)> {
+        let log: Arc<str> = held.log.as_str().into();
+        let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
+        let missed = held.missed.map(|missed| (missed.count, missed.exact));
+        let mut answer =
+            Held { channel: held.channel, ticket: 0, log: log.clone(), offset: held.offset, missed, recent };
+        let mut told = Vec::new();
+        if self.is_held_anew() && held.hold == self.anew {
+            self.anew = 0;
+            if self.log == log && self.offset > self.anew_from {
+                // An owner that still replays delivered meanwhile, on a hold from before a reset, what is answered now.
+                let had = self.offset;
+                let reached = answer.recent.first().is_some_and(|first| first.offset <= had);
+                answer.recent.retain(|item| item.offset > had);
+                // How much of what is missing came meanwhile is not known.
+                answer.missed = answer.missed.filter(|_| !reached && held.offset > had).map(|_| (1, false));
+            }
+            let holders = self.members.iter().filter(|member| member.asks.is_none());
+            told.extend(holders.map(|member| (member.core, member.ticket)));
+        } else {
+            for member in self.members.iter_mut().filter(|member| member.asks == Some(held.hold)) {
+                member.asks = None;
+                told.push((member.core, member.ticket));
+            }
+        }
+        if !told.is_empty() && (self.log != log || self.offset <= held.offset) {
+            (self.log, self.offset) = (log, held.offset);
+            if let Some(last) = answer.recent.last() {
+                (self.ordinal, self.ordinal_epoch) = (last.ordinal, held.epoch);
+            }
+        }
+        told.into_iter().map(|(core, ticket)| (core, Held { ticket, ..answer.clone() })).collect()
+    }
+}
