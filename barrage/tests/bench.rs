@@ -1,11 +1,19 @@
 //! `barrage bench` against a server of its own: it ends by itself and tells what it measured, in every dialect.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod server;
+
 use std::process::Command;
+
+use server::Server;
+
+/// Of the cluster whose connectors the bench delivers to.
+const SECRET: &str = "a secret of at least thirty-two characters";
 
 fn bench(line: &str) -> serde_json::Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_barrage"));
-    let output = command.arg("bench").args(line.split_whitespace()).arg("--json").output().unwrap();
+    let command = command.arg("bench").args(line.split_whitespace()).arg("--json");
+    let output = command.env("BARRAGE_CLUSTER__SECRET", SECRET).output().unwrap();
     let (out, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{line}: {out}{error}");
     serde_json::from_str(&out).unwrap()
@@ -46,4 +54,56 @@ fn the_whole_pipeline_delivers_and_answers_beside_it() {
     let probes = &report["probes"];
     assert!(probes["heartbeats_answered"].as_u64().unwrap() > 0 && probes["joins_answered"].as_u64().unwrap() > 0);
     assert_eq!((&probes["heartbeats_failed"], &probes["joins_failed"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn workers_count_together_what_each_of_them_sees() {
+    for more in
+        ["--wire-bytes 123", "--dialect goim --tcp --wire-bytes 123", "--chat --compress", "--dialect bilibili-zlib"]
+    {
+        let line = "fanout --stand --no-limit --via connector --seconds 1 --room-sizes 15,2x3 --rates 40,20 --check 4";
+        let report = bench(&format!("{line} --workers 3 {more}"));
+        let deliveries = &report["deliveries"];
+        assert_eq!((&deliveries["expected"], &deliveries["delivered"]), (&660.into(), &660.into()), "{more}: {report}");
+        // One in four of the 15, one of each three; whoever is not checked may be another worker's.
+        assert_eq!(
+            (&deliveries["checked_sessions"], &deliveries["unequal_sessions"]),
+            (&6.into(), &0.into()),
+            "{more}"
+        );
+        assert_eq!(report["sessions"]["viewers"], 21, "{more}");
+        let classes = report["classes"].as_array().unwrap();
+        assert!(classes.iter().all(|class| class["latency"]["max"].as_f64().unwrap() > 0.0), "{more}: {report}");
+        assert!(report["client_cpus"].as_f64().unwrap() > 0.0);
+    }
+}
+
+/// As many connectors as their descriptors require, each with its share of every room.
+#[test]
+fn several_connectors_share_the_viewers_of_each_room() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let secret = format!("\"{SECRET}\"");
+    let servers = directories
+        .each_ref()
+        .map(|directory| Server::run(directory.path(), &[("connector.cores", "1"), ("cluster.secret", &secret)]));
+    let all = |of: &dyn Fn(&Server) -> String| servers.iter().map(of).collect::<Vec<_>>().join(",");
+    let line = format!(
+        "fanout --via connector --seconds 1 --viewers 21 --rooms 2 --rate 40 --check 3 --workers 2 --dialect goim --probe \
+         --connect {} --grpc {} --admin {} --server-pid {}",
+        all(&|server| server.clients().to_string()),
+        all(&|server| server.addresses("connector-grpc")[0].to_string()),
+        all(&|server| format!("http://{}", server.admin())),
+        all(&|server| server.pid().to_string()),
+    );
+    let report = bench(&line);
+    let deliveries = &report["deliveries"];
+    assert_eq!((&deliveries["expected"], &deliveries["delivered"]), (&420.into(), &420.into()), "{report}");
+    assert_eq!(
+        (&deliveries["unequal_sessions"], &report["published"]["accepted"]),
+        (&0.into(), &40.into()),
+        "{report}"
+    );
+    // Both were written to: neither could make all of them.
+    assert!(report["server"]["connector"]["writes"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["server"]["usage"]["cores_s"].as_f64().unwrap() > 0.0, "{report}");
 }

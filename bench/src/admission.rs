@@ -8,7 +8,6 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
 use crate::dial::CLIENTS_OF_AN_ADDRESS;
-use crate::fleet::Crew;
 use crate::report::grouped;
 use crate::worker::OTHER_FILES;
 
@@ -16,9 +15,23 @@ use crate::worker::OTHER_FILES;
 /// Linux 6.18 with 100,000 sessions: 10,716 for both ends.
 const END_BYTES: u64 = 5400;
 /// What a session takes in a worker, bytes: itself, and what the allocator keeps of its way in. Measured: 331.
-const SESSION_BYTES: u64 = 350;
+pub(crate) const SESSION_BYTES: u64 = 350;
 /// Of a worker, bytes.
 const WORKER_BYTES: u64 = 8 << 20;
+/// Descriptors of a server beside its clients': listeners, event loops, logs, streams between services.
+const SERVER_FILES: u64 = 200;
+
+/// What is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) sessions: u64,
+    /// 0: as many as descriptors require.
+    pub(crate) workers: u32,
+    /// Where the sessions connect; they share them evenly.
+    pub(crate) connect: &'a [SocketAddr],
+    /// That all sessions take in the workers.
+    pub(crate) memory_bytes: u64,
+}
 
 /// The machine's limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,19 +69,39 @@ impl Admission {
         }
     }
 
+    /// Whether one process of a server can serve so many sessions.
+    ///
+    /// # Errors
+    /// [`Error::Admission`].
+    pub(crate) fn server(&self, sessions: u64) -> Result<(), Error> {
+        match self.files_of_a_process {
+            Some(files) if sessions + SERVER_FILES > files => Err(Error::Admission {
+                sessions,
+                what: format!(
+                    "the server of --stand is one process, which may have {} open files: raise `ulimit -Hn`, or start as \
+                     many connectors as it takes and name them in --connect instead (for --via connector in --grpc, too)",
+                    grouped(files)
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// How many workers there are to be.
     ///
     /// # Errors
     /// [`Error::Admission`].
-    pub(crate) fn workers(&self, crew: &Crew, connect: &[SocketAddr]) -> Result<u32, Error> {
-        let sessions = u64::from(crew.sessions);
+    pub(crate) fn workers(
+        &self,
+        &Asked { sessions, workers, connect, memory_bytes }: &Asked<'_>,
+    ) -> Result<u32, Error> {
         let refuse = |what: String| Err(Error::Admission { sessions, what });
         let of_a_process = self.files_of_a_process.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES));
         if of_a_process == 0 {
             return refuse(format!("a process may have {OTHER_FILES} open files: raise `ulimit -Hn`"));
         }
         let needed = sessions.div_ceil(of_a_process);
-        let workers = if crew.workers == 0 { needed } else { crew.workers.into() };
+        let workers = if workers == 0 { needed } else { workers.into() };
         if workers < needed {
             return refuse(format!(
                 "{workers} workers may have {} open files each: take {needed} --workers, or raise `ulimit -Hn`",
@@ -102,7 +135,7 @@ impl Admission {
                 grouped(CLIENTS_OF_AN_ADDRESS.into())
             ));
         }
-        let memory = ends * END_BYTES + sessions * SESSION_BYTES + workers * WORKER_BYTES;
+        let memory = ends * END_BYTES + memory_bytes + workers * WORKER_BYTES;
         if memory > self.memory {
             return refuse(format!(
                 "they take about {} MiB of memory, most of it the kernel's, and {} MiB are available",
@@ -126,6 +159,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::fleet::Crew;
 
     #[derive(Parser)]
     struct Line {
@@ -138,7 +172,12 @@ mod tests {
 
     fn workers(machine: &Admission, line: &str) -> Result<u32, String> {
         let crew = Line::parse_from(std::iter::once("bench").chain(line.split_whitespace())).crew;
-        machine.workers(&crew, &crew.check().unwrap()).map_err(|error| error.to_string())
+        let sessions = crew.sessions.into();
+        let memory_bytes = sessions * SESSION_BYTES;
+        let connect = &crew.check().unwrap();
+        machine
+            .workers(&Asked { sessions, workers: crew.workers, connect, memory_bytes })
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -167,6 +206,14 @@ mod tests {
             let refused = workers(&machine, line).unwrap_err();
             assert!(refused.contains(setting), "{line}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_server_of_one_process_serves_as_many_as_it_may_have_files() {
+        assert!(MACHINE.server(19_800).is_ok());
+        assert!(Admission { files_of_a_process: None, ..MACHINE }.server(1_000_000).is_ok());
+        let refused = MACHINE.server(60_000).unwrap_err().to_string();
+        assert!(refused.contains("20,000 open files") && refused.contains("--connect"), "{refused}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `barrage bench fanout`: viewers in rooms, messages to them at a steady rate.
 //!
 //! ```text
-//!   (stand) ─▶ viewers enter ─▶ publish (HTTP, or as the connector's owner) ─▶ rest ─▶ sums ─▶ (limit) ─▶ report
+//!   (stand) ─▶ audience enters ─▶ publish (HTTP, or as the connectors' owner) ─▶ rest ─▶ sums ─▶ (limit) ─▶ report
 //! ```
 //!
 //! All viewers are in their room before the first message is sent; the run ends by itself when everything that was
@@ -9,15 +9,17 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::admission::{Admission, SESSION_BYTES};
+use crate::audience::Audience;
 use crate::clock::{now_ns, process_cpu};
-use crate::environment::{Environment, open_files};
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S, Limit, LimitRow};
 use crate::note::NOTE_BYTES;
@@ -30,11 +32,11 @@ use crate::publish::{self, Published};
 use crate::report::{Report, Series, grouped};
 use crate::schedule::{Class, Schedule};
 use crate::stand::{Meter, Spent, Stand};
-use crate::tally::{Ledger, Tally, bit};
-use crate::viewers::{self, Stage};
+use crate::tally::{Account, Ledger, bit};
+use crate::viewers::{Cast, Seen};
 use crate::wire::Dialect;
 
-/// Most viewers of one process: as many sockets as some GiB of kernel memory hold.
+/// Most viewers: as many sockets as some GiB of kernel memory hold.
 const VIEWERS_MAX: u32 = 1_000_000;
 /// Most rooms: five digits of their names.
 const ROOMS_MAX: u32 = 100_000;
@@ -48,6 +50,10 @@ const SETTLING: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(3);
 /// How often the progress is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// Within which each worker has told how it stands.
+const TELLING: Duration = Duration::from_millis(100);
+/// Most servers that share the viewers.
+const SERVERS_MAX: usize = 1000;
 /// The longest payload that the API takes, bytes.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Deliveries a second that are checked one by one where it is not said: a tenth of a processor.
@@ -115,16 +121,16 @@ pub struct Fanout {
     /// Which way messages go in.
     #[arg(long, value_enum, default_value = "http")]
     pub via: Via,
-    /// Where the viewers connect.
-    #[arg(long, default_value = "127.0.0.1:3102", value_name = "HOST:PORT")]
-    pub connect: String,
+    /// Where the viewers connect; several places share those of each room evenly.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:3102", value_name = "HOST:PORT,...")]
+    pub connect: Vec<String>,
     /// Where the HTTP API answers.
     #[arg(long, default_value = "http://127.0.0.1:3111", value_name = "URL")]
     pub http: String,
-    /// Where the connector takes jobs, for --via connector. Until its next start its own jobs then own none of the
-    /// partitions of this run's rooms.
-    #[arg(long, default_value = "127.0.0.1:3109", value_name = "HOST:PORT")]
-    pub grpc: String,
+    /// Where the connector takes jobs, for --via connector; several as those of --connect. Until its next start its own
+    /// jobs then own none of the partitions of this run's rooms.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:3109", value_name = "HOST:PORT,...")]
+    pub grpc: Vec<String>,
     /// The server's cluster.secret, for --via connector.
     #[arg(long, env = "BARRAGE_CLUSTER__SECRET", hide_env_values = true, default_value = "")]
     #[serde(skip)]
@@ -133,11 +139,11 @@ pub struct Fanout {
     #[arg(long, default_value_t = 64)]
     pub partitions: u32,
     /// Where the server's metrics are, for writes and bytes.
-    #[arg(long, value_name = "URL")]
-    pub admin: Option<String>,
-    /// The server's process on this machine, for its processor time.
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
+    #[arg(long, value_delimiter = ',', value_name = "URL,...")]
+    pub admin: Vec<String>,
+    /// The server's processes on this machine, for their processor time.
+    #[arg(long, value_delimiter = ',', value_name = "PID,...")]
+    pub server_pid: Vec<u32>,
     /// Starts a server of its own for each run, `barrage run` in an empty directory, and measures `limit` after it.
     #[arg(long, conflicts_with_all = ["connect", "http", "grpc", "admin", "server_pid", "partitions"])]
     pub stand: bool,
@@ -170,9 +176,10 @@ pub struct Fanout {
     /// HTTP connections that publish; what one of them sends is checked to come in its order.
     #[arg(long, default_value_t = 16)]
     pub publishers: u32,
-    /// Threads that receive; the rest of the machine is left to the server, where it runs here too.
-    #[arg(long, default_value_t = 1)]
-    pub threads: u32,
+    /// Worker processes that receive, with one thread each; one is a thread of this process, if it may have the
+    /// descriptors. 0: as many as descriptors require.
+    #[arg(long, default_value_t = 0)]
+    pub workers: u32,
     /// So many runs; the median of each number is told beside them.
     #[arg(long, default_value_t = 1)]
     pub runs: u32,
@@ -253,97 +260,92 @@ impl Fanout {
 
     fn measured(&self, environment: Environment, server: Option<Cpus>, clients: Option<Cpus>) -> Result<Report, Error> {
         let schedule = Arc::new(self.check()?);
-        let sessions = u64::from(schedule.sessions());
-        let wanted = sessions + u64::from(self.publishers) + OTHER_FILES;
-        open_files(wanted).map_err(|limit| Error::OpenFiles { sessions, wanted, limit })?;
+        if self.stand {
+            Admission::of_this_machine().server(schedule.sessions().into())?;
+        }
         let stand = self.stand.then(|| self.stand(server.clone())).transpose()?;
         let target = Target::new(self, stand.as_ref())?;
-        let stage = Stage {
+        let cast = Cast {
             one_in: self.one_in(&schedule),
             schedule: (*schedule).clone(),
             dialect: self.dialect,
             tcp: self.tcp,
             compress: self.compress,
-            host: target.clients.clone(),
+            servers: target.clients.clone(),
             token: self.token.clone(),
-            address: target.address,
-            stop: AtomicBool::new(false),
-            resting: AtomicBool::new(false),
-            entered: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-            failure: Mutex::new(None),
         };
         let accepted = Arc::new(AtomicU64::new(0));
         let bytes = self.payload_bytes(&schedule)?;
-        let mut owner = match self.via {
-            Via::Http => None,
-            Via::Connector => {
+        let mut owners = Vec::new();
+        if self.via == Via::Connector {
+            for grpc in &target.grpc {
                 let plan = owner::Plan {
                     schedule: schedule.clone(),
-                    grpc: target.grpc.clone(),
+                    grpc: grpc.clone(),
                     secret: target.secret.clone(),
                     partitions: self.partitions,
                     bytes,
                 };
-                Some(Owner::attach(plan, accepted.clone()).map_err(Error::Server)?)
+                // All get the same: the first one's is the progress.
+                let count = if owners.is_empty() { accepted.clone() } else { Arc::default() };
+                owners.push(Owner::attach(plan, count).map_err(Error::Server)?);
             }
-        };
+        }
         let progress = Progress::new();
+        let memory_bytes = u64::from(schedule.sessions()) * SESSION_BYTES + self.ledger_bytes(&schedule);
+        let other_files = u64::from(self.publishers) + OTHER_FILES;
+        let mut audience = Audience::start(&cast, self.workers, memory_bytes, other_files)?;
+        let stop = AtomicBool::new(false);
         let run = thread::scope(|scope| {
-            // However this is left, the viewers go.
-            let _stop = Stop(&stage.stop);
-            let mut threads = Vec::new();
-            for thread in 0..self.threads {
-                let numbers = (thread..schedule.sessions()).step_by(self.threads as usize);
-                let stage = &stage;
-                let builder = thread::Builder::new().name(format!("viewers-{thread}"));
-                threads.push(builder.spawn_scoped(scope, move || viewers::run(stage, numbers))?);
-            }
-            self.enter(&stage, || threads.iter().any(thread::ScopedJoinHandle::is_finished), &progress)?;
+            // However this is left, the probes go.
+            let _stop = Stop(&stop);
+            enter(&mut audience, schedule.sessions().into(), &progress)?;
             thread::sleep(SETTLING);
-            let probe = |ask: fn(&Stage) -> Probed| {
-                let stage = &stage;
+            let probe = |ask: fn(&Cast, &AtomicBool) -> Probed| {
+                let (cast, stop) = (&cast, &stop);
                 let builder = thread::Builder::new().name("probe".into());
-                builder.spawn_scoped(scope, move || ask(stage))
+                builder.spawn_scoped(scope, move || ask(cast, stop))
             };
             let probes = if self.probe { Some((probe(probe::heartbeats)?, probe(probe::joins)?)) } else { None };
 
-            let (cpu, before) = (process_cpu(), target.meter.read());
+            let cpu = |audience: &mut Audience| Ok::<_, Error>(process_cpu() + audience.look(TELLING)?.cpu);
+            let (cpu_before, before) = (cpu(&mut audience)?, target.meter.read());
             let begin_ns = now_ns() + LOOK.as_nanos() as u64;
-            let published = match &mut owner {
-                Some(owner) => {
-                    owner.start(begin_ns);
-                    self.watch(|| owner.is_done(), &stage, &accepted, &progress);
-                    owner.published().ok_or_else(panicked)?
+            let mut watch = |done: &dyn Fn() -> bool| -> Result<(), Error> {
+                while !done() {
+                    let seen = audience.look(LOOK)?;
+                    progress.show(|| state(&seen, &accepted, &schedule));
                 }
-                None => {
-                    let plan = publish::Plan {
-                        schedule: schedule.clone(),
-                        api: publish::Api {
-                            dialect: self.dialect,
-                            host: target.http.clone(),
-                            api_key: self.api_key.clone(),
-                        },
-                        bytes,
-                        begin_ns,
-                    };
-                    let counted = accepted.clone();
-                    let publishing = thread::Builder::new()
-                        .name("publisher".into())
-                        .spawn_scoped(scope, move || publish::run(plan, counted))?;
-                    self.watch(|| publishing.is_finished(), &stage, &accepted, &progress);
-                    publishing.join().map_err(|_| panicked())??
-                }
+                Ok(())
             };
-            self.rest(&stage, &published, &progress, &accepted);
-            let (spent, cpu) = (target.meter.read().since(&before), process_cpu() - cpu);
-            stage.stop.store(true, Ordering::Relaxed);
-            let mut tally = Tally::new(&schedule);
-            for thread in threads {
-                tally.add(thread.join().map_err(|_| panicked())??);
-            }
+            let published = if owners.is_empty() {
+                let plan = publish::Plan {
+                    schedule: schedule.clone(),
+                    api: publish::Api {
+                        dialect: self.dialect,
+                        host: target.http.clone(),
+                        api_key: self.api_key.clone(),
+                    },
+                    bytes,
+                    begin_ns,
+                };
+                let counted = accepted.clone();
+                let publishing = thread::Builder::new()
+                    .name("publisher".into())
+                    .spawn_scoped(scope, move || publish::run(plan, counted))?;
+                watch(&|| publishing.is_finished())?;
+                publishing.join().map_err(|_| panicked())??
+            } else {
+                owners.iter_mut().for_each(|owner| owner.start(begin_ns));
+                watch(&|| owners.iter().all(Owner::is_done))?;
+                let published: Option<Vec<Published>> = owners.iter_mut().map(Owner::published).collect();
+                let published = published.ok_or_else(panicked)?;
+                published.into_iter().reduce(Published::both).ok_or_else(panicked)?
+            };
+            rest(&mut audience, &cast, &published, |seen| progress.show(|| state(seen, &accepted, &schedule)))?;
+            let (spent, cpu) = (target.meter.read().since(&before), cpu(&mut audience)? - cpu_before);
+            stop.store(true, Ordering::Relaxed);
+            let account = audience.end(&published.accepted)?;
             let probes = probes.map(|(heartbeats, joins)| {
                 Ok::<_, std::io::Error>((
                     heartbeats.join().map_err(|_| panicked())?,
@@ -351,12 +353,12 @@ impl Fanout {
                 ))
             });
             let client_cpus = cpu.as_secs_f64() / spent.seconds.max(f64::EPSILON);
-            Ok::<_, Error>(Run { begin_ns, published, tally, spent, client_cpus, probes: probes.transpose()? })
+            Ok::<_, Error>(Run { begin_ns, published, account, spent, client_cpus, probes: probes.transpose()? })
         })?;
         progress.clear();
-        drop((owner, stand));
+        drop((owners, stand));
         let limit = self.limit(&run.spent, server, clients)?;
-        Ok(Report::new(self, environment, &stage, &run, limit))
+        Ok(Report::new(self, environment, &schedule, &run, limit))
     }
 
     /// What the options make; what cannot work is refused.
@@ -368,7 +370,11 @@ impl Fanout {
         refuse(sizes.contains(&self.bytes), "bytes", &self.bytes, "32 to 65,536")?;
         refuse((1..=86_400).contains(&self.seconds), "seconds", &self.seconds, "1 to 86,400")?;
         refuse((1..=1024).contains(&self.publishers), "publishers", &self.publishers, "1 to 1,024")?;
-        refuse((1..=64).contains(&self.threads), "threads", &self.threads, "1 to 64")?;
+        refuse(self.workers <= self.viewers, "workers", &self.workers, "at most as many as viewers")?;
+        let places = self.connect.len();
+        refuse((1..=SERVERS_MAX).contains(&places), "connect", &places, "1 to 1,000 places")?;
+        let owned = self.via == Via::Http || self.stand || self.grpc.len() == places;
+        refuse(owned, "grpc", &self.grpc.join(","), "as many as --connect, of the same connectors")?;
         refuse((1..=65_536).contains(&self.partitions), "partitions", &self.partitions, "1 to 65,536")?;
         refuse(self.check != Some(0), "check", &0, "at least 1")?;
         let deflates = matches!(self.dialect, Dialect::Native | Dialect::Goim);
@@ -399,12 +405,10 @@ impl Fanout {
         let right = sound && messages >= 1.0 && messages <= f64::from(u32::MAX / 2);
         refuse(right, "rate", &self.rate, "at least one message, and at most 2,000,000,000, in --seconds")?;
         let publishers = if self.via == Via::Connector { 1 } else { self.publishers };
-        let schedule = Schedule::new(rand::random(), publishers, self.seconds.into(), &classes);
-        let one_in = self.one_in(&schedule);
-        let checked = (0..schedule.sessions()).filter(|session| schedule.is_checked(*session, one_in));
-        let ledgers: u64 = checked.map(|session| Ledger::bytes(schedule.room_of_session(session), &schedule)).sum();
+        let servers = if self.stand { 1 } else { places as u32 };
+        let schedule = Schedule::new(rand::random(), publishers, servers, self.seconds.into(), &classes);
         refuse(
-            ledgers <= LEDGER_BYTES_MAX,
+            self.ledger_bytes(&schedule) <= LEDGER_BYTES_MAX,
             "seconds",
             &self.seconds,
             "fewer, or a higher --check: what has come to each checked viewer is remembered, and would take more than 4 GiB",
@@ -425,6 +429,13 @@ impl Fanout {
         let deliveries =
             schedule.classes().map(|class| class.rate * f64::from(class.sessions) / f64::from(class.rooms));
         self.check.unwrap_or((deliveries.sum::<f64>() / CHECKED_PER_S).ceil().max(1.0) as u32)
+    }
+
+    /// Of all ledgers.
+    fn ledger_bytes(&self, schedule: &Schedule) -> u64 {
+        let one_in = self.one_in(schedule);
+        let checked = (0..schedule.sessions()).filter(|session| schedule.is_checked(*session, one_in));
+        checked.map(|session| Ledger::bytes(schedule.room_of_session(session), schedule)).sum()
     }
 
     /// Bytes of a payload; `None`: as long as what is said.
@@ -465,72 +476,6 @@ impl Fanout {
             set: self.set.clone(),
         };
         Stand::start(&plan).map_err(|error| Error::Server(error.to_string()))
-    }
-
-    /// Waits until all viewers are in.
-    fn enter(&self, stage: &Stage, over: impl Fn() -> bool, progress: &Progress) -> Result<(), Error> {
-        let sessions = u64::from(stage.schedule.sessions());
-        loop {
-            let over = over();
-            let entered = stage.entered.load(Ordering::Relaxed);
-            if let Some(reason) = stage.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                progress.clear();
-                return Err(Error::Entering(format!("{reason} ({} are in)", grouped(entered))));
-            }
-            if entered >= sessions {
-                return Ok(());
-            }
-            if over {
-                return Err(Error::Entering("a thread of viewers ended".into()));
-            }
-            progress.show(|| format!("{} of {} viewers are in", grouped(entered), grouped(sessions)));
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// Shows how far it is until everything is published.
-    fn watch(&self, done: impl Fn() -> bool, stage: &Stage, accepted: &AtomicU64, progress: &Progress) {
-        while !done() {
-            progress.show(|| self.state(stage, accepted));
-            thread::sleep(LOOK);
-        }
-    }
-
-    fn state(&self, stage: &Stage, accepted: &AtomicU64) -> String {
-        let count = |count: &AtomicU64| grouped(count.load(Ordering::Relaxed));
-        format!(
-            "{} of {} messages accepted, {} delivered to checked sessions, {} MB to all, {} closed",
-            count(accepted),
-            grouped(stage.schedule.messages().into()),
-            count(&stage.delivered),
-            grouped(stage.bytes.load(Ordering::Relaxed) / 1_000_000),
-            count(&stage.closed)
-        )
-    }
-
-    /// Waits until everything has come, or nothing comes any more.
-    fn rest(&self, stage: &Stage, published: &Published, progress: &Progress, accepted: &AtomicU64) {
-        stage.resting.store(true, Ordering::Relaxed);
-        let schedule = &stage.schedule;
-        let mut of_room = vec![0_u64; schedule.rooms() as usize];
-        for number in (0..schedule.messages()).filter(|number| bit(&published.accepted, *number as usize)) {
-            of_room[schedule.room_of(number) as usize] += 1;
-        }
-        let checked = (0..schedule.sessions()).filter(|session| schedule.is_checked(*session, stage.one_in));
-        let expected: u64 = checked.map(|session| of_room[schedule.room_of_session(session) as usize]).sum();
-        let have = || (stage.delivered.load(Ordering::Relaxed), stage.bytes.load(Ordering::Relaxed));
-        let mut seen = (have(), Instant::now());
-        // What was not accepted may have come too, so the count may be reached too early: then a look more does no
-        // harm, and the ledgers are read exactly. The others' bytes come soon after, if they come.
-        let quiet = |have: (u64, u64)| if have.0 < expected { QUIET } else { LOOK * 4 };
-        while seen.1.elapsed() < quiet(seen.0) {
-            thread::sleep(LOOK);
-            progress.show(|| self.state(stage, accepted));
-            let now = have();
-            if now != seen.0 {
-                seen = (now, Instant::now());
-            }
-        }
     }
 
     /// Whether the machine could write each message to each viewer by itself: then nothing is to be batched.
@@ -575,11 +520,60 @@ impl Fanout {
     }
 }
 
+/// Waits until all viewers are in.
+fn enter(audience: &mut Audience, sessions: u64, progress: &Progress) -> Result<(), Error> {
+    loop {
+        let entered = audience.look(LOOK).inspect_err(|_| progress.clear())?.entered;
+        if entered >= sessions {
+            return Ok(());
+        }
+        progress.show(|| format!("{} of {} viewers are in", grouped(entered), grouped(sessions)));
+    }
+}
+
+/// For the progress.
+fn state(seen: &Seen, accepted: &AtomicU64, schedule: &Schedule) -> String {
+    format!(
+        "{} of {} messages accepted, {} delivered to checked sessions, {} MB to all, {} closed",
+        grouped(accepted.load(Ordering::Relaxed)),
+        grouped(schedule.messages().into()),
+        grouped(seen.delivered),
+        grouped(seen.bytes / 1_000_000),
+        grouped(seen.closed)
+    )
+}
+
+/// Waits until everything has come, or nothing comes any more.
+fn rest(audience: &mut Audience, cast: &Cast, published: &Published, show: impl Fn(&Seen)) -> Result<(), Error> {
+    audience.rest()?;
+    let schedule = &cast.schedule;
+    let mut of_room = vec![0_u64; schedule.rooms() as usize];
+    for number in (0..schedule.messages()).filter(|number| bit(&published.accepted, *number as usize)) {
+        of_room[schedule.room_of(number) as usize] += 1;
+    }
+    let checked = (0..schedule.sessions()).filter(|session| schedule.is_checked(*session, cast.one_in));
+    let expected: u64 = checked.map(|session| of_room[schedule.room_of_session(session) as usize]).sum();
+    let mut last = ((0, 0), Instant::now());
+    loop {
+        let seen = audience.look(LOOK)?;
+        show(&seen);
+        let now = (seen.delivered, seen.bytes);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        // What was not accepted may have come too, so the count may be reached too early: then a look more does no
+        // harm, and the ledgers are read exactly. The others' bytes come soon after, if they come.
+        if last.1.elapsed() >= if now.0 < expected { QUIET } else { LOOK * 4 } {
+            return Ok(());
+        }
+    }
+}
+
 /// Everything about one run.
 pub(crate) struct Run {
     pub(crate) begin_ns: u64,
     pub(crate) published: Published,
-    pub(crate) tally: Tally,
+    pub(crate) account: Account,
     pub(crate) spent: Spent,
     pub(crate) client_cpus: f64,
     /// Of heartbeats and of joins.
@@ -588,45 +582,40 @@ pub(crate) struct Run {
 
 /// Where the server is.
 struct Target {
-    /// As it is named, and what that is.
-    clients: String,
-    address: SocketAddr,
+    /// As they are named, and what that is.
+    clients: Vec<(String, SocketAddr)>,
     /// `host:port`.
     http: String,
-    grpc: String,
+    grpc: Vec<String>,
     secret: String,
     meter: Meter,
 }
 
 impl Target {
     fn new(fanout: &Fanout, stand: Option<&Stand>) -> Result<Self, Error> {
-        let (clients, http, grpc, secret, meter) = match stand {
+        let (places, http, grpc, secret, meter) = match stand {
             Some(stand) => (
-                stand.address("clients"),
+                vec![stand.address("clients")],
                 stand.address("page"),
-                stand.address("connector-grpc"),
+                vec![stand.address("connector-grpc")],
                 stand.secret.clone(),
-                Meter { pid: Some(stand.pid()), admin: Some(stand.address("admin")) },
+                Meter { pids: vec![stand.pid()], admin: vec![stand.address("admin")] },
             ),
             None => (
                 fanout.connect.clone(),
                 fanout.http.clone(),
                 fanout.grpc.clone(),
                 fanout.secret.clone(),
-                Meter {
-                    pid: fanout.server_pid,
-                    admin: fanout.admin.as_ref().map(|admin| admin.trim_end_matches('/').to_owned()),
-                },
+                Meter { pids: fanout.server_pid.clone(), admin: fanout.admin.clone() },
             ),
         };
-        let address = clients.to_socket_addrs().ok().and_then(|mut all| all.next());
-        let address = address.ok_or_else(|| Error::Option {
-            option: "connect",
-            value: clients.clone(),
-            want: "host:port of a connector".into(),
-        })?;
+        let resolved = |place: String| match place.to_socket_addrs().ok().and_then(|mut all| all.next()) {
+            Some(address) => Ok((place, address)),
+            None => Err(Error::Option { option: "connect", value: place, want: "host:port of a connector".into() }),
+        };
+        let clients = places.into_iter().map(resolved).collect::<Result<_, _>>()?;
         let http = http_host(&http)?;
-        Ok(Self { clients, address, http, grpc, secret, meter })
+        Ok(Self { clients, http, grpc, secret, meter })
     }
 }
 
@@ -649,7 +638,7 @@ pub(crate) fn http_host(url: &str) -> Result<String, Error> {
     })
 }
 
-/// Stops the viewers when it goes.
+/// Stops the probes when it goes.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {

@@ -1,33 +1,24 @@
-//! Sessions that are spread over worker processes, since one process may have few descriptors, and what all of them are
-//! told to do. The workers are this program again ([`crate::worker`]): its memory is not copied, and they end when
-//! their standard input does, whatever becomes of us.
+//! The sessions of `idle` and `storm`, spread over [`Workers`], and what all of them are told to do.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::Error;
-use crate::admission::Admission;
+use crate::admission::{Admission, Asked, SESSION_BYTES};
 use crate::clock::now_ns;
 use crate::order::{BACKOFF, Credential, Order, Plan, Told, marker};
 use crate::progress::Progress;
 use crate::report::grouped;
 use crate::wire::Dialect;
+use crate::workers::{Part, Workers};
 
-/// Lines of workers that wait to be looked at.
-const LINES_MAX: usize = 1024;
 /// How often the progress is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// Nothing happens for so long: it never will.
 const STANDSTILL: Duration = Duration::from_secs(30);
-/// How long workers may take to end by themselves.
-const ENDING: Duration = Duration::from_secs(10);
 
 /// The sessions of `idle` and `storm`.
 #[derive(Debug, Clone, clap::Args, Serialize)]
@@ -110,18 +101,13 @@ impl Crew {
 
 /// The running workers. They are ended when it is dropped.
 pub(crate) struct Fleet {
-    workers: Vec<Worker>,
-    lines: Receiver<(usize, io::Result<Told>)>,
+    workers: Workers<Told>,
+    /// How each of them stands.
+    told: Vec<Told>,
     sessions: u64,
     at_once: u32,
     run: u32,
     orders: u32,
-}
-
-struct Worker {
-    child: Child,
-    orders: Option<ChildStdin>,
-    told: Told,
 }
 
 /// What became of an order.
@@ -137,20 +123,15 @@ impl Fleet {
     /// # Errors
     /// This machine does not admit them, or this program cannot be started again.
     pub(crate) fn start(crew: &Crew, connect: &[SocketAddr]) -> Result<Self, Error> {
-        let admission = Admission::of_this_machine();
-        let workers = admission.workers(crew, connect)?;
-        let run = rand::random();
-        let (sender, lines) = sync_channel(LINES_MAX);
-        let mut fleet = Self {
-            workers: Vec::new(),
-            lines,
+        let asked = Asked {
             sessions: crew.sessions.into(),
-            at_once: crew.at_once.div_ceil(workers),
-            run,
-            orders: 0,
+            workers: crew.workers,
+            connect,
+            memory_bytes: u64::from(crew.sessions) * SESSION_BYTES,
         };
-        let mut first = 0;
-        for number in 0..workers {
+        let workers = Admission::of_this_machine().workers(&asked)?;
+        let (run, mut first) = (rand::random(), 0);
+        let parts = (0..workers).map(|number| {
             let sessions = (crew.sessions - first).div_ceil(workers - number);
             let plan = Plan {
                 first,
@@ -166,9 +147,16 @@ impl Fleet {
                 backoff: BACKOFF,
             };
             first += sessions;
-            fleet.workers.push(Worker::start(number as usize, &plan, sender.clone())?);
-        }
-        Ok(fleet)
+            Part::Sessions(plan)
+        });
+        Ok(Self {
+            workers: Workers::start(parts)?,
+            told: vec![Told::default(); workers as usize],
+            sessions: crew.sessions.into(),
+            at_once: crew.at_once.div_ceil(workers),
+            run,
+            orders: 0,
+        })
     }
 
     /// What the payload of the push to all must contain to be counted.
@@ -178,7 +166,7 @@ impl Fleet {
 
     /// The workers' process IDs.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.child.id()).collect()
+        self.workers.pids()
     }
 
     /// All sessions go in.
@@ -197,14 +185,9 @@ impl Fleet {
     }
 
     fn order(&mut self, order: Order, progress: &Progress) -> Result<Done, Error> {
-        let mut line = serde_json::to_vec(&order).expect("an order is a name and a number");
-        line.push(b'\n');
         let began_ns = now_ns();
         self.orders += 1;
-        for worker in &mut self.workers {
-            let orders = worker.orders.as_mut().expect("they are open until the fleet ends");
-            orders.write_all(&line).and_then(|()| orders.flush()).map_err(Error::Machine)?;
-        }
+        self.workers.order(&order)?;
         let (mut last, mut moved) = ((0, 0), Instant::now());
         loop {
             let told = self.listen(LOOK)?;
@@ -238,23 +221,17 @@ impl Fleet {
     /// How all stand, after what comes within `time`. `done_ns` is there when all are done.
     fn listen(&mut self, time: Duration) -> Result<Told, Error> {
         let end = Instant::now() + time;
-        loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok((number, told)) => {
-                    let (mut told, last) = (told.map_err(Error::Worker)?, &mut self.workers[number].told);
-                    if told.orders == last.orders && last.done_ns.is_some() {
-                        // It is told once.
-                        told.entering_us = std::mem::take(&mut last.entering_us);
-                    }
-                    *last = told;
-                }
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::Worker(io::Error::other("all have ended"))),
+        while let Some((number, mut told)) = self.workers.hear(end)? {
+            let last = &mut self.told[number];
+            if told.orders == last.orders && last.done_ns.is_some() {
+                // It is told once.
+                told.entering_us = std::mem::take(&mut last.entering_us);
             }
+            *last = told;
         }
         let mut sum = Told { orders: self.orders, ..Told::default() };
-        self.workers.iter().for_each(|worker| sum.add(&worker.told));
-        let all = self.workers.iter().all(|Worker { told, .. }| told.orders == self.orders && told.done_ns.is_some());
+        self.told.iter().for_each(|told| sum.add(told));
+        let all = self.told.iter().all(|told| told.orders == self.orders && told.done_ns.is_some());
         sum.done_ns = sum.done_ns.filter(|_| all);
         Ok(sum)
     }
@@ -267,56 +244,4 @@ pub(crate) fn reasons(reasons: &BTreeMap<String, u64>) -> Option<String> {
     let reasons: Vec<_> =
         reasons.iter().take(3).map(|(reason, count)| format!("{} x {reason}", grouped(**count))).collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))
-}
-
-impl Worker {
-    fn start(number: usize, plan: &Plan, told: SyncSender<(usize, io::Result<Told>)>) -> Result<Self, Error> {
-        let program = std::env::current_exe()?;
-        let mut child =
-            Command::new(program).args(["bench", "worker"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut orders = child.stdin.take();
-        let lines = child.stdout.take();
-        // Owned from here on: if anything fails, it is ended.
-        let mut worker = Self { child, orders: None, told: Told::default() };
-        if let Some(orders) = &mut orders {
-            let mut line = serde_json::to_vec(plan).expect("a plan is numbers and text");
-            line.push(b'\n');
-            orders.write_all(&line)?;
-        }
-        if let Some(lines) = lines {
-            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                for line in BufReader::new(lines).lines() {
-                    let line = line.and_then(|line| Ok(serde_json::from_str(&line)?));
-                    if told.send((number, line)).is_err() {
-                        return;
-                    }
-                }
-                // Nobody may be listening any more.
-                drop(told.send((number, Err(io::Error::other(format!("worker {number} ended"))))));
-            })?;
-        }
-        worker.orders = orders;
-        Ok(worker)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // Its orders end, and so does it; a worker that hangs is killed.
-        self.orders = None;
-        let end = Instant::now() + ENDING;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            thread::sleep(LOOK / 10);
-        }
-        // Both fail where it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        // All at once, before the first is waited for.
-        self.workers.iter_mut().for_each(|worker| worker.orders = None);
-    }
 }

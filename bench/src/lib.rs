@@ -6,12 +6,13 @@
 //! before.
 //!
 //! ```text
-//!   schedule ─┬▶ publish: HTTP connections ─┬▶ the server ─▶ viewers: reading ─▶ wire ─▶ tally ─▶ report
-//!             └▶ owner: Delivery stream ────┘  (stand)
+//!   schedule ─┬▶ publish: HTTP connections ─┬▶ the server ─▶ viewers: reading ─▶ wire ─▶ tally ─▶ audience ─▶ report
+//!             └▶ owner: Delivery stream ────┘  (stand)        └─ workers, a process each where one is too small ─┘
 //!   idle, storm ─▶ fleet ─orders─▶ workers, a process each: sockets ─▶ wire ─▶ told ─▶ fleet ─▶ report
 //! ```
 
 mod admission;
+mod audience;
 pub mod chat;
 mod clock;
 mod dial;
@@ -45,6 +46,7 @@ mod targets;
 mod viewers;
 mod wire;
 mod worker;
+mod workers;
 
 pub use document::Document;
 pub use error::Error;
@@ -81,7 +83,7 @@ pub enum Command {
     Idle(Idle),
     /// Sessions that come as fast as it goes, drop at once and come back: sessions a second, time until joined, CPU.
     Storm(Storm),
-    /// What `idle` and `storm` start: reads a plan on standard input.
+    /// What `fanout`, `idle` and `storm` start: reads a plan on standard input.
     #[command(hide = true)]
     Worker,
 }
@@ -100,7 +102,7 @@ impl Command {
             Self::Report(document) => document.run(),
             Self::Idle(idle) => idle.run(commit),
             Self::Storm(storm) => storm.run(commit),
-            Self::Worker => worker::run().map_err(Error::Worker),
+            Self::Worker => workers::run().map_err(Error::Worker),
         }
     }
 }

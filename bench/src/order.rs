@@ -1,4 +1,4 @@
-//! What a worker process is told, and what it tells: JSON, a line each, on its standard input and output.
+//! What a worker of `idle` and `storm` is told, and what it tells, a line each ([`crate::workers`]).
 //!
 //! ```text
 //!   fleet ─Plan, then Orders─▶ worker          worker ─Told, some times a second and when an order is done─▶ fleet

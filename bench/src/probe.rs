@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 
 use crate::dial;
 use crate::tally::{microseconds, record};
-use crate::viewers::Stage;
+use crate::viewers::Cast;
 use crate::wire::{Event, Wire};
 
 /// Between two heartbeats, and between two joins: honest clients' requests, far under every limit.
@@ -38,13 +38,13 @@ struct Session {
 }
 
 impl Session {
-    fn enter(stage: &Stage, number: u32) -> Result<Self, String> {
+    fn enter(cast: &Cast, number: u32) -> Result<Self, String> {
         let told = |error: std::io::Error| error.to_string();
-        let socket = dial::connect(stage.address, number).map_err(told)?;
+        let socket = dial::connect(cast.servers[0].1, number).map_err(told)?;
         socket.set_nonblocking(false).map_err(told)?;
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
-        let mut session = Self { stream, wire: stage.wire(0), buffer: vec![0; BUFFER_BYTES] };
+        let mut session = Self { stream, wire: cast.wire(0, 0), buffer: vec![0; BUFFER_BYTES] };
         session.until(|event| matches!(event, Event::Ready))?;
         Ok(session)
     }
@@ -79,14 +79,14 @@ impl Session {
     }
 }
 
-/// Asks until the stage stops; `ask` says whether it was answered.
-fn ask(stage: &Stage, mut ask: impl FnMut() -> bool) -> Probed {
+/// Asks until it is to stop; `ask` says whether it was answered.
+fn ask(stop: &AtomicBool, mut ask: impl FnMut() -> bool) -> Probed {
     let mut probed = Probed { answered: microseconds(), failed: 0 };
     let mut due = Instant::now();
-    while !stage.stop.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         if ask() {
             record(&mut probed.answered, due.elapsed().as_micros() as u64);
-        } else if !stage.stop.load(Ordering::Relaxed) {
+        } else if !stop.load(Ordering::Relaxed) {
             probed.failed += 1;
         }
         due += EVERY;
@@ -96,11 +96,11 @@ fn ask(stage: &Stage, mut ask: impl FnMut() -> bool) -> Probed {
 }
 
 /// Heartbeats of one session that stays, or comes again.
-pub(crate) fn heartbeats(stage: &Stage) -> Probed {
+pub(crate) fn heartbeats(cast: &Cast, stop: &AtomicBool) -> Probed {
     let mut session = None;
-    ask(stage, || {
+    ask(stop, || {
         if session.is_none() {
-            session = Session::enter(stage, stage.schedule.sessions()).ok();
+            session = Session::enter(cast, cast.schedule.sessions()).ok();
         }
         let answered = session.as_mut().is_some_and(|session| session.heartbeat().is_ok());
         if !answered {
@@ -111,6 +111,6 @@ pub(crate) fn heartbeats(stage: &Stage) -> Probed {
 }
 
 /// Sessions that come, join and go.
-pub(crate) fn joins(stage: &Stage) -> Probed {
-    ask(stage, || Session::enter(stage, stage.schedule.sessions() + 1).is_ok())
+pub(crate) fn joins(cast: &Cast, stop: &AtomicBool) -> Probed {
+    ask(stop, || Session::enter(cast, cast.schedule.sessions() + 1).is_ok())
 }

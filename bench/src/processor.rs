@@ -112,6 +112,18 @@ impl Usage {
         Ok(usage)
     }
 
+    /// Of some processes so far; `None`: of one of them it cannot be told, or there is none.
+    pub(crate) fn of_all(pids: &[u32]) -> Option<Self> {
+        let mut sum = Self::default();
+        for pid in pids {
+            let used = Self::of(*pid).ok()?;
+            sum.cores_s += used.cores_s;
+            sum.control_s += used.control_s;
+            sum.rest_s += used.rest_s;
+        }
+        (!pids.is_empty()).then_some(sum)
+    }
+
     /// What was used since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {

@@ -115,6 +115,18 @@ impl Published {
         }
     }
 
+    /// What became of them at two servers that got the same: accepted is what both accepted.
+    pub(crate) fn both(mut self, other: Self) -> Self {
+        self.accepted.iter_mut().zip(&other.accepted).for_each(|(ours, theirs)| *ours &= theirs);
+        for (reason, count) in other.failed {
+            *self.failed.entry(reason).or_default() += count;
+        }
+        for (ours, theirs) in [(&mut self.lag, other.lag), (&mut self.acceptance, other.acceptance)] {
+            ours.add(theirs).expect("both have the same bounds");
+        }
+        self
+    }
+
     pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         *self.failed.entry(reason.into()).or_default() += 1;
     }

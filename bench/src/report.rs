@@ -11,9 +11,9 @@ use crate::fanout::{Fanout, Run};
 use crate::limit::{self, LimitRow};
 use crate::processor::Usage;
 use crate::results::median;
+use crate::schedule::Schedule;
 use crate::stand::Spent;
 use crate::tally::{Sum, microseconds};
-use crate::viewers::Stage;
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]
@@ -218,19 +218,19 @@ impl Report {
     pub(crate) fn new(
         settings: &Fanout,
         environment: Environment,
-        stage: &Stage,
+        schedule: &Schedule,
         run: &Run,
         limit: Option<Vec<LimitRow>>,
     ) -> Self {
-        let (schedule, tally, published) = (&stage.schedule, &run.tally, &run.published);
-        let sums = tally.sums(schedule, &published.accepted);
+        let (account, published) = (&run.account, &run.published);
+        let (sums, latencies) = (account.sums(schedule, &published.accepted), account.latency());
         let total = |of: fn(&Sum) -> u64| sums.iter().map(of).sum::<u64>();
         let (expected, delivered, bytes) =
             (total(|sum| sum.expected), total(|sum| sum.delivered), total(|sum| sum.bytes));
-        let seconds = tally.last_ns.saturating_sub(run.begin_ns) as f64 / 1e9;
+        let seconds = account.last_ns.saturating_sub(run.begin_ns) as f64 / 1e9;
         let mut distribution = microseconds();
-        tally.latency.iter().for_each(|class| distribution.add(class).expect("both have the same bounds"));
-        let classes = schedule.classes().zip(&sums).zip(&tally.latency).map(|((class, sum), latency)| ClassReport {
+        latencies.iter().for_each(|class| distribution.add(class).expect("both have the same bounds"));
+        let classes = schedule.classes().zip(&sums).zip(&latencies).map(|((class, sum), latency)| ClassReport {
             name: format!(
                 "{} x {}",
                 grouped(class.rooms.into()),
@@ -263,9 +263,9 @@ impl Report {
                 unequal_sessions: total(|sum| sum.unequal),
                 gaps_told: total(|sum| sum.gaps),
                 untold: total(|sum| sum.untold),
-                duplicates: tally.duplicates,
-                disordered: tally.disordered,
-                strays: tally.strays,
+                duplicates: account.duplicates,
+                disordered: account.disordered,
+                strays: account.strays,
                 per_second: if seconds > 0.0 { delivered as f64 / seconds } else { 0.0 },
                 seconds,
                 bytes,
@@ -276,8 +276,8 @@ impl Report {
             classes: classes.collect(),
             sessions: Sessions {
                 viewers: schedule.sessions().into(),
-                closed: tally.closed.values().sum(),
-                reasons: tally.closed.clone(),
+                closed: account.closed.values().sum(),
+                reasons: account.closed.clone(),
             },
             probes: run.probes.as_ref().map(|(heartbeats, joins)| Probes {
                 heartbeats: (&heartbeats.answered).into(),

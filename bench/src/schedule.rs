@@ -6,8 +6,10 @@
 //!   class 1: rooms a..b,  sessions m..n,                          messages x..y
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 /// Rooms of one size and one rate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Class {
     pub(crate) rooms: u32,
     /// Sessions of all of them; the first rooms have one more where it does not divide.
@@ -16,7 +18,7 @@ pub(crate) struct Class {
     pub(crate) rate: f64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Placed {
     class: Class,
     messages: u32,
@@ -26,18 +28,21 @@ struct Placed {
 }
 
 /// A run's plan.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Schedule {
     /// Told apart from other runs.
     pub(crate) run: u32,
     /// Number n is sent over connection n mod this.
     pub(crate) publishers: u32,
+    /// Servers that share the sessions of each room evenly: what one of them sends to a room need not be, byte for byte, what
+    /// another does.
+    pub(crate) servers: u32,
     classes: Vec<Placed>,
 }
 
 impl Schedule {
     /// `classes` has at least one class, with at least one room each, and a session for each room.
-    pub(crate) fn new(run: u32, publishers: u32, seconds: f64, classes: &[Class]) -> Self {
+    pub(crate) fn new(run: u32, publishers: u32, servers: u32, seconds: f64, classes: &[Class]) -> Self {
         let (mut first_room, mut first_session, mut first_number) = (0, 0, 0);
         let place = |class: &Class| {
             let messages = (class.rate * seconds) as u32;
@@ -47,7 +52,7 @@ impl Schedule {
             first_number += messages;
             placed
         };
-        Self { run, publishers, classes: classes.iter().map(place).collect() }
+        Self { run, publishers, servers, classes: classes.iter().map(place).collect() }
     }
 
     fn last(&self) -> &Placed {
@@ -100,14 +105,24 @@ impl Schedule {
         sessions / rooms + u32::from(room - placed.first_room < sessions % rooms)
     }
 
-    /// Whether one session in `one_in` of each room, and at least one, is this one: spread evenly over the order in
-    /// which they come.
+    /// Of a session among its room's.
+    fn seat_of(&self, session: u32) -> u32 {
+        let placed = self.of_room(self.room_of_session(session));
+        (session - placed.first_session) / placed.class.rooms
+    }
+
+    /// Which of the servers a session is at.
+    pub(crate) fn server_of(&self, session: u32) -> u32 {
+        (self.seat_of(session) + self.room_of_session(session)) % self.servers
+    }
+
+    /// Whether one session in `one_in` of each room at each server, and at least one, is this one: spread evenly over the
+    /// order in which they come.
     pub(crate) fn is_checked(&self, session: u32, one_in: u32) -> bool {
-        let room = self.room_of_session(session);
-        let placed = self.of_room(room);
-        let place = (session - placed.first_session) / placed.class.rooms;
-        let one_in = one_in.clamp(1, self.sessions_in(room));
-        place % one_in == one_in / 2
+        let (sessions, seat) = (self.sessions_in(self.room_of_session(session)), self.seat_of(session));
+        let here = (sessions - seat % self.servers).div_ceil(self.servers);
+        let one_in = one_in.clamp(1, here);
+        seat / self.servers % one_in == one_in / 2
     }
 
     pub(crate) fn room_of(&self, number: u32) -> u32 {
@@ -171,7 +186,7 @@ mod tests {
 
     fn schedule() -> Schedule {
         let class = |rooms, sessions, rate| Class { rooms, sessions, rate };
-        Schedule::new(7, 4, 2.0, &[class(1, 100, 50.0), class(10, 25, 5.0), class(3, 3, 0.1)])
+        Schedule::new(7, 4, 1, 2.0, &[class(1, 100, 50.0), class(10, 25, 5.0), class(3, 3, 0.1)])
     }
 
     #[test]
@@ -202,6 +217,22 @@ mod tests {
             }
             assert!(checked.iter().all(|count| *count > 0), "{one_in}: {checked:?}");
             assert_eq!(checked[0], (100 / one_in).max(1));
+        }
+    }
+
+    #[test]
+    fn servers_share_each_room_and_have_one_who_is_checked_of_each() {
+        let schedule = Schedule { servers: 2, ..schedule() };
+        let (mut sessions, mut checked) = ([[0; 2]; 14], [[0; 2]; 14]);
+        for session in 0..128 {
+            let at = (schedule.room_of_session(session) as usize, schedule.server_of(session) as usize);
+            sessions[at.0][at.1] += 1;
+            checked[at.0][at.1] += u32::from(schedule.is_checked(session, 20));
+        }
+        assert_eq!((sessions[0], sessions[1], sessions[13]), ([50, 50], [1, 2], [0, 1]));
+        assert_eq!(checked[0], [2, 2]);
+        for (sessions, checked) in sessions.iter().flatten().zip(checked.iter().flatten()) {
+            assert_eq!(*sessions > 0, *checked > 0, "{sessions} {checked}");
         }
     }
 

@@ -177,10 +177,10 @@ impl Drop for Stand {
 /// How to see what a server costs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Meter {
-    /// `None`: it is not on this machine.
-    pub(crate) pid: Option<u32>,
-    /// `http://host:port` of its metrics; `None`: it is no Barrage.
-    pub(crate) admin: Option<String>,
+    /// Its processes; none: they are not on this machine.
+    pub(crate) pids: Vec<u32>,
+    /// `http://host:port` of their metrics; none: it is no Barrage.
+    pub(crate) admin: Vec<String>,
 }
 
 /// What a server has used and done, up to a moment.
@@ -201,14 +201,15 @@ pub(crate) struct Spent {
 
 impl Meter {
     pub(crate) fn read(&self) -> Reading {
-        let text = self
-            .admin
-            .as_ref()
-            .and_then(|admin| ureq::get(format!("{admin}/metrics")).call().ok()?.body_mut().read_to_string().ok());
+        let text = |admin: &String| {
+            ureq::get(format!("{}/metrics", admin.trim_end_matches('/'))).call().ok()?.body_mut().read_to_string().ok()
+        };
+        // Those of one name are summed, of whichever process.
+        let texts: Option<Vec<String>> = self.admin.iter().map(text).collect();
         Reading {
             at: Instant::now(),
-            usage: self.pid.and_then(|pid| Usage::of(pid).ok()),
-            counters: text.map(|text| counters(&text)),
+            usage: Usage::of_all(&self.pids),
+            counters: texts.filter(|texts| !texts.is_empty()).map(|texts| counters(&texts.concat())),
         }
     }
 }

@@ -1,8 +1,13 @@
 //! What the viewers saw: of a checked one each message of its room, of every one its bytes; and what that comes to.
+//!
+//! ```text
+//!   Tally, a worker's: ledgers ─▶ Account: what each session got ─▶ all workers' together ─▶ Sums, by class of rooms
+//! ```
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::note::Note;
 use crate::schedule::Schedule;
@@ -64,17 +69,20 @@ pub(crate) fn set(bits: &mut [u64], place: usize) -> bool {
     *word != before
 }
 
-/// What one viewer got.
+/// A viewer's place, and what was counted there.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) room: u32,
-    /// Since it was in its room, answers to heartbeats not counted.
+    pub(crate) server: u32,
+    /// Since it was in its room; of a checked one answers to heartbeats are not counted.
     pub(crate) bytes: u64,
+    /// Heartbeats of one that is not checked.
+    pub(crate) beats: u32,
     /// Of a checked one.
     pub(crate) ledger: Option<Ledger>,
 }
 
-/// What a thread's viewers saw.
+/// What a worker's viewers saw.
 #[derive(Debug)]
 pub(crate) struct Tally {
     /// By class of rooms: microseconds from the intended time to the arrival, each message once.
@@ -89,6 +97,40 @@ pub(crate) struct Tally {
     /// When the last message came, [`crate::clock::now_ns`].
     pub(crate) last_ns: u64,
     pub(crate) seats: Vec<Seat>,
+    /// Of an answer to a heartbeat, on the wire, by room and server: some dialects say in it how many are there. 0: none
+    /// was seen.
+    pub(crate) pong_bytes: Vec<u64>,
+}
+
+/// What one viewer got.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Got {
+    room: u32,
+    server: u32,
+    /// As [`Seat::bytes`].
+    bytes: u64,
+    beats: u32,
+    /// Of a checked one: messages of those that were accepted, and that it was told it missed.
+    checked: Option<(u64, u64)>,
+}
+
+/// What workers' viewers saw, in a form that goes through a pipe.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Account {
+    /// As [`Tally`]'s: values and how often.
+    latency: Vec<Vec<(u64, u64)>>,
+    pub(crate) duplicates: u64,
+    pub(crate) disordered: u64,
+    pub(crate) strays: u64,
+    pub(crate) closed: BTreeMap<String, u64>,
+    pub(crate) last_ns: u64,
+    pong_bytes: Vec<u64>,
+    got: Vec<Got>,
+}
+
+/// The place of a room at a server in a list of all.
+pub(crate) fn spot(schedule: &Schedule, room: u32, server: u32) -> usize {
+    room as usize * schedule.servers as usize + server as usize
 }
 
 impl Tally {
@@ -101,6 +143,7 @@ impl Tally {
             closed: BTreeMap::new(),
             last_ns: 0,
             seats: Vec::new(),
+            pong_bytes: vec![0; schedule.rooms() as usize * schedule.servers as usize],
         }
     }
 
@@ -136,18 +179,60 @@ impl Tally {
         *self.closed.entry(reason).or_default() += 1;
     }
 
+    /// What it comes to, where the messages in `accepted` (a bit for each number) should have come.
+    pub(crate) fn account(self, schedule: &Schedule, accepted: &[u64]) -> Account {
+        let counts = |histogram: &Histogram<u64>| {
+            let values = histogram.iter_recorded();
+            values.map(|value| (value.value_iterated_to(), value.count_since_last_iteration())).collect()
+        };
+        let got = self.seats.into_iter().map(|Seat { room, server, bytes, beats, ledger }| {
+            let checked = ledger.map(|ledger| (ledger.delivered(room, accepted, schedule), ledger.gaps));
+            Got { room, server, bytes, beats, checked }
+        });
+        Account {
+            latency: self.latency.iter().map(counts).collect(),
+            duplicates: self.duplicates,
+            disordered: self.disordered,
+            strays: self.strays,
+            closed: self.closed,
+            last_ns: self.last_ns,
+            pong_bytes: self.pong_bytes,
+            got: got.collect(),
+        }
+    }
+}
+
+impl Account {
+    /// Adds another worker's.
     pub(crate) fn add(&mut self, mut other: Self) {
-        for (ours, theirs) in self.latency.iter_mut().zip(&other.latency) {
-            ours.add(theirs).expect("both have the same bounds");
+        if self.latency.is_empty() {
+            self.latency.resize(other.latency.len(), Vec::new());
+            self.pong_bytes.resize(other.pong_bytes.len(), 0);
+        }
+        for (ours, theirs) in self.latency.iter_mut().zip(&mut other.latency) {
+            ours.append(theirs);
+        }
+        for (ours, theirs) in self.pong_bytes.iter_mut().zip(other.pong_bytes) {
+            *ours = (*ours).max(theirs);
         }
         self.duplicates += other.duplicates;
         self.disordered += other.disordered;
         self.strays += other.strays;
         self.last_ns = self.last_ns.max(other.last_ns);
-        self.seats.append(&mut other.seats);
+        self.got.append(&mut other.got);
         for (reason, count) in other.closed {
             *self.closed.entry(reason).or_default() += count;
         }
+    }
+
+    /// By class of rooms: microseconds from the intended time to the arrival.
+    pub(crate) fn latency(&self) -> Vec<Histogram<u64>> {
+        let histogram = |counts: &Vec<(u64, u64)>| {
+            let mut histogram = microseconds();
+            counts.iter().for_each(|&(value, count)| histogram.saturating_record_n(value, count));
+            histogram
+        };
+        self.latency.iter().map(histogram).collect()
     }
 
     /// What it comes to, by class of rooms.
@@ -156,38 +241,45 @@ impl Tally {
             .map(|room| schedule.numbers_of(room).filter(|number| bit(accepted, *number as usize)).count() as u64)
             .collect();
         let mut sums = vec![Sum::default(); schedule.classes().len()];
-        // Of each room: what a checked session got that got everything, and what all checked ones got together.
-        let mut whole: Vec<Option<u64>> = vec![None; expected.len()];
-        let mut share = vec![(0_u64, 0_u64); expected.len()];
-        for seat in &self.seats {
-            let Some(ledger) = &seat.ledger else { continue };
-            let (room, sum) = (seat.room as usize, &mut sums[schedule.class_of_room(seat.room)]);
-            let delivered = ledger.delivered(seat.room, accepted, schedule);
+        // Of each room at each server: what a checked session got that got everything, and what all checked ones got
+        // together.
+        let spots = expected.len() * schedule.servers as usize;
+        let mut whole: Vec<Option<u64>> = vec![None; spots];
+        let mut share = vec![(0_u64, 0_u64); spots];
+        for got in &self.got {
+            let Some((delivered, gaps)) = got.checked else { continue };
+            let (room, spot) = (got.room as usize, spot(schedule, got.room, got.server));
+            let sum = &mut sums[schedule.class_of_room(got.room)];
             sum.sessions += 1;
             sum.checked += 1;
-            sum.bytes += seat.bytes;
+            sum.bytes += got.bytes;
             sum.expected += expected[room];
             sum.delivered += delivered;
-            sum.gaps += ledger.gaps;
-            sum.untold += (expected[room] - delivered).saturating_sub(ledger.gaps);
-            if delivered == expected[room] && ledger.gaps == 0 {
-                whole[room] = whole[room].or(Some(seat.bytes));
+            sum.gaps += gaps;
+            sum.untold += (expected[room] - delivered).saturating_sub(gaps);
+            if delivered == expected[room] && gaps == 0 {
+                whole[spot] = whole[spot].or(Some(got.bytes));
             }
-            share[room].0 += delivered;
-            share[room].1 += seat.bytes;
+            share[spot].0 += delivered;
+            share[spot].1 += got.bytes;
         }
-        for seat in self.seats.iter().filter(|seat| seat.ledger.is_none()) {
-            let (room, sum) = (seat.room as usize, &mut sums[schedule.class_of_room(seat.room)]);
+        // Of a room in which no checked session's was seen it is as small as in the others: it is a small one.
+        let least = self.pong_bytes.iter().copied().filter(|bytes| *bytes > 0).min().unwrap_or_default();
+        for got in self.got.iter().filter(|got| got.checked.is_none()) {
+            let (room, spot) = (got.room as usize, spot(schedule, got.room, got.server));
+            let pong = self.pong_bytes.get(spot).copied().filter(|bytes| *bytes > 0).unwrap_or(least);
+            let bytes = got.bytes.saturating_sub(u64::from(got.beats) * pong);
+            let sum = &mut sums[schedule.class_of_room(got.room)];
             sum.sessions += 1;
-            sum.bytes += seat.bytes;
+            sum.bytes += bytes;
             sum.expected += expected[room];
-            if whole[room] == Some(seat.bytes) {
+            if whole[spot] == Some(bytes) {
                 sum.delivered += expected[room];
                 continue;
             }
             sum.unequal += 1;
-            let (messages, bytes) = share[room];
-            let about = u128::from(seat.bytes) * u128::from(messages) / u128::from(bytes.max(1));
+            let (messages, of) = share[spot];
+            let about = u128::from(bytes) * u128::from(messages) / u128::from(of.max(1));
             sum.delivered += (about as u64).min(expected[room]);
         }
         sums
@@ -220,7 +312,7 @@ mod tests {
     use crate::schedule::Class;
 
     fn schedule() -> Schedule {
-        Schedule::new(7, 4, 1.0, &[Class { rooms: 2, sessions: 4, rate: 100.0 }])
+        Schedule::new(7, 4, 1, 1.0, &[Class { rooms: 2, sessions: 4, rate: 100.0 }])
     }
 
     fn came(tally: &mut Tally, ledger: &mut Ledger, number: u32) -> bool {
@@ -265,8 +357,8 @@ mod tests {
             set(&mut accepted, number);
         }
         ledger.gaps = 1;
-        tally.seats.push(Seat { room: 1, bytes: 10, ledger: Some(ledger) });
-        let sum = tally.sums(&schedule(), &accepted).remove(0);
+        tally.seats.push(Seat { room: 1, server: 0, bytes: 10, beats: 0, ledger: Some(ledger) });
+        let sum = tally.account(&schedule(), &accepted).sums(&schedule(), &accepted).remove(0);
         assert_eq!((sum.expected, sum.delivered, sum.gaps, sum.untold), (3, 2, 1, 0));
     }
 
@@ -285,11 +377,21 @@ mod tests {
             came(&mut tally, &mut ledger, number);
             set(&mut accepted, number as usize);
         }
-        tally.seats.push(Seat { room: 1, bytes: 5000, ledger: Some(ledger) });
-        for bytes in [5000, 4000, 6000] {
-            tally.seats.push(Seat { room: 1, bytes, ledger: None });
+        let counted = |bytes, beats| Seat { room: 1, server: 0, bytes, beats, ledger: None };
+        tally.seats.push(Seat { ledger: Some(ledger), ..counted(5000, 0) });
+        tally.pong_bytes[1] = 7;
+        // Another worker has nobody who is checked.
+        let mut other = fresh().0;
+        other.seats.extend([(5000, 0), (4014, 2), (6000, 0)].map(|(bytes, beats)| counted(bytes, beats)));
+        let mut account = Account::default();
+        for tally in [tally, other] {
+            let of_worker = tally.account(&schedule(), &accepted);
+            let line = serde_json::to_string(&of_worker).unwrap();
+            assert_eq!(serde_json::from_str::<Account>(&line).unwrap(), of_worker);
+            account.add(of_worker);
         }
-        let sum = tally.sums(&schedule(), &accepted).remove(0);
+        assert_eq!((account.latency()[0].len(), account.latency()[0].max() / 1000), (50, 499));
+        let sum = account.sums(&schedule(), &accepted).remove(0);
         assert_eq!((sum.expected, sum.delivered, sum.unequal), (200, 50 + 50 + 40 + 50, 2));
         assert_eq!((sum.sessions, sum.checked, sum.bytes, sum.untold), (4, 1, 20_000, 0));
     }

@@ -1,4 +1,5 @@
-//! The viewers of one thread: their sockets on one [`Poller`], and one buffer that all checked ones read into.
+//! A worker of `fanout`: one thread, the sockets of its viewers on one [`Poller`], and one buffer that all checked ones
+//! read into. Its parent is [`crate::audience`].
 //!
 //! ```text
 //!   connecting ─▶ entering: every byte is read by its Wire ─▶ in its room ┬▶ checked: message by message
@@ -8,35 +9,42 @@
 //! Everyone's heartbeats go out; one that is not checked owns no codec and no buffer.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use serde::{Deserialize, Serialize};
 
-use crate::clock::now_ns;
+use crate::clock::{now_ns, process_cpu};
 use crate::dial;
+use crate::environment::open_files;
 use crate::reading::{Drain, Poller, Ready};
 use crate::schedule::Schedule;
-use crate::tally::{Ledger, Seat, Tally};
+use crate::tally::{Account, Ledger, Seat, Tally, spot};
 use crate::wire::{Dialect, Event, Viewer, Wire};
+use crate::workers::{Lines, write_line};
 
 /// The buffer that all checked viewers of a thread read into, bytes: a round of a fast room.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Viewers of one thread that are on their way in at the same time: a server's queue of new connections is often 128.
-const ENTERING_MAX: usize = 64;
 /// How long one may be on its way in.
 pub(crate) const ENTERING: Duration = Duration::from_secs(20);
-/// Longest wait for something to come: how soon a stop is noticed.
+/// Longest wait for something to come.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How often the parent is told.
+const TELL: Duration = Duration::from_millis(50);
+/// Descriptors beside the viewers': the three of every process, epoll, and what the runtime opens for a moment.
+pub(crate) const OTHER_FILES: u64 = 32;
+/// The token of the orders.
+const ORDERS: u64 = u64::MAX;
 /// Heartbeats go out in so many groups, one after the other: not everyone's at once.
 const BEATS: usize = 64;
 
 /// What all viewers have in common.
-pub(crate) struct Stage {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Cast {
     pub(crate) schedule: Schedule,
     /// One session in so many is checked message by message.
     pub(crate) one_in: u32,
@@ -44,41 +52,70 @@ pub(crate) struct Stage {
     pub(crate) tcp: bool,
     /// They offer permessage-deflate.
     pub(crate) compress: bool,
-    /// As given: what the upgrade names.
-    pub(crate) host: String,
+    /// Where the servers are: as given, what the upgrade names; and what that is.
+    pub(crate) servers: Vec<(String, SocketAddr)>,
     pub(crate) token: String,
-    pub(crate) address: SocketAddr,
-    pub(crate) stop: AtomicBool,
-    /// Everything is published: no more heartbeats, so that at the end each has its answer.
-    pub(crate) resting: AtomicBool,
-    /// Viewers that are in their room.
-    pub(crate) entered: AtomicU64,
-    /// New messages that have come to checked viewers.
-    pub(crate) delivered: AtomicU64,
-    /// Bytes that have come to all.
-    pub(crate) bytes: AtomicU64,
-    /// Sessions that have ended too early.
-    pub(crate) closed: AtomicU64,
-    /// Why not all could be let in.
-    pub(crate) failure: Mutex<Option<String>>,
 }
 
-impl Stage {
-    pub(crate) fn wire(&self, room: u32) -> Wire {
+impl Cast {
+    /// Who comes into `room` by a server.
+    pub(crate) fn wire(&self, room: u32, server: u32) -> Wire {
         Wire::new(&Viewer {
             dialect: self.dialect,
             tcp: self.tcp,
             compress: self.compress,
-            host: &self.host,
+            host: &self.servers[server as usize].0,
             room: &self.schedule.room_name(room),
             token: &self.token,
         })
     }
+}
 
-    fn fail(&self, reason: String) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.stop.store(true, Ordering::Relaxed);
+/// A worker's part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) cast: Cast,
+    /// Its viewers are those whose numbers leave this when they are divided by the number of workers.
+    pub(crate) worker: u32,
+    pub(crate) workers: u32,
+    /// Its viewers that are on their way in at the same time.
+    pub(crate) at_once: u32,
+    /// It is a process of its own, whose processor time nobody else counts.
+    pub(crate) is_process: bool,
+}
+
+impl Plan {
+    fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
+        (self.worker..self.cast.schedule.sessions()).step_by(self.workers as usize)
     }
+}
+
+/// What a worker is told, in this order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Everything is published: no more heartbeats, so that at the end each has its answer.
+    Rest,
+    /// It is over. A bit for each message: whether it was accepted.
+    End { accepted: Vec<u64> },
+}
+
+/// How a worker stands.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// Viewers that are in their room.
+    pub(crate) entered: u64,
+    /// New messages that have come to checked viewers.
+    pub(crate) delivered: u64,
+    /// Bytes that have come to all.
+    pub(crate) bytes: u64,
+    /// Sessions that have ended too early.
+    pub(crate) closed: u64,
+    /// Why not all could be let in.
+    pub(crate) failure: Option<String>,
+    /// Processor time of a process of its own so far.
+    pub(crate) cpu: Duration,
+    /// After the last order.
+    pub(crate) account: Option<Account>,
 }
 
 /// How a viewer takes what comes.
@@ -96,6 +133,7 @@ struct Session {
     socket: TcpStream,
     number: u32,
     room: u32,
+    server: u32,
     watch: Watch,
     /// Since it was in its room.
     bytes: u64,
@@ -105,40 +143,50 @@ struct Session {
     out: Vec<u8>,
 }
 
-/// Runs the viewers `numbers` until the stage stops.
+/// Does what `orders` say, until they end or all is told.
 ///
 /// # Errors
-/// Where there is no poller to be had.
-pub(crate) fn run(stage: &Stage, numbers: impl Iterator<Item = u32>) -> io::Result<Tally> {
-    let mut numbers = numbers.fuse();
-    let mut thread = Thread {
-        stage,
-        poller: Poller::new()?,
-        drain: Drain::new(),
-        buffer: vec![0; BUFFER_BYTES],
-        sessions: Vec::new(),
-        entering: VecDeque::new(),
-        under_way: 0,
-        tally: Tally::new(&stage.schedule),
-        delivered: 0,
-        bytes: 0,
-        heart: None,
-        pong_bytes: vec![0; stage.schedule.rooms() as usize],
-    };
-    let mut ready = Vec::new();
-    while !stage.stop.load(Ordering::Relaxed) {
+/// Where there is no poller to be had, or the parent is gone. That viewers cannot enter is told.
+pub(crate) fn run(plan: Plan, mut lines: Lines, orders: impl AsFd, mut told: impl Write) -> io::Result<()> {
+    let mut numbers = plan.numbers();
+    if plan.is_process {
+        open_files(plan.numbers().count() as u64 + OTHER_FILES)
+            .map_err(|limit| io::Error::other(format!("only {limit} open files")))?;
+    }
+    rustix::io::ioctl_fionbio(&orders, true)?;
+    let mut thread = Thread::new(&plan)?;
+    thread.poller.add(&orders, ORDERS)?;
+    let (mut ready, mut next) = (Vec::new(), Instant::now());
+    loop {
         thread.admit(&mut numbers);
         thread.poller.wait(PATIENCE)?;
         ready.clear();
         ready.extend(thread.poller.ready());
+        let mut ordered = false;
         for ready in &ready {
-            thread.turn(ready);
+            if ready.token == ORDERS {
+                ordered = true;
+            } else {
+                thread.turn(ready);
+            }
         }
         thread.beat();
-        stage.delivered.fetch_add(std::mem::take(&mut thread.delivered), Ordering::Relaxed);
-        stage.bytes.fetch_add(std::mem::take(&mut thread.bytes), Ordering::Relaxed);
+        if ordered && let Some(accepted) = thread.obey(&mut lines, &orders)? {
+            thread.end(&accepted, &mut told)?;
+            // Whoever ends before it is ended is missed.
+            rustix::io::ioctl_fionbio(&orders, false)?;
+            while lines.read(&orders)? > 0 {}
+            return Ok(());
+        }
+        let now = Instant::now();
+        if now >= next || thread.seen.failure.is_some() {
+            next = now + TELL;
+            thread.tell(&mut told)?;
+        }
+        if thread.seen.failure.is_some() {
+            return Ok(());
+        }
     }
-    Ok(thread.end())
 }
 
 /// When heartbeats go out, and of what bytes they are: the same for every session.
@@ -151,7 +199,7 @@ struct Heart {
 }
 
 struct Thread<'a> {
-    stage: &'a Stage,
+    plan: &'a Plan,
     poller: Poller,
     drain: Drain,
     buffer: Vec<u8>,
@@ -159,35 +207,79 @@ struct Thread<'a> {
     sessions: Vec<Session>,
     /// On their way in, with when they set out, the first one first; some may have arrived.
     entering: VecDeque<(usize, Instant)>,
-    under_way: usize,
+    under_way: u32,
     tally: Tally,
-    /// Not yet told.
-    delivered: u64,
-    bytes: u64,
+    seen: Seen,
+    resting: bool,
     /// `None` until somebody is in.
     heart: Option<Heart>,
-    /// Of an answer to a heartbeat, on the wire, by room: some dialects say in it how many are there. 0: none was seen.
-    pong_bytes: Vec<u64>,
 }
 
-impl Thread<'_> {
+impl<'a> Thread<'a> {
+    fn new(plan: &'a Plan) -> io::Result<Self> {
+        Ok(Self {
+            plan,
+            poller: Poller::new()?,
+            drain: Drain::new(),
+            buffer: vec![0; BUFFER_BYTES],
+            sessions: Vec::new(),
+            entering: VecDeque::new(),
+            under_way: 0,
+            tally: Tally::new(&plan.cast.schedule),
+            seen: Seen::default(),
+            resting: false,
+            heart: None,
+        })
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.seen.failure.get_or_insert(reason);
+    }
+
+    /// What there is of orders; the messages that were accepted, when it is over.
+    fn obey(&mut self, lines: &mut Lines, orders: impl AsFd) -> io::Result<Option<Vec<u64>>> {
+        loop {
+            match lines.read(&orders) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        while let Some(order) = lines.next()? {
+            match order {
+                Order::Rest => self.resting = true,
+                Order::End { accepted } => return Ok(Some(accepted)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn tell(&mut self, told: &mut impl Write) -> io::Result<()> {
+        if self.plan.is_process {
+            self.seen.cpu = process_cpu();
+        }
+        write_line(told, &self.seen)
+    }
+
     /// Sends the next viewers on their way.
     fn admit(&mut self, numbers: &mut impl Iterator<Item = u32>) {
-        while self.under_way < ENTERING_MAX
+        let schedule = &self.plan.cast.schedule;
+        while self.under_way < self.plan.at_once
             && let Some(number) = numbers.next()
         {
-            let address = self.stage.address;
+            let (room, server) = (schedule.room_of_session(number), schedule.server_of(number));
+            let address = self.plan.cast.servers[server as usize].1;
             let socket = match dial::begin(address, number) {
                 Ok(socket) => TcpStream::from(socket),
-                Err(error) => return self.stage.fail(format!("viewer {number}: {address}: {error}")),
+                Err(error) => return self.fail(format!("viewer {number}: {address}: {error}")),
             };
             let token = self.sessions.len();
             if let Err(error) = self.poller.add(&socket, token as u64) {
-                return self.stage.fail(format!("viewer {number}: {error}"));
+                return self.fail(format!("viewer {number}: {error}"));
             }
-            let room = self.stage.schedule.room_of_session(number);
-            let watch = Watch::Entering(Box::new(self.stage.wire(room)));
-            self.sessions.push(Session { socket, number, room, watch, bytes: 0, beats: 0, out: Vec::new() });
+            let watch = Watch::Entering(Box::new(self.plan.cast.wire(room, server)));
+            self.sessions.push(Session { socket, number, room, server, watch, bytes: 0, beats: 0, out: Vec::new() });
             self.entering.push_back((token, Instant::now()));
             self.under_way += 1;
         }
@@ -195,8 +287,8 @@ impl Thread<'_> {
             let session = &self.sessions[*token];
             if matches!(session.watch, Watch::Entering(_)) {
                 if since.elapsed() > ENTERING {
-                    let seconds = ENTERING.as_secs();
-                    self.stage.fail(format!("viewer {}: not in its room after {seconds} s", session.number));
+                    let (number, seconds) = (session.number, ENTERING.as_secs());
+                    self.fail(format!("viewer {number}: not in its room after {seconds} s"));
                 }
                 break;
             }
@@ -219,7 +311,8 @@ impl Thread<'_> {
         match std::mem::replace(&mut session.watch, Watch::Ended) {
             Watch::Ended => {}
             Watch::Entering(_) => {
-                self.stage.fail(format!("viewer {}: {}: {reason}", session.number, self.stage.address));
+                let (number, address) = (session.number, self.plan.cast.servers[session.server as usize].1);
+                self.fail(format!("viewer {number}: {address}: {reason}"));
             }
             Watch::Checked(checked) => self.leave(token, Some(checked.1), reason),
             Watch::Counted => self.leave(token, None, reason),
@@ -228,9 +321,9 @@ impl Thread<'_> {
 
     fn leave(&mut self, token: usize, ledger: Option<Ledger>, reason: String) {
         let session = &self.sessions[token];
-        self.stage.closed.fetch_add(1, Ordering::Relaxed);
+        self.seen.closed += 1;
         self.tally.closed(reason);
-        self.tally.seats.push(Seat { room: session.room, bytes: session.bytes, ledger });
+        self.tally.seats.push(session.seat(ledger));
         // Nothing more is told of it; its descriptor goes with the thread.
         drop(session.socket.shutdown(std::net::Shutdown::Both));
     }
@@ -242,7 +335,7 @@ impl Thread<'_> {
             Watch::Counted => {
                 let taken = self.drain.all(&session.socket).map_err(|error| gone(&error))? as u64;
                 session.bytes += taken;
-                self.bytes += taken;
+                self.seen.bytes += taken;
                 return Ok(());
             }
             Watch::Entering(_) | Watch::Checked(_) => {}
@@ -269,22 +362,25 @@ impl Thread<'_> {
                 }
                 Watch::Checked(checked) => {
                     let (wire, ledger) = &mut **checked;
-                    let (tally, schedule, room) = (&mut self.tally, &self.stage.schedule, session.room);
-                    let (pong, delivered) = (&mut self.pong_bytes[room as usize], &mut self.delivered);
-                    let mut ponged = 0;
-                    self.bytes += read as u64;
+                    let (tally, schedule, room) = (&mut self.tally, &self.plan.cast.schedule, session.room);
+                    let (mut pong, mut ponged) = (0, 0);
+                    let delivered = &mut self.seen.delivered;
+                    self.seen.bytes += read as u64;
                     wire.read(&mut self.buffer[..read], &mut |event| match event {
                         Event::Payload(payload) => {
                             *delivered += u64::from(tally.came(ledger, room, schedule, payload, now_ns));
                         }
                         Event::Gap(count) => ledger.gaps += count,
                         Event::Pong(bytes) => {
-                            *pong = bytes as u64;
-                            ponged += bytes as u64;
+                            pong = bytes as u64;
+                            ponged += pong;
                         }
                         Event::Ended(reason) => drop(ended.get_or_insert(reason)),
                         Event::Ready => {}
                     })?;
+                    if pong > 0 {
+                        self.tally.pong_bytes[spot(schedule, room, session.server)] = pong;
+                    }
                     // The head of an answer may have come with the read before.
                     session.bytes = (session.bytes + read as u64).saturating_sub(ponged);
                     session.out.append(&mut wire.out);
@@ -318,17 +414,18 @@ impl Thread<'_> {
             let every = Duration::from_millis((wire.heartbeat_s * 500).max(500)) / BEATS as u32;
             self.heart = Some(Heart { beat, every, next: Instant::now() + every, group: 0 });
         }
-        if self.stage.schedule.is_checked(session.number, self.stage.one_in) {
-            let ledger = Ledger::new(session.room, &self.stage.schedule);
+        let Cast { schedule, one_in, .. } = &self.plan.cast;
+        if schedule.is_checked(session.number, *one_in) {
+            let ledger = Ledger::new(session.room, schedule);
             session.watch = Watch::Checked(Box::new((*wire, ledger)));
         }
         self.under_way -= 1;
-        self.stage.entered.fetch_add(1, Ordering::Relaxed);
+        self.seen.entered += 1;
     }
 
     /// Sends the heartbeats that are due.
     fn beat(&mut self) {
-        let Some(heart) = self.heart.as_mut().filter(|_| !self.stage.resting.load(Ordering::Relaxed)) else { return };
+        let Some(heart) = self.heart.as_mut().filter(|_| !self.resting) else { return };
         if Instant::now() < heart.next {
             return;
         }
@@ -350,28 +447,29 @@ impl Thread<'_> {
         }
     }
 
-    fn end(mut self) -> Tally {
-        // Of a room in which no checked session's was seen it is as small as in the others: it is a small one.
-        let least = self.pong_bytes.iter().copied().filter(|bytes| *bytes > 0).min().unwrap_or_default();
-        for session in self.sessions {
-            let (bytes, ledger) = match session.watch {
-                Watch::Checked(checked) => (session.bytes, Some(checked.1)),
-                Watch::Counted => {
-                    let pong = match self.pong_bytes[session.room as usize] {
-                        0 => least,
-                        bytes => bytes,
-                    };
-                    (session.bytes.saturating_sub(u64::from(session.beats) * pong), None)
-                }
+    /// Tells what it came to.
+    fn end(mut self, accepted: &[u64], told: &mut impl Write) -> io::Result<()> {
+        for mut session in std::mem::take(&mut self.sessions) {
+            let ledger = match std::mem::replace(&mut session.watch, Watch::Ended) {
+                Watch::Checked(checked) => Some(checked.1),
+                Watch::Counted => None,
                 Watch::Entering(_) | Watch::Ended => continue,
             };
-            self.tally.seats.push(Seat { room: session.room, bytes, ledger });
+            self.tally.seats.push(session.seat(ledger));
         }
-        self.tally
+        let schedule = &self.plan.cast.schedule;
+        let tally = std::mem::replace(&mut self.tally, Tally::new(schedule));
+        self.seen.account = Some(tally.account(schedule, accepted));
+        self.tell(told)
     }
 }
 
 impl Session {
+    fn seat(&self, ledger: Option<Ledger>) -> Seat {
+        let Self { room, server, bytes, beats, .. } = *self;
+        Seat { room, server, bytes, beats, ledger }
+    }
+
     /// Sends what is to be sent, as far as the kernel has room; the rest when it can be written to again.
     fn flush(&mut self) -> Result<(), String> {
         if let Watch::Entering(wire) = &mut self.watch {

@@ -1,5 +1,5 @@
-//! A worker process: one thread, one epoll, as many sessions as a process may have descriptors. Its parent is
-//! [`crate::fleet`]; what they say to each other is [`crate::order`].
+//! A worker process of `idle` and `storm`: one thread, one epoll, as many sessions as a process may have descriptors. Its
+//! parent is [`crate::fleet`]; what they say to each other is [`crate::order`].
 //!
 //! ```text
 //!   order ─▶ queue, due ─▶ begin ─▶ connecting ─▶ entering ─▶ in its room ─▶ heartbeats in turn ─▶ leave
@@ -13,8 +13,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
@@ -29,6 +29,7 @@ use crate::environment::open_files;
 use crate::order::{Credential, Order, Plan, Told, marker, room};
 use crate::tally::{microseconds, record};
 use crate::wire::{Event, REFUSED, Viewer, Wire};
+use crate::workers::{Lines, write_line};
 
 /// What all sessions of a worker read into, bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -77,7 +78,7 @@ struct Part {
     blocked: bool,
 }
 
-struct Worker {
+pub(crate) struct Worker {
     plan: Plan,
     epoll: OwnedFd,
     sessions: Vec<Session>,
@@ -102,48 +103,21 @@ struct Worker {
     beating_ns: u64,
     /// 0: nobody was told yet how often.
     beat_every_ns: u64,
-    /// Bytes of an order that is not whole.
-    line: Vec<u8>,
+    /// Orders.
+    lines: Lines,
     over: bool,
     signing: Option<jsonwebtoken::EncodingKey>,
 }
 
-/// Does what standard input says until it ends: the whole life of a worker process.
-///
-/// # Errors
-/// The plan is none, or the machine has no epoll to give. What befalls sessions is told, and is no error here.
-pub(crate) fn run() -> io::Result<()> {
-    let mut line = Vec::new();
-    let plan = loop {
-        if let Some(plan) = next_line(&mut line) {
-            break serde_json::from_slice(&plan)?;
-        }
-        if read_orders(&mut line)? == 0 {
-            return Ok(());
-        }
-    };
-    Worker::new(plan, line)?.run()
-}
-
-fn next_line(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let rest = bytes.split_off(end + 1);
-    Some(std::mem::replace(bytes, rest))
-}
-
-fn read_orders(line: &mut Vec<u8>) -> io::Result<usize> {
-    let mut bytes = [0; 4096];
-    let read = rustix::io::read(io::stdin(), &mut bytes)?;
-    line.extend_from_slice(&bytes[..read]);
-    Ok(read)
-}
-
 impl Worker {
-    fn new(plan: Plan, line: Vec<u8>) -> io::Result<Self> {
+    /// `lines` has what came after the plan.
+    ///
+    /// # Errors
+    /// The machine has too few descriptors, or no epoll, to give.
+    pub(crate) fn new(plan: Plan, lines: Lines) -> io::Result<Self> {
         open_files(u64::from(plan.sessions) + OTHER_FILES)
             .map_err(|limit| io::Error::other(format!("only {limit} open files")))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, io::stdin(), epoll::EventData::new_u64(ORDERS), epoll::EventFlags::IN)?;
         let mut sessions = Vec::new();
         sessions.resize_with(plan.sessions as usize, Session::default);
         Ok(Self {
@@ -164,7 +138,7 @@ impl Worker {
             beats: 0,
             beating_ns: 0,
             beat_every_ns: 0,
-            line,
+            lines,
             over: false,
             signing: match &plan.credential {
                 Credential::Key { secret, .. } => Some(jsonwebtoken::EncodingKey::from_secret(secret.as_bytes())),
@@ -174,7 +148,12 @@ impl Worker {
         })
     }
 
-    fn run(mut self) -> io::Result<()> {
+    /// Does what `orders` say until they end.
+    ///
+    /// # Errors
+    /// The parent is gone, or says what is no order. What befalls sessions is told.
+    pub(crate) fn run(mut self, orders: impl AsFd, mut told: impl Write) -> io::Result<()> {
+        epoll::add(&self.epoll, &orders, epoll::EventData::new_u64(ORDERS), epoll::EventFlags::IN)?;
         let mut events = Vec::with_capacity(EVENTS_MAX);
         self.orders()?;
         while !self.over {
@@ -190,7 +169,7 @@ impl Worker {
                 match event.data.u64() {
                     ORDERS => {
                         // Without a parent there is nothing left to do.
-                        self.over |= read_orders(&mut self.line)? == 0;
+                        self.over |= self.lines.read(&orders)? == 0;
                         self.orders()?;
                     }
                     data => self.happened(data as u32, (data >> 32) as u32, event.flags),
@@ -199,14 +178,13 @@ impl Worker {
             self.begin_some();
             self.expire();
             self.beat();
-            self.tell()?;
+            self.tell(&mut told)?;
         }
         Ok(())
     }
 
     fn orders(&mut self) -> io::Result<()> {
-        while let Some(line) = next_line(&mut self.line) {
-            let order = serde_json::from_slice(&line)?;
+        while let Some(order) = self.lines.next()? {
             self.told.orders += 1;
             self.told.done_ns = None;
             self.told.given_up = 0;
@@ -471,7 +449,7 @@ impl Worker {
     }
 
     /// Tells the parent, now and then and when an order is done.
-    fn tell(&mut self) -> io::Result<()> {
+    fn tell(&mut self, out: &mut impl Write) -> io::Result<()> {
         let now = now_ns();
         let at_rest = self.queue.is_empty() && self.due.is_empty() && self.under_way == 0;
         let done = self.told.orders > 0 && self.told.done_ns.is_none() && at_rest;
@@ -485,11 +463,8 @@ impl Worker {
             return Ok(());
         }
         self.told_ns = now;
-        let mut line = serde_json::to_vec(&self.told)?;
-        line.push(b'\n');
+        write_line(out, &self.told)?;
         self.told.entering_us.clear();
-        let mut out = io::stdout().lock();
-        out.write_all(&line)?;
-        out.flush()
+        Ok(())
     }
 }

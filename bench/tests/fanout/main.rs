@@ -38,7 +38,7 @@ fn one(at: usize, fate: Fate) -> Manners {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_faultless_server_has_no_fault_in_any_dialect() {
     for (dialect, more) in
-        [("native", ""), ("native", "--tcp"), ("goim", ""), ("goim", "--tcp --publishers 1 --threads 2")]
+        [("native", ""), ("native", "--tcp"), ("goim", ""), ("goim", "--tcp --publishers 1 --workers 1")]
     {
         let line = format!("--rate 40 --rooms 2 --bytes 100 --dialect {dialect} {more}");
         let report = measure(Manners::default(), &line).await;
@@ -163,6 +163,8 @@ fn options_that_cannot_work_are_refused_by_name() {
         ("--rate 20000 --seconds 86400 --viewers 1000 --check 1", "seconds"),
         ("--wire-bytes 60", "wire-bytes"),
         ("--check 0", "check"),
+        ("--workers 5", "workers"),
+        ("--via connector --grpc 127.0.0.1:1,127.0.0.1:2", "grpc"),
     ] {
         match options(&server, more).measure("test") {
             Err(Error::Option { option: named, .. }) => assert_eq!(named, option, "{more}"),
@@ -177,13 +179,23 @@ fn options_that_cannot_work_are_refused_by_name() {
 #[test]
 fn more_sessions_than_open_files_are_refused_with_the_setting_that_allows_them() {
     let server = Server { clients: "127.0.0.1:1".into(), http: "http://127.0.0.1:1".into() };
-    let fanout = Fanout { viewers: 1_000_000, ..options(&server, "") };
+    let fanout = Fanout { viewers: 1_000_000, ..options(&server, "--workers 1") };
     match fanout.measure("test") {
-        Err(error @ Error::OpenFiles { .. }) => {
+        Err(error @ Error::Admission { .. }) => {
             let text = error.to_string();
             assert!(text.contains("ulimit -Hn") && text.contains("1000000 sessions"), "{text}");
         }
-        // A machine that admits a million: then nobody is there to connect to.
+        // A machine that admits a million in a process: then nobody is there to connect to.
         other => assert!(matches!(other, Err(Error::Entering(_))), "{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_places_share_the_viewers_of_each_room() {
+    let (one, other) = (Server::start(Manners::default()).await, Server::start(Manners::default()).await);
+    // What is published at the one does not come to those at the other.
+    let fanout = options(&one, &format!("--rate 20 --check 1 --connect {}", other.clients));
+    assert_eq!(fanout.connect.len(), 2);
+    let report = tokio::task::spawn_blocking(move || fanout.measure("test")).await.unwrap().unwrap();
+    assert_eq!((report.deliveries.expected, report.deliveries.delivered, report.deliveries.untold), (80, 40, 40));
 }
