@@ -10,11 +10,12 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use connector::driver::{BatchedSender, Listeners, SocketOptions};
+use connector::driver::{BATCH_MAX, BatchedSender, Listeners, SocketOptions};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use serde::Serialize;
@@ -180,13 +181,13 @@ impl Limit {
     /// Every way and size, on the thread of the sender.
     fn send(&self, served: &[TcpStream], taken: &AtomicU64) -> io::Result<Vec<LimitRow>> {
         let (seconds, mut sent) = (Duration::from_secs_f64(self.seconds), 0);
-        let mut ring = if self.no_uring { None } else { BatchedSender::new(served).ok() };
+        let mut ring = if self.no_uring { None } else { BatchedSender::new().ok() };
         let mut rows = Vec::new();
         for &bytes in &self.sizes {
             let work = Work { connections: served.len() as u64, bytes, seconds, pace: self.pace };
             rows.push(row((SEND, &mut |payload| plain(served, payload)), &work, &mut sent, taken)?);
             if let Some(ring) = &mut ring {
-                rows.push(row((IO_URING, &mut |payload| batched(ring, payload)), &work, &mut sent, taken)?);
+                rows.push(row((IO_URING, &mut |payload| batched(ring, served, payload)), &work, &mut sent, taken)?);
             }
         }
         Ok(rows)
@@ -245,14 +246,19 @@ fn plain(served: &[TcpStream], payload: &[u8]) -> io::Result<(u64, u64)> {
     Ok((took, full))
 }
 
-fn batched(sender: &mut BatchedSender, payload: &[u8]) -> io::Result<(u64, u64)> {
-    let (mut took, mut full, mut broken) = (0, 0, None);
-    sender.send_all(payload, |_, result| match result {
-        Ok(bytes) => took += bytes as u64,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => full += 1,
-        Err(error) => broken = Some(error),
-    })?;
-    broken.map_or(Ok((took, full)), Err)
+/// Every size, in batches.
+fn batched(sender: &mut BatchedSender, served: &[TcpStream], payload: &[u8]) -> io::Result<(u64, u64)> {
+    let (mut took, mut full) = (0, 0);
+    for some in served.chunks(BATCH_MAX) {
+        for &result in sender.send(some.iter().map(|socket| (socket.as_fd(), payload))) {
+            match result {
+                0.. => took += result as u64,
+                _ if result == -Errno::AGAIN.raw_os_error() => full += 1,
+                _ => return Err(io::Error::from_raw_os_error(-result)),
+            }
+        }
+    }
+    Ok((took, full))
 }
 
 /// What a row measures.

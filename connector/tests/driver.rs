@@ -6,13 +6,14 @@
 
 mod probe;
 
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use connector::driver::{Balance, Kind, raise_descriptor_limit, slack};
+use connector::driver::{BATCH_MAX, Balance, Kind, raise_descriptor_limit, slack};
 use crossbeam::channel::bounded;
 use socket2::SockRef;
 
@@ -27,6 +28,7 @@ macro_rules! suite {
             suite!(tests of $kind =>
                 every_byte_arrives_at_a_peer_that_reads_late
                 small_sends_arrive_and_so_does_the_last_before_a_close
+                what_goes_to_many_at_once_is_each_ones_own_affair
                 a_reset_in_mid_frame_ends_that_connection_only
                 what_came_before_a_half_close_is_answered
                 ten_thousand_connect_at_once
@@ -167,6 +169,58 @@ fn small_sends_arrive_and_so_does_the_last_before_a_close(kind: Kind) {
         .collect();
     for reader in readers {
         reader.join().unwrap();
+    }
+    server.stop();
+}
+
+fn what_goes_to_many_at_once_is_each_ones_own_affair(kind: Kind) {
+    // More than a batch; every tenth does not read at first, and every tenth breaks off.
+    const PEERS: usize = BATCH_MAX + 50;
+    let server = Server::start(kind);
+    let mut streams: Vec<_> = (0..PEERS).map(|_| (server.connect(), server.opened())).collect();
+    let mut sent = 0;
+    let mut send = |count: usize| {
+        for _ in 0..count {
+            server.tell(Tell::SendAll(pattern(8 * 1024, sent)));
+            sent += 1;
+        }
+        (0..sent).flat_map(|at| pattern(8 * 1024, at)).collect::<Vec<_>>()
+    };
+    // Enough for the kernel's buffers of those who do not read.
+    let (mut all, mut blocked, mut got) = (Vec::new(), HashSet::new(), 0);
+    while blocked.len() < PEERS / 10 {
+        all = send(8);
+        for (at, (stream, _)) in streams.iter_mut().enumerate().filter(|(at, _)| at % 10 != 0) {
+            let mut bytes = vec![0; all.len() - got];
+            stream.read_exact(&mut bytes).unwrap();
+            assert!(bytes == all[got..], "peer {at}");
+        }
+        got = all.len();
+        server.tell(Tell::Report(0));
+        server.wait_for(|seen| {
+            if let Seen::Blocked(key) = seen {
+                blocked.insert(*key);
+            }
+            matches!(seen, Seen::Told(_))
+        });
+    }
+    let (broken, kept): (Vec<_>, Vec<_>) = streams.into_iter().enumerate().partition(|(at, _)| at % 10 == 1);
+    for (_, (stream, _)) in &broken {
+        SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    let mut gone: HashSet<_> = broken.into_iter().map(|(_, (_, key))| key).collect();
+    let last = send(1);
+    server.wait_for(|seen| {
+        if let Seen::Closed(key) = seen {
+            assert!(gone.remove(key), "{key:?} was not broken off");
+        }
+        gone.is_empty()
+    });
+    for (at, (mut stream, _)) in kept {
+        let rest = if at % 10 == 0 { &last[..] } else { &last[all.len()..] };
+        let mut bytes = vec![0; rest.len()];
+        stream.read_exact(&mut bytes).unwrap();
+        assert!(bytes == *rest, "peer {at}");
     }
     server.stop();
 }
@@ -447,7 +501,8 @@ fn a_paused_peer_is_not_read_from(kind: Kind) {
     let copy = bytes.clone();
     let writer = std::thread::spawn(move || writing.write_all(&copy).unwrap());
     // The machine can say so only when it is given bytes: once.
-    let mut reads = 0;
+    server.wait_for(|seen| matches!(seen, Seen::Bytes(..)));
+    let mut reads = 1;
     for at in 0..20 {
         std::thread::sleep(Duration::from_millis(10));
         server.tell(Tell::Report(at));

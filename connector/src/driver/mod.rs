@@ -34,7 +34,7 @@ mod readiness;
 mod share;
 mod uring;
 
-pub use batch::BatchedSender;
+pub use batch::{BATCH_MAX, BatchedSender};
 pub use descriptors::raise_descriptor_limit;
 pub use listen::{Intake, Listeners, SocketOptions};
 pub use share::{Balance, slack};
@@ -76,6 +76,17 @@ pub enum Sent {
     Took(usize),
     /// The connection is broken; [`Machine::closed`] follows.
     Gone,
+}
+
+/// One of several sends ([`Outlet::send_all`]).
+#[derive(Debug, Clone, Copy)]
+pub struct Sending<'a> {
+    /// To whom.
+    pub key: Key,
+    /// What.
+    pub bytes: &'a [u8],
+    /// What became of it, afterwards.
+    pub sent: Sent,
 }
 
 /// When the machine wants its next [`Machine::round`].
@@ -132,6 +143,13 @@ pub trait Machine: 'static {
 pub trait Outlet {
     /// Sends without waiting. When it returns, the bytes have been taken or the rest is told (rule 24).
     fn send(&mut self, key: Key, bytes: &[u8]) -> Sent;
+
+    /// Sends to several, nobody twice, each as [`Outlet::send`] does: with one system call where the driver can.
+    fn send_all(&mut self, sends: &mut [Sending<'_>]) {
+        for sending in sends {
+            sending.sent = self.send(sending.key, sending.bytes);
+        }
+    }
 
     /// Reads again from a connection that was paused.
     fn read(&mut self, key: Key);

@@ -5,8 +5,8 @@
 //!                              └────────────── bounded each (rule 27) ──────────────┘      wait for news or wake_ms
 //! ```
 //!
-//! Sends are plain non-blocking `send` calls from the machine's own bytes, not requests in the ring (the numbers stand at
-//! `Outlet::send` in `table`): a send is then over when it returns (rule 24).
+//! Sends to the members of a room are handed over in batches, from the machine's own bytes, in a ring in which nothing
+//! else is asked ([`BatchedSender`]); one by itself is a plain call. Either way a send is over when it returns (rule 24).
 //!
 //! Invariants, each held by a test of the conformance suite (`tests/driver.rs`):
 //! - a connection without traffic owns no buffer, and twelve bytes here;
@@ -42,7 +42,7 @@ use super::asking::Asking;
 use super::clock::now;
 use super::limits::{INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN};
 use super::share::INBOX_MAX;
-use super::{Doorbell, Key, Machine, Next, Now, Parts, Reading};
+use super::{BatchedSender, Doorbell, Key, Machine, Next, Now, Parts, Reading};
 
 /// Completions in a turn: each brings at most a shared buffer.
 const COMPLETIONS_A_TURN: usize = 256;
@@ -96,11 +96,11 @@ fn attempt_here() -> io::Result<()> {
 /// # Errors
 /// The system's, where it gives no ring.
 pub(super) fn run<M: Machine>(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce()>) -> io::Result<()> {
-    let (mut ring, bell) = (Ring::new()?, Bell::new()?);
+    let (mut ring, sender, bell) = (Ring::new()?, BatchedSender::new()?, Bell::new()?);
     bell.hang(&mut ring);
     let this = Loop {
         machine: (parts.make)(now()),
-        table: Table::new(ring, parts.intake.share),
+        table: Table::new(ring, sender, parts.intake.share),
         accepting: Accepting::new(parts.intake.sockets),
         inputs: parts.inputs,
         doorbell: parts.doorbell,

@@ -10,6 +10,9 @@
 //! and the driver's descriptor, three cache lines, and never the `Session`. So whatever is a session's own makes it
 //! *ready* and is sent from there, and a walk leaves out who is ready or blocked.
 //!
+//! The members of a walk whose turn it is are sent to all together: the driver hands a batch of sends to the kernel with
+//! one call ([`Outlet::send_all`]).
+//!
 //! A walk sends to the ring's head of the moment, not of its beginning: what comes while it is under way is encoded every
 //! [`GATHER_MS`] and reaches each member with its next visit. So a message waits for one walk at most.
 //!
@@ -23,6 +26,7 @@
 
 use std::collections::VecDeque;
 
+use arrayvec::ArrayVec;
 use proto::client::{self, ErrorCode, server_frame::Body};
 
 use super::{
@@ -35,10 +39,10 @@ use super::{
     session::{Ending, Session, Slot},
     wheel::Wheel,
 };
-use crate::driver::{Key, Next, Outlet, Sent};
+use crate::driver::{BATCH_MAX, Key, Next, Outlet, Sending, Sent};
 
-/// Sends that a room's lane has before the next one's turn.
-const QUANTUM: i32 = 64;
+/// Sends that a room's lane has before the next one's turn: a batch of the driver's.
+const QUANTUM: i32 = BATCH_MAX as i32;
 /// Members that may be looked at for the price of a send: nothing is due to them.
 const LOOKS_PER_SEND: usize = 32;
 /// Sends of a ring to a session that is served alone, before the next one's turn.
@@ -139,15 +143,9 @@ impl<O: Outlet> Line<'_, O> {
     /// How many bytes the kernel took; all of them, or it is full or gone.
     fn send(&mut self, bytes: &[u8]) -> usize {
         self.sends += 1;
-        self.counters.writes += 1;
-        // Gone: `closed` follows, and until then it is as good as full.
-        let took = match self.outlet.send(self.key, bytes) {
-            Sent::Took(took) => took.min(bytes.len()),
-            Sent::Gone => 0,
-        };
+        let sent = self.outlet.send(self.key, bytes);
+        let took = self.counters.wrote(&Sending { key: self.key, bytes, sent });
         self.took += took;
-        self.counters.bytes_out += took as u64;
-        self.counters.short_writes += u64::from(took < bytes.len());
         took
     }
 
@@ -192,6 +190,19 @@ impl<O: Outlet> Line<'_, O> {
 }
 
 impl Counters {
+    /// A send: how many bytes the kernel took.
+    fn wrote(&mut self, &Sending { bytes, sent, .. }: &Sending<'_>) -> usize {
+        // Gone: `closed` follows, and until then it is as good as full.
+        let took = match sent {
+            Sent::Took(took) => took.min(bytes.len()),
+            Sent::Gone => 0,
+        };
+        self.writes += 1;
+        self.bytes_out += took as u64;
+        self.short_writes += u64::from(took < bytes.len());
+        took
+    }
+
     /// So much of a room was sent whole to a session.
     fn came(&mut self, count: Count) {
         self.deliveries += count.all - count.missing;
@@ -253,6 +264,14 @@ impl Piece {
         let (to, before) = (ring.send_end(from), ring.count_at(from));
         Self { from, to, before, count: ring.count_at(to) - before }
     }
+}
+
+/// A member whom a stride sends a piece of a lane's ring.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    member: usize,
+    lane: usize,
+    piece: Piece,
 }
 
 impl Engine {
@@ -503,54 +522,57 @@ impl Engine {
         (took, over)
     }
 
-    /// Sends to the members whose turn it is. How many sends it took, looks reckoned in.
+    /// Sends to the members whose turn it is, all together. How many sends it took, looks reckoned in.
     fn stride(&mut self, (index, feed, lane): (usize, usize, usize), sends: i32, outlet: &mut impl Outlet) -> i32 {
         let Self { slots, rooms, counters, ready, wheel, config, .. } = self;
         let Feed { lanes, members, .. } = &mut rooms[index].feeds[feed];
         let heads = [lanes[HIGH].ring.head(), lanes[NORMAL].ring.head()];
         let mut pieces = [Piece::NONE; 2];
         let (mut at, mut left) = (lanes[lane].at, lanes[lane].left.min(members.len()));
-        let (mut took, mut looks) = (0, 0);
-        while left > 0 && sends > took + (looks / LOOKS_PER_SEND) as i32 {
+        let (mut due, mut looks) = (ArrayVec::<Due, BATCH_MAX>::new(), 0);
+        let mut sending = ArrayVec::<Sending<'_>, BATCH_MAX>::new();
+        let most = BATCH_MAX.min(usize::try_from(sends).unwrap_or(0));
+        while left > 0 && most > due.len() + looks / LOOKS_PER_SEND {
             at = if at < members.len() { at } else { 0 };
-            let member = &mut members[at];
+            let (member, cursors) = (at, members[at].cursors);
             (at, left, looks) = (at + 1, left - 1, looks + 1);
-            if member.cursors[lane] >= heads[lane] && (lane == HIGH || member.cursors[HIGH] >= heads[HIGH]) {
+            let Some(lane) = (HIGH..=lane).find(|lane| cursors[*lane] < heads[*lane]) else { continue };
+            let slot = members[member].slot;
+            let Slot { generation, blocked, queued, .. } = slots[slot as usize];
+            if blocked || queued {
                 continue;
             }
+            let (ring, cursor) = (&lanes[lane].ring, cursors[lane]);
+            if pieces[lane].from != cursor {
+                pieces[lane] = Piece::at(ring, cursor);
+            }
+            let bytes = ring.between(cursor, pieces[lane].to);
+            sending.push(Sending { key: Key { slot, generation }, bytes, sent: Sent::Took(0) });
+            due.push(Due { member, lane, piece: pieces[lane] });
+        }
+        outlet.send_all(&mut sending);
+        for (due, sending) in due.iter().zip(&sending) {
+            let Piece { to, before, count, .. } = due.piece;
+            let (member, ring) = (&mut members[due.member], &lanes[due.lane].ring);
             let slot = &mut slots[member.slot as usize];
-            if slot.blocked || slot.queued {
+            let cursor = &mut member.cursors[due.lane];
+            *cursor += counters.wrote(sending) as u64;
+            if *cursor < to {
+                counters.came(ring.count_at(*cursor) - before);
+                block(slot, wheel, config, self.now.mono_ms, true);
+                if let Some(session) = slot.session.as_deref_mut().filter(|_| !ring.rest(*cursor).is_empty()) {
+                    session.busy_mut().half = Some((index, due.lane));
+                }
                 continue;
             }
-            let key = Key { slot: member.slot, generation: slot.generation };
-            for of in HIGH..=lane {
-                let cursor = &mut member.cursors[of];
-                if *cursor >= heads[of] {
-                    continue;
-                }
-                let ring = &lanes[of].ring;
-                if pieces[of].from != *cursor {
-                    pieces[of] = Piece::at(ring, *cursor);
-                }
-                let Piece { to, before, count, .. } = pieces[of];
-                let mut line = Line { outlet: &mut *outlet, counters: &mut *counters, key, sends: 0, took: 0 };
-                *cursor += line.send(ring.between(*cursor, to)) as u64;
-                took += 1;
-                if *cursor < to {
-                    counters.came(ring.count_at(*cursor) - before);
-                    block(slot, wheel, config, self.now.mono_ms, true);
-                    if let Some(session) = slot.session.as_deref_mut().filter(|_| !ring.rest(*cursor).is_empty()) {
-                        session.busy_mut().half = Some((index, of));
-                    }
-                    break;
-                }
-                counters.came(count);
-                if to < heads[of] {
-                    line_up(slot, member.slot, ready);
-                    break;
-                }
+            counters.came(count);
+            // The rest of it in its own turn; so what is normal comes after all that is high.
+            if (HIGH..=lane).any(|lane| member.cursors[lane] < heads[lane]) {
+                line_up(slot, member.slot, ready);
             }
         }
+        drop(sending);
+        let took = due.len() as i32;
         let walked = &mut lanes[lane];
         (walked.at, walked.left) = (at, left);
         walked.sends += took as u32;

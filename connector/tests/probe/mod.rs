@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connector::driver::{
-    Balance, Core, Intake, Key, Kind, Listeners, Machine, Next, Now, Outlet, Port, Reading, Sent, Setup, SocketOptions,
-    spawn,
+    Balance, Core, Intake, Key, Kind, Listeners, Machine, Next, Now, Outlet, Port, Reading, Sending, Sent, Setup,
+    SocketOptions, spawn,
 };
 use crossbeam::channel::{Receiver, Sender, bounded};
 use slab::Slab;
@@ -24,6 +24,8 @@ pub(crate) const LAST_WORDS: &[u8] = b"last words";
 #[derive(Debug)]
 pub(crate) enum Tell {
     Send(Key, Vec<u8>),
+    /// To every connection.
+    SendAll(Vec<u8>),
     /// After what is to be sent.
     Close(Key),
     Pause(Key),
@@ -121,6 +123,12 @@ impl Machine for Probe {
                 self.get(key).output.extend(bytes);
                 self.due.push(key);
             }
+            Tell::SendAll(bytes) => {
+                for (slot, connection) in &mut self.connections {
+                    connection.output.extend(&bytes);
+                    self.due.push(Key { slot: slot as u32, generation: connection.generation });
+                }
+            }
             Tell::Close(key) => {
                 self.get(key).closing = true;
                 self.due.push(key);
@@ -144,16 +152,29 @@ impl Machine for Probe {
     }
 
     fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
-        for key in std::mem::take(&mut self.due) {
-            let Some(connection) = self.find(key) else { continue };
-            if std::mem::take(&mut connection.resume) {
-                outlet.read(key);
+        let mut due = std::mem::take(&mut self.due);
+        due.sort_unstable();
+        due.dedup();
+        due.retain(|key| self.find(*key).is_some());
+        for key in &due {
+            if std::mem::take(&mut self.get(*key).resume) {
+                outlet.read(*key);
             }
-            let bytes = connection.output.make_contiguous();
-            match outlet.send(key, bytes) {
+            self.get(*key).output.make_contiguous();
+        }
+        let sending = |key: &Key| {
+            let (bytes, _) = self.connections[key.slot as usize].output.as_slices();
+            Sending { key: *key, bytes, sent: Sent::Took(0) }
+        };
+        let mut sends: Vec<_> = due.iter().map(sending).collect();
+        outlet.send_all(&mut sends);
+        let sent: Vec<_> = sends.iter().map(|sending| (sending.key, sending.sent)).collect();
+        for (key, sent) in sent {
+            let connection = self.get(key);
+            match sent {
                 Sent::Took(count) => {
-                    let blocked = count < bytes.len();
                     connection.output.drain(..count);
+                    let blocked = !connection.output.is_empty();
                     if !blocked && connection.closing {
                         outlet.close(key);
                         self.connections.remove(key.slot as usize);
