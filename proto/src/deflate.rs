@@ -265,7 +265,8 @@ impl Inflater {
         self.out.shrink_to(KEPT_BYTES_MAX);
         let mut streams = 1;
         for mut rest in [message, &TAIL] {
-            while !rest.is_empty() {
+            // All input taken and no room left: what it has already understood may be waiting for room.
+            while !rest.is_empty() || self.out.len() == self.out.capacity() {
                 if self.out.len() == self.out.capacity() {
                     // Doubling, as a Vec does, but not beyond what may come.
                     let room = (2 * self.out.len()).max(3 * message.len()).max(256).min(most + 1);
@@ -407,6 +408,14 @@ mod tests {
         assert_eq!(inflater.inflate(&deflated(&[7; 1000]), 1000).map(<[u8]>::len), Ok(1000));
         assert_eq!(inflater.inflate(&deflated(&[7; 1001]), 1000), Err(Failure::TooLarge));
         assert!(inflater.buffer_bytes() <= KEPT_BYTES_MAX);
+    }
+
+    /// Found by fuzzing: a message whose last block does not end was cut to the room that was there at its last byte.
+    #[test]
+    fn what_was_understood_when_the_room_was_full_is_not_lost() {
+        let message = [0xec, 0xc1, 0x31, 1, 0, 0, 0, 0xc2, 0xa0, 0x18, 0xeb, 0xdf, 0xd4, 0x16, 0x5e, 0x40, 1, 0];
+        assert_eq!(Inflater::default().inflate(&message, 70_000), Ok(&[23; 4100][..]), "as zlib and miniz_oxide do");
+        assert_eq!(Inflater::default().inflate(&message, 4099), Err(Failure::TooLarge));
     }
 
     #[test]
