@@ -240,10 +240,10 @@ fn a_platform_pushes_to_its_users_mutes_bans_and_kicks_them() {
 
     sentence("ban", 60);
     let left = |body: &server_frame::Body| match body {
-        server_frame::Body::Unsubscribed(unsubscribed) => Some(unsubscribed.channel.clone()),
+        server_frame::Body::Unsubscribed(unsubscribed) => Some((unsubscribed.channel.clone(), unsubscribed.reason())),
         _ => None,
     };
-    assert_eq!(pushed(&mut ann, "the end of the room", left), "room:p");
+    assert_eq!(pushed(&mut ann, "the end of the room", left), ("room:p".to_owned(), ErrorCode::Banned));
     let again = Subscribe { channel: "room:p".into(), ..Subscribe::default() };
     assert_eq!(code(&ann.ask(client_frame::Body::Subscribe(again))), ErrorCode::Banned);
 

@@ -232,7 +232,7 @@ impl Pushes {
         let act = match command.act {
             Some(Act::Kick(kick)) => command_out::Act::Kick(kick),
             Some(Act::Subscribe(names)) => command_out::Act::Subscribe(names),
-            Some(Act::Unsubscribe(names)) => command_out::Act::Unsubscribe(names),
+            Some(Act::Unsubscribe(leave)) => command_out::Act::Unsubscribe(leave),
             None => return,
         };
         let by = |name: By| found.get(&name).cloned().unwrap_or_default();

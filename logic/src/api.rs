@@ -11,7 +11,7 @@ use proto::channel::{Channel, is_id};
 use proto::client::{Error, ErrorCode, Sender};
 use proto::error::error;
 use proto::record::penalty::Kind;
-use proto::record::{Command, Everyone, Kick, Names, Penalty, Push, command, push};
+use proto::record::{Command, Everyone, Kick, Leave, Names, Penalty, Push, command, push};
 
 use crate::caller::{Caller, Callers};
 use crate::clock::now_ms;
@@ -207,7 +207,7 @@ impl Api {
                 let act = if channel.is_empty() {
                     command::Act::Kick(Kick { code: ErrorCode::Banned.into(), reason })
                 } else {
-                    command::Act::Unsubscribe(Names { names: vec![channel] })
+                    command::Act::Unsubscribe(Leave { channels: vec![channel], reason: ErrorCode::Banned.into() })
                 };
                 self.command(These::Users(vec![uid]), &act).await?;
             }
@@ -340,11 +340,13 @@ impl Act {
             if !(1..=BATCH_MAX).contains(&rooms.len()) {
                 return Err(error(ErrorCode::BadRequest, format!("1 to {BATCH_MAX} rooms")));
             }
-            Ok(Names { names: rooms.iter().map(|room| channel(room)).collect::<Result<_, _>>()? })
+            rooms.iter().map(|room| channel(room)).collect::<Result<Vec<_>, _>>()
         };
         Ok(match self {
-            Self::Subscribe(rooms) => command::Act::Subscribe(channels(rooms)?),
-            Self::Unsubscribe(rooms) => command::Act::Unsubscribe(channels(rooms)?),
+            Self::Subscribe(rooms) => command::Act::Subscribe(Names { names: channels(rooms)? }),
+            Self::Unsubscribe(rooms) => {
+                command::Act::Unsubscribe(Leave { channels: channels(rooms)?, reason: ErrorCode::Kicked.into() })
+            }
             Self::Kick(reason) => {
                 check_reason(&reason)?;
                 command::Act::Kick(Kick { code: ErrorCode::Kicked.into(), reason })

@@ -287,8 +287,9 @@ async fn penalties_hold_on_every_logic_also_on_one_that_starts_later() {
     let found = |uid: &str| commands.iter().find(|(key, _)| *key == format!("user:{uid}")).map(|(_, c)| c.act.clone());
     let Some(Some(command::Act::Kick(kick))) = found("banned") else { panic!("{commands:?}") };
     assert_eq!((kick.code(), kick.reason.as_str()), (ErrorCode::Banned, "spam"));
-    let Some(Some(command::Act::Unsubscribe(rooms))) = found("absent") else { panic!("{commands:?}") };
-    assert_eq!((rooms.names, found("muted")), (vec!["room:7".to_owned()], None));
+    let Some(Some(command::Act::Unsubscribe(leave))) = found("absent") else { panic!("{commands:?}") };
+    assert_eq!((leave.reason(), leave.channels), (ErrorCode::Banned, vec!["room:7".to_owned()]));
+    assert_eq!(found("muted"), None);
 
     assert_eq!(sentence(&other, "banned", "", "ban", 0).await, 0);
     for logic in [&one, &other, &third] {
@@ -313,7 +314,13 @@ async fn what_happens_to_sessions_is_a_command_for_each_name() {
     done("/v1/sessions/unsubscribe", json!({"sessions": ["abcdefghijklm.0.1.1"], "rooms": ["7"]})).await;
     done("/v1/sessions/kick", json!({"keys": ["a key"], "reason": "bye"})).await;
     done("/v1/users/messages", json!({"users": ["1", "2"], "message": {"text": "x"}})).await;
-    let mut keys: Vec<_> = commands(&world).await.into_iter().map(|(key, _)| key).collect();
+    let commands = commands(&world).await;
+    let left = commands.iter().find_map(|(_, command)| match &command.act {
+        Some(command::Act::Unsubscribe(leave)) => Some((leave.reason(), &leave.channels[..])),
+        _ => None,
+    });
+    assert_eq!(left, Some((ErrorCode::Kicked, &["room:7".to_owned()][..])));
+    let mut keys: Vec<_> = commands.into_iter().map(|(key, _)| key).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["key:a key", "session:abcdefghijklm.0.1.1", "user:1", "user:2"]);
     for (key, push) in pushes(&world).await {

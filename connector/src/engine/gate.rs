@@ -83,21 +83,17 @@ impl Engine {
         if session.is_closing() {
             return;
         }
-        // Else it was taken out while logic was asked.
-        let joins = self.end_joining(key, id);
+        let out = self.end_joining(key, id);
         match (what, answer) {
             (What::Connect(request), Answer::Admitted(admitted)) => self.connected(key, request, admitted),
             (What::Auth { turn, sequence, channel }, Answer::Admitted(admitted)) => {
                 self.authenticated(key, admitted, turn, sequence, channel);
             }
             (What::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
-            (What::Join(channel, join), Answer::Joined(_)) => {
-                if joins {
-                    self.enter(key, &channel, join);
-                } else {
-                    self.not_entered(key, join, error(ErrorCode::Banned, row(ErrorCode::Banned).meaning));
-                }
-            }
+            (What::Join(channel, join), Answer::Joined(_)) => match out {
+                None => self.enter(key, &channel, join),
+                Some(reason) => self.not_entered(key, join, error(reason, row(reason).meaning)),
+            },
             (What::Publish(request), Answer::Published(published)) => {
                 self.reply(key, request, Body::Published(client::Published { id: published.id }));
             }
@@ -215,7 +211,7 @@ impl Engine {
         if !identity.grant.subscribe.iter().any(|pattern| matches(pattern, channel)) {
             return Err(error(ErrorCode::Forbidden, format!("the token does not allow subscribing to {channel}")));
         }
-        if session.busy().joining.iter().any(|joining| joining.channel == channel) {
+        if session.busy().joining.iter().any(|joining| joining.channel == channel && joining.out.is_none()) {
             return Err(error(ErrorCode::Conflict, "a subscription to this channel is under way"));
         }
         if session.places.len() + session.busy().joining.len() >= config.rooms_per_session as usize {
@@ -259,18 +255,15 @@ impl Engine {
     /// A session is on its way into a room.
     pub(super) fn begin_joining(&mut self, key: Key, channel: &str, ticket: u64) {
         if let Some(session) = self.session(key) {
-            session.busy_mut().joining.push(Joining { ticket, channel: channel.to_owned() });
+            session.busy_mut().joining.push(Joining { ticket, channel: channel.to_owned(), out: None });
         }
     }
 
-    /// It is there, or will not be; `false` if that was so before.
-    pub(super) fn end_joining(&mut self, key: Key, ticket: u64) -> bool {
-        let Some(session) = self.session(key) else { return false };
-        let at = session.busy().joining.iter().position(|joining| joining.ticket == ticket);
-        at.is_some_and(|at| {
-            session.busy_mut().joining.swap_remove(at);
-            true
-        })
+    /// It is there, or will not be. Returns why it was taken out meanwhile, if it was.
+    pub(super) fn end_joining(&mut self, key: Key, ticket: u64) -> Option<ErrorCode> {
+        let session = self.session(key)?;
+        let at = session.busy().joining.iter().position(|joining| joining.ticket == ticket)?;
+        session.busy_mut().joining.swap_remove(at).out
     }
 
     /// A session was not let into a room, or the room cannot be had.

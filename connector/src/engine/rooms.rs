@@ -16,7 +16,7 @@ use super::{
     event::{Ask, Held},
     places::Place,
     room::{Entry, Feed, HIGH, Join, Member, NORMAL, Owed, Room, State, Waiter},
-    session::{Ending, Phase},
+    session::{Dialect, Ending, Phase},
     wheel::tick_of,
 };
 use crate::driver::Key;
@@ -406,9 +406,7 @@ impl Engine {
             match act {
                 Act::Subscribe(_) | Act::Unsubscribe(_) if !live => {}
                 Act::Kick(kick) => {
-                    let code = ErrorCode::try_from(kick.code).unwrap_or(ErrorCode::Kicked);
-                    let code = if code == ErrorCode::None { ErrorCode::Kicked } else { code };
-                    self.end(key, Ending::new(code, kick.reason.clone()));
+                    self.end(key, Ending::new(said(kick.code()), kick.reason.clone()));
                 }
                 Act::Subscribe(names) => {
                     for channel in &names.names {
@@ -419,9 +417,9 @@ impl Engine {
                         }
                     }
                 }
-                Act::Unsubscribe(names) => {
-                    for channel in &names.names {
-                        self.take_out(key, channel, ErrorCode::Kicked);
+                Act::Unsubscribe(leave) => {
+                    for channel in &leave.channels {
+                        self.take_out(key, channel, said(leave.reason()));
                     }
                 }
             }
@@ -432,19 +430,14 @@ impl Engine {
     pub(super) fn channels(&mut self, key: Key) -> Vec<String> {
         let Some(session) = self.session(key) else { return Vec::new() };
         let places = session.places.to_vec();
-        let mut channels: Vec<_> = session.busy().joining.iter().map(|joining| joining.channel.clone()).collect();
+        let coming = session.busy().joining.iter().filter(|joining| joining.out.is_none());
+        let mut channels: Vec<_> = coming.map(|joining| joining.channel.clone()).collect();
         channels.extend(places.iter().map(|place| self.rooms[place.room()].name.to_string()));
         channels
     }
 
     /// Takes a session out of a channel, and gives up its coming there, and says why.
     pub(super) fn take_out(&mut self, key: Key, channel: &str, reason: ErrorCode) {
-        if let Some(session) = self.session(key)
-            && session.busy().joining.iter().any(|joining| joining.channel == channel)
-        {
-            // What logic is asked about is answered with this when it answers.
-            session.busy_mut().joining.retain(|joining| joining.channel != channel);
-        }
         if let Some(&index) = self.names.get(channel) {
             let waiters = &mut self.rooms[index].waiters;
             let given_up: Vec<Waiter> = waiters.extract_if(.., |waiter| waiter.key == key).collect();
@@ -452,19 +445,37 @@ impl Engine {
                 self.linger(index);
             }
             for waiter in given_up {
-                let error = error(ErrorCode::Banned, row(ErrorCode::Banned).meaning);
-                self.not_entered(key, waiter.join, error);
+                self.end_joining(key, waiter.ticket);
+                self.not_entered(key, waiter.join, error(reason, row(reason).meaning));
+            }
+        }
+        if let Some(session) = self.session(key)
+            && session.busy().joining.iter().any(|joining| joining.channel == channel)
+        {
+            // What logic is asked about is answered with this when it answers.
+            for joining in session.busy_mut().joining.iter_mut().filter(|joining| joining.channel == channel) {
+                joining.out.get_or_insert(reason);
             }
         }
         if !self.leave(key, channel) {
             return;
         }
-        if let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut())
-            && packets.room.as_deref() == Some(channel)
+        if let Some(session) = self.session(key)
+            && let Some(packets) = session.packets.as_deref_mut().filter(|it| it.room.as_deref() == Some(channel))
         {
             packets.room = None;
+            if reason == ErrorCode::Banned && matches!(session.dialect, Dialect::Bilibili(_)) {
+                // It has no packet that says so, and no other room to be in: the close code does. goim has none either,
+                // but other rooms, and pushes.
+                return self.end(key, Ending::new(reason, row(reason).meaning));
+            }
         }
         let unsubscribed = client::Unsubscribed { channel: channel.to_owned(), reason: reason.into() };
         self.reply(key, 0, Body::Unsubscribed(unsubscribed));
     }
+}
+
+/// The code of what the platform does to a session; a record that names none, or one of a newer version, is its wish.
+fn said(code: ErrorCode) -> ErrorCode {
+    if code == ErrorCode::None { ErrorCode::Kicked } else { code }
 }

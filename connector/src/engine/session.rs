@@ -122,6 +122,8 @@ pub(super) struct Joining {
     pub(super) ticket: u64,
     /// The room.
     pub(super) channel: String,
+    /// Why it was taken out before logic answered: what the client is told then.
+    pub(super) out: Option<ErrorCode>,
 }
 
 /// Nothing is under way.

@@ -147,6 +147,12 @@ impl Bench {
         }));
     }
 
+    /// The platform takes a session out of `room:1`.
+    fn take_out(&mut self, key: Key, reason: client::ErrorCode) {
+        let leave = proto::record::Leave { channels: vec!["room:1".into()], reason: reason.into() };
+        self.input(Input::Command(vec![key], Arc::new(cluster::command_out::Act::Unsubscribe(leave))));
+    }
+
     /// What came for a connection since the last call.
     fn heard(&mut self, key: Key) -> Vec<u8> {
         self.sink.out.remove(&key).unwrap_or_default()

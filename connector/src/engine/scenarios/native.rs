@@ -40,17 +40,14 @@ fn a_client_resumes_where_it_was_or_is_told_that_it_cannot() {
     }
 }
 
-fn command(bench: &mut Bench, key: Key, act: fn(proto::record::Names) -> cluster::command_out::Act) {
-    bench.input(Input::Command(vec![key], Arc::new(act(proto::record::Names { names: vec!["room:1".into()] }))));
-}
-
 #[test]
 fn a_client_and_the_platform_may_subscribe_it_at_once() {
     let mut bench = Bench::new(|_| {});
     bench.viewer();
     let key = bench.native();
     let request = bench.request(key, client_frame::Body::Subscribe(room("room:1")));
-    command(&mut bench, key, cluster::command_out::Act::Subscribe);
+    let names = proto::record::Names { names: vec!["room:1".into()] };
+    bench.input(Input::Command(vec![key], Arc::new(cluster::command_out::Act::Subscribe(names))));
     bench.answer(Answer::Joined(cluster::Joined {}));
     let frames = bench.frames(key);
     let told: Vec<_> = frames.iter().map(|frame| frame.request).collect();
@@ -64,13 +61,13 @@ fn being_taken_out_ends_what_is_under_way_and_nothing_later() {
     bench.viewer();
     let key = bench.native();
     let first = bench.request(key, client_frame::Body::Subscribe(room("room:1")));
-    command(&mut bench, key, cluster::command_out::Act::Unsubscribe);
+    bench.take_out(key, client::ErrorCode::Kicked);
     let second = bench.request(key, client_frame::Body::Subscribe(room("room:1")));
     // Logic let it in before it was taken out.
     bench.answer(Answer::Joined(cluster::Joined {}));
     let frames = bench.frames(key);
-    let [ServerFrame { request, body: Some(Body::Error(_)), .. }] = &frames[..] else { panic!("{frames:?}") };
-    assert_eq!(*request, first);
+    let [ServerFrame { request, body: Some(Body::Error(error)), .. }] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!((*request, error.code()), (first, client::ErrorCode::Kicked));
     bench.answer(Answer::Joined(cluster::Joined {}));
     let frames = bench.frames(key);
     let [ServerFrame { request, body: Some(Body::Subscribed(_)), .. }] = &frames[..] else { panic!("{frames:?}") };
@@ -272,10 +269,10 @@ fn who_is_banned_gets_no_frame_more() {
     let mut bench = Bench::new(|_| {});
     let (banned, other) = (bench.viewer(), bench.viewer());
     bench.engine.input(bench.now, Input::Deliver(vec![item(1, "a")]));
-    let names = proto::record::Names { names: vec!["room:1".into()] };
-    bench.input(Input::Command(vec![banned], Arc::new(cluster::command_out::Act::Unsubscribe(names))));
+    bench.take_out(banned, client::ErrorCode::Banned);
     let frames = bench.frames(banned);
-    assert!(matches!(&frames[..], [ServerFrame { body: Some(Body::Unsubscribed(_)), .. }]), "{frames:?}");
+    let [ServerFrame { body: Some(Body::Unsubscribed(left)), .. }] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!((left.channel.as_str(), left.reason()), ("room:1", client::ErrorCode::Banned));
     assert_eq!(texts(&bench.frames(other)), ["a"]);
 }
 

@@ -153,6 +153,34 @@ fn bilibilis_bad_token_is_told_and_closed() {
 }
 
 #[test]
+fn a_ban_from_the_room_is_told_where_the_dialect_can() {
+    let mut bench = Bench::new(|_| {});
+    let web = bench.open().unwrap();
+    let _ = bench.say(web, &upgrade("/sub", ""));
+    let _ = bench.say(web, &masked(Opcode::Binary, &packet_bytes(operation::AUTH, 1, br#"{"roomid":1}"#)));
+    bench.admit();
+    bench.hold("room:1", 0, Vec::new());
+    bench.heard(web);
+    // The platform may have other plans with it.
+    bench.take_out(web, client::ErrorCode::Kicked);
+    assert_eq!((bench.heard(web), bench.sink.closed.len()), (Vec::new(), 0));
+
+    let web = bench.open().unwrap();
+    let _ = bench.say(web, &upgrade("/sub", ""));
+    let _ = bench.say(web, &masked(Opcode::Binary, &packet_bytes(operation::AUTH, 1, br#"{"roomid":1}"#)));
+    bench.admit();
+    bench.heard(web);
+    bench.take_out(web, client::ErrorCode::Banned);
+    assert_eq!(close_code(&bench.heard(web)), Some(4005));
+
+    let goim = bench.goim();
+    bench.take_out(goim, client::ErrorCode::Banned);
+    bench.input(Input::Deliver(vec![item(1, "not for it")]));
+    let _ = bench.say(goim, &packet_bytes(operation::HEARTBEAT, 2, b""));
+    assert_eq!(bench.packets(goim), [(3, 2, vec![0, 0, 0, 0])], "it stays, in no room");
+}
+
+#[test]
 fn a_bilibili_viewer_is_let_in_counted_and_gets_danmaku() {
     let mut bench = Bench::new(|_| {});
     let key = bench.packet_client(r#"{"uid":0,"roomid":1,"protover":2}"#);

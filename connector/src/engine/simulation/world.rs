@@ -409,7 +409,7 @@ impl World {
             0 => Act::Kick(record::Kick { code: ErrorCode::Kicked.into(), reason: "enough".into() }),
             1 => {
                 self.clients[self.net.wires[&key].client].taken_out = true;
-                Act::Unsubscribe(names)
+                Act::Unsubscribe(record::Leave { channels: names.names, reason: ErrorCode::None.into() })
             }
             _ if self.clients[self.net.wires[&key].client].speaks.is_native() => Act::Subscribe(names),
             _ => return,
