@@ -1,18 +1,17 @@
 //! Where each group is: (group, topic, partition) ─▶ (log ID, offset), in one small file that is replaced whole.
 //!
-//! Not on the publishing path: a thread of its own writes it soon after it changed. What a crash takes is read again.
+//! Not on the publishing path: a thread of its own writes it in a lull ([`Lull`]). What a crash takes is read again.
 
 use super::disk::{self, Disk};
+use crate::lull::Lull;
 use crate::{Error, Offset};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How long changes are gathered before they are written: what a crash makes a group read again, and 5 syncs a second.
-const GATHER: Duration = Duration::from_millis(200);
 /// How long until a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The file's first line; the CRC of the rest follows it.
@@ -42,7 +41,8 @@ struct State {
     at: BTreeMap<Key, (String, Offset)>,
     /// Counts changes.
     version: u64,
-    /// Someone waits: do not gather.
+    lull: Lull,
+    /// Someone waits: it is written at once.
     hurry: bool,
     closed: bool,
     fault: Option<String>,
@@ -91,14 +91,24 @@ impl Checkpoints {
             return;
         }
         state.at.insert(key, (log, offset));
-        state.version += 1;
-        self.changed.notify_all();
+        self.note(state);
     }
 
     pub(super) fn forget(&self, key: &Key) {
         let mut state = self.lock();
         if state.at.remove(key).is_some() {
-            state.version += 1;
+            self.note(state);
+        }
+    }
+
+    /// Something has changed.
+    fn note(&self, mut state: MutexGuard<'_, State>) {
+        state.version += 1;
+        let first = state.lull.change(Instant::now());
+        // Not under the lock that who wakes takes first.
+        drop(state);
+        // Else the thread sleeps until it is due, and then finds it put off.
+        if first {
             self.changed.notify_all();
         }
     }
@@ -142,13 +152,15 @@ impl Checkpoints {
                 state.hurry = false;
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            if !state.hurry && !state.closed {
-                (state, _) = self
-                    .changed
-                    .wait_timeout_while(state, GATHER, |state| !state.hurry && !state.closed)
-                    .unwrap_or_else(PoisonError::into_inner);
+            while let (false, false, Some(due)) = (state.hurry, state.closed, state.lull.due()) {
+                let left = due.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
             }
             let (bytes, version, closed) = (encode(&state.at), state.version, state.closed);
+            state.lull.take(Instant::now());
             state.hurry = false;
             drop(state);
             let result = if version == done { Ok(()) } else { self.write(&bytes) };

@@ -12,6 +12,7 @@
 
 use super::{Cluster, blocking, client, group_name, tell, topic, unavailable};
 use crate::config::HEARTBEAT_MS_MAX;
+use crate::lull::Lull;
 use crate::{Consumer, Error, Event, Offset, Record, Start, Topic};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,13 +27,10 @@ use rdkafka::topic_partition_list::Offset as Place;
 use rdkafka::{ClientConfig, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-/// How long commits are gathered: what a crash makes a group read again.
-const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// Most records that are taken off librdkafka's queue at a time: as many as the embedded bus gives.
 pub(super) const TAKE_MAX: usize = 512;
 /// How often a place that was skipped over is fetched from again: then there is nothing, as where another program's
@@ -237,7 +235,7 @@ pub(super) struct Member {
     read: VecDeque<(u32, Vec<Record>)>,
     finding: Option<JoinHandle<Result<Vec<Found>, Error>>>,
     /// When what the context has to commit is sent.
-    commit_at: Option<Instant>,
+    lull: Lull,
     refused: watch::Receiver<Option<String>>,
 }
 
@@ -305,7 +303,7 @@ impl Member {
             owned: BTreeMap::new(),
             read: VecDeque::new(),
             finding: None,
-            commit_at: None,
+            lull: Lull::default(),
             refused: cluster.refused.subscribe(),
         })
     }
@@ -443,7 +441,7 @@ impl Member {
 
     /// What is to be committed now.
     fn commits(&mut self) -> Option<TopicPartitionList> {
-        self.commit_at = None;
+        self.lull.take(Instant::now());
         let commits = std::mem::take(&mut *self.client().context().commits());
         commit_list(commits)
     }
@@ -482,7 +480,7 @@ impl Consumer for Member {
             if let Some(event) = self.change().or_else(|| self.tell()) {
                 return Ok(event);
             }
-            if self.commit_at.is_some_and(|at| at <= Instant::now())
+            if self.lull.due().is_some_and(|at| at <= Instant::now())
                 && let Some(list) = self.commits()
             {
                 self.client().commit(&list, CommitMode::Async).map_err(unavailable)?;
@@ -491,7 +489,7 @@ impl Consumer for Member {
                 self.find();
             }
             let client = self.client().clone();
-            let commit_at = self.commit_at;
+            let commit_at = self.lull.due();
             tokio::select! {
                 () = client.context().changed.notified() => {}
                 found = async { self.finding.as_mut().expect("polled only if there").await }, if self.finding.is_some() => {
@@ -504,7 +502,7 @@ impl Consumer for Member {
                     Err(error) if is_out_of_range(&error) => self.search_again(),
                     Err(error) => return Err(fault(&error)),
                 },
-                () = async { tokio::time::sleep_until(commit_at.expect("polled only if there")).await },
+                () = async { tokio::time::sleep_until(commit_at.expect("polled only if there").into()).await },
                     if commit_at.is_some() => {}
                 _ = self.refused.changed() => {}
             }
@@ -539,7 +537,7 @@ impl Consumer for Member {
             owned.committed = Some(offset);
             let commit = Commit { topic: self.name.clone(), log: self.log.clone(), offset };
             self.client().context().commits().insert(partition, commit);
-            self.commit_at.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
+            self.lull.change(Instant::now());
         }
     }
 
