@@ -190,6 +190,12 @@ pub trait Bus: Send + Sync + 'static {
     /// [`Error::Unavailable`].
     async fn bounds(&self, topic: Topic, partition: u32) -> Result<(Offset, Offset), Error>;
 
+    /// The offset that the next record gets in each of `partitions`: one question to Kafka, however many they are.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn ends(&self, topic: Topic, partitions: &[u32]) -> Result<Vec<Offset>, Error>;
+
     /// Whether publishing can be expected to work now, with the reason where it cannot. For readiness, and to be asked
     /// before a message is accepted from outside: it refuses, too, when what `bus.watched_groups` have not read nears
     /// the retention (rule 4), while [`Bus::publish`] goes on for those who catch up. Cheap.

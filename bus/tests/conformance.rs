@@ -121,6 +121,7 @@ async fn what_was_acknowledged_is_there_when_the_log_is_opened_again(place: Plac
     let dead = publish(&*bus, Topic::DeadLetters, 0, "dead", 5).await;
     let bounds = bus.bounds(Topic::Rooms, 2).await.expect("bounds");
     assert_eq!(bounds, (1, rooms[49] + 1));
+    assert_eq!(bus.ends(Topic::Rooms, &[2, 0]).await.expect("ends"), [bounds.1, 1]);
     drop(bus);
     let bus = place.open().await;
     assert_eq!(bus.log(Topic::Rooms), log);

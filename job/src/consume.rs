@@ -76,7 +76,8 @@ enum Done {
         turn: u64,
         offset: Offset,
     },
-    Ends(Vec<(u32, Offset)>),
+    /// `None`: they are not known now.
+    Ends(Option<Vec<(u32, Offset)>>),
     /// A claim that nobody waits for any more was not published, or not waited for.
     TakenBack,
 }
@@ -258,7 +259,9 @@ impl Rooms {
                     let owner = self.parts.get(&partition)?.owner.as_ref()?;
                     Some(next.saturating_sub(1 + owner.progress()))
                 };
-                self.terms.metrics.lag.set(ends.into_iter().filter_map(behind).sum::<u64>() as i64);
+                if let Some(ends) = ends {
+                    self.terms.metrics.lag.set(ends.into_iter().filter_map(behind).sum::<u64>() as i64);
+                }
             }
         }
         self.tell_ready();
@@ -280,13 +283,8 @@ impl Rooms {
             self.asking_ends = true;
             let (bus, partitions) = (self.bus.clone(), self.parts.keys().copied().collect::<Vec<_>>());
             self.waiting.push(Box::pin(async move {
-                let mut ends = Vec::new();
-                for partition in partitions {
-                    if let Ok((_, next)) = bus.bounds(Topic::Rooms, partition).await {
-                        ends.push((partition, next));
-                    }
-                }
-                Done::Ends(ends)
+                let ends = bus.ends(Topic::Rooms, &partitions).await;
+                Done::Ends(ends.map(|ends| partitions.into_iter().zip(ends).collect()).ok())
             }));
         }
     }

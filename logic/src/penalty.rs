@@ -293,6 +293,10 @@ pub(crate) mod tests {
             Ok(Box::new(Silent))
         }
 
+        async fn ends(&self, _: Topic, _: &[u32]) -> Result<Vec<Offset>, bus::Error> {
+            unreachable!("nobody asks")
+        }
+
         async fn bounds(&self, _: Topic, _: u32) -> Result<(Offset, Offset), bus::Error> {
             Ok((self.next, self.next))
         }

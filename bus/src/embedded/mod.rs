@@ -242,6 +242,16 @@ impl Bus for Embedded {
         Ok(self.0.shared.index(place.log).bounds(place.slot))
     }
 
+    async fn ends(&self, topic: Topic, partitions: &[u32]) -> Result<Vec<Offset>, Error> {
+        let shared = &self.0.shared;
+        let slots: Vec<u16> = partitions
+            .iter()
+            .map(|&partition| Ok(shared.place(topic, partition)?.slot))
+            .collect::<Result<_, Error>>()?;
+        let index = shared.index(log_of(topic));
+        Ok(slots.into_iter().map(|slot| index.bounds(slot).1).collect())
+    }
+
     fn ready(&self) -> Result<(), String> {
         let shared = &self.0.shared;
         let queue = locked(&shared.queue);

@@ -212,6 +212,16 @@ impl Bus for Kafka {
         .await
     }
 
+    async fn ends(&self, topic: Topic, partitions: &[u32]) -> Result<Vec<Offset>, Error> {
+        partitions.iter().try_for_each(|&partition| self.cluster.partition(topic, partition).map(drop))?;
+        let (cluster, partitions) = (self.cluster.clone(), partitions.to_vec());
+        blocking(move || {
+            let ends = cluster.asker.ends(&cluster.name(topic), &partitions)?;
+            Ok(ends.into_iter().map(|end| end as Offset + 1).collect())
+        })
+        .await
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.usable()?;
         self.cluster.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)

@@ -223,8 +223,14 @@ impl Asker {
     /// First kept offset and next offset of each of `partitions`.
     pub(super) fn edges(&self, topic: &str, partitions: &[u32]) -> Result<Vec<(i64, i64)>, Error> {
         let first = self.at(topic, partitions.iter().map(|&partition| (partition, Place::Beginning)))?;
+        let next = self.ends(topic, partitions)?;
+        Ok(first.into_iter().zip(next).map(|(first, next)| (first.unwrap_or(0), next)).collect())
+    }
+
+    /// Next offset of each of `partitions`.
+    pub(super) fn ends(&self, topic: &str, partitions: &[u32]) -> Result<Vec<i64>, Error> {
         let next = self.at(topic, partitions.iter().map(|&partition| (partition, Place::End)))?;
-        Ok(first.into_iter().zip(next).map(|(first, next)| (first.unwrap_or(0), next.unwrap_or(0))).collect())
+        Ok(next.into_iter().map(|next| next.unwrap_or(0)).collect())
     }
 
     /// Offset of the first record at or after each time, milliseconds since 1970; `None` where there is none.
