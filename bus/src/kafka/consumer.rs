@@ -23,9 +23,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::topic_partition_list::Offset as Place;
+use rdkafka::topic_partition_list::{Offset as Place, TopicPartitionListElem};
 use rdkafka::{ClientConfig, TopicPartitionList};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, watch};
@@ -58,6 +58,13 @@ struct Commit {
 impl Context {
     fn commits(&self) -> MutexGuard<'_, BTreeMap<u32, Commit>> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was assigned, and is not told yet.
+    fn assigned(&self) -> BTreeSet<u32> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let assigned = |change: &Event| if let Event::Assigned(partition) = change { Some(*partition) } else { None };
+        changes.iter().filter_map(assigned).collect()
     }
 
     /// Sends what was committed of `partitions`, and waits for the brokers.
@@ -231,6 +238,8 @@ pub(super) struct Member {
     /// `None` only while it is being dropped.
     client: Option<Arc<StreamConsumer<Context>>>,
     owned: BTreeMap<u32, Owned>,
+    /// What the brokers said was committed of partitions that nobody has asked for yet.
+    left: BTreeMap<u32, Offset>,
     /// Read, and not yet told.
     read: VecDeque<(u32, Vec<Record>)>,
     finding: Option<JoinHandle<Result<Vec<Found>, Error>>>,
@@ -301,6 +310,7 @@ impl Member {
             group: group.to_owned(),
             client: Some(Arc::new(client)),
             owned: BTreeMap::new(),
+            left: BTreeMap::new(),
             read: VecDeque::new(),
             finding: None,
             lull: Lull::default(),
@@ -324,6 +334,7 @@ impl Member {
             }
             Event::Revoked(partition) => {
                 self.owned.remove(&partition);
+                self.left.remove(&partition);
                 // What was committed since it was given up.
                 self.client().context().commits().remove(&partition);
                 self.read.retain(|read| read.0 != partition);
@@ -545,19 +556,30 @@ impl Consumer for Member {
         if let Some(offset) = self.owned.get(&partition).and_then(|owned| owned.committed) {
             return Ok(offset);
         }
-        let (client, list) = (self.client().clone(), list(&self.name, [partition]));
-        let log = self.cluster.log(self.topic).to_owned();
-        blocking(move || {
+        if let Some(offset) = self.left.remove(&partition) {
+            return Ok(offset);
+        }
+        let client = self.client().clone();
+        // One question for all that came with it: whoever asks for one asks for each of them, and does nothing else
+        // meanwhile. They are ours by now, so that nobody else commits.
+        let others = client.context().assigned().into_iter().filter(|other| *other != partition);
+        let partitions = others.chain([partition]);
+        let (list, log) = (list(&self.name, partitions), self.log.clone());
+        let left = blocking(move || {
             let committed = topic::committed(&*client, list)?;
+            let offset = |element: &TopicPartitionListElem<'_>| match element.offset() {
+                Place::Offset(offset) if element.metadata() == &*log => offset as Offset,
+                _ => 0,
+            };
             let elements = committed.elements();
-            let Some(element) = elements.first() else { return Ok(0) };
-            element.error().map_err(unavailable)?;
-            match element.offset() {
-                Place::Offset(offset) if element.metadata() == log => Ok(offset as Offset),
-                _ => Ok(0),
-            }
-        })
-        .await
+            let of = |element: &TopicPartitionListElem<'_>| {
+                element.error().map_err(unavailable)?;
+                Ok((element.partition() as u32, offset(element)))
+            };
+            elements.iter().map(of).collect::<Result<BTreeMap<_, _>, Error>>()
+        });
+        self.left.extend(left.await?);
+        Ok(self.left.remove(&partition).unwrap_or(0))
     }
 
     async fn leave(mut self: Box<Self>) {
