@@ -9,9 +9,9 @@ use proto::cluster::{FromHolder, FromOwner};
 use proto::config::Secret;
 use rpc::cluster::delivery_server::{Delivery, DeliveryServer};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Control;
@@ -31,6 +31,8 @@ pub(super) async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    // Acknowledgements and holds are small, and not to wait for each other's.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let service = DeliveryServer::new(Service { control, secret, stop: stop.clone() });
     Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
@@ -38,7 +40,7 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(service.max_decoding_message_size(FRAME_BYTES_MAX))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
 }
 
