@@ -45,8 +45,7 @@ pub(super) async fn prepare(config: &Config) -> Result<[String; Topic::ALL.len()
     let for_copies = config.clone();
     blocking(move || Topic::ALL.into_iter().try_for_each(|topic| check_partitions(&asker, &for_copies, topic))).await?;
     let mut logs = <[String; Topic::ALL.len()]>::default();
-    for topic in Topic::ALL {
-        let settings = describe(&admin, &options, &name(kafka, topic)).await?;
+    for (topic, settings) in Topic::ALL.into_iter().zip(describe(&admin, &options, kafka).await?) {
         logs[topic as usize] = check_settings(config, topic, &settings)?;
     }
     Ok(logs)
@@ -143,17 +142,24 @@ fn check_partitions(asker: &Asker, config: &Config, topic: Topic) -> Result<(), 
     }
 }
 
+/// The settings of [`Topic::ALL`].
 async fn describe(
     admin: &AdminClient<DefaultClientContext>,
     options: &AdminOptions,
-    name: &str,
-) -> Result<ConfigResource, Error> {
-    let described = admin.describe_configs([&ResourceSpecifier::Topic(name)], options).await.map_err(unavailable)?;
-    match described.into_iter().next() {
-        Some(Ok(settings)) => Ok(settings),
-        Some(Err(code)) => Err(Error::Unavailable(format!("topic {name} cannot be described: {code}"))),
-        None => Err(Error::Unavailable(format!("topic {name} cannot be described: no answer"))),
+    kafka: &config::Kafka,
+) -> Result<Vec<ConfigResource>, Error> {
+    let names = Topic::ALL.map(|topic| name(kafka, topic));
+    let topics = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect::<Vec<_>>();
+    let described = admin.describe_configs(&topics, options).await.map_err(unavailable)?;
+    let mut found = Vec::with_capacity(names.len());
+    for (name, described) in names.iter().zip(described) {
+        // In the order of the question: librdkafka sees to it.
+        found.push(described.map_err(|code| Error::Unavailable(format!("topic {name} cannot be described: {code}")))?);
     }
+    if found.len() < names.len() {
+        return Err(unavailable("topics cannot be described: no answer"));
+    }
+    Ok(found)
 }
 
 /// Refuses a topic that could lose what was acknowledged; returns its log ID.
@@ -400,17 +406,19 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
         let mut fault = None;
-        for topic in Topic::ALL {
-            match describe(&admin, &options, &cluster.name(topic)).await {
-                Ok(settings) if log_id(&settings).as_deref() == Some(cluster.log(topic)) => {}
-                Ok(_) => {
+        match describe(&admin, &options, &config.kafka).await {
+            Ok(settings) => {
+                let anew = |(topic, settings): &(Topic, ConfigResource)| {
+                    log_id(settings).as_deref() != Some(cluster.log(*topic))
+                };
+                if let Some((topic, _)) = Topic::ALL.into_iter().zip(settings).find(anew) {
                     let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
                     tracing::error!(why);
                     cluster.refused.send_replace(Some(why));
                     return;
                 }
-                Err(error) => fault = Some(error.to_string()),
             }
+            Err(error) => fault = Some(error.to_string()),
         }
         if fault.is_none() {
             let asked = (cluster.clone(), outsiders.clone());
@@ -444,8 +452,8 @@ fn lag(cluster: &Cluster, outsiders: &[Outsider]) -> Result<Option<String>, Erro
         let times: Vec<(u32, i64)> = mine.iter().map(|left| (left.0, old)).collect();
         let partitions: Vec<u32> = mine.iter().map(|left| left.0).collect();
         let young = cluster.asker.since(&name, &times)?;
-        let edges = cluster.asker.edges(&name, &partitions)?;
-        for (((partition, _, done), young), (_, next)) in mine.iter().zip(young).zip(edges) {
+        let ends = cluster.asker.ends(&name, &partitions)?;
+        for (((partition, _, done), young), next) in mine.iter().zip(young).zip(ends) {
             if (*done as i64) < young.unwrap_or(next) {
                 return Ok(Some(format!(
                     "group {} has records in partition {partition} of {name} to read that are older than \
