@@ -29,6 +29,9 @@ pub struct Crew {
     /// Rooms. They are new ones of this run.
     #[arg(long, default_value_t = 10)]
     pub rooms: u32,
+    /// How many of them each session is in; more than one in the native dialect only.
+    #[arg(long, default_value_t = 1)]
+    pub rooms_each: u32,
     /// What the sessions speak.
     #[arg(long, value_enum, default_value = "native")]
     pub dialect: Dialect,
@@ -74,7 +77,16 @@ impl Crew {
             if right { Ok(()) } else { Err(Error::Option { option, value: value.to_string(), want: want.to_owned() }) }
         };
         refuse((1..=10_000_000).contains(&self.sessions), "sessions", &self.sessions, "1 to 10,000,000")?;
-        refuse((1..=self.sessions).contains(&self.rooms), "rooms", &self.rooms, "1 to as many as sessions")?;
+        let places = self.sessions.saturating_mul(self.rooms_each);
+        refuse(
+            (1..=places).contains(&self.rooms),
+            "rooms",
+            &self.rooms,
+            "1 to as many as sessions have places in them",
+        )?;
+        let most = if self.dialect == Dialect::Native { self.rooms } else { 1 };
+        let want = "1, or in the native dialect up to as many as there are";
+        refuse((1..=most).contains(&self.rooms_each), "rooms-each", &self.rooms_each, want)?;
         refuse((1..=1_000_000).contains(&self.at_once), "at-once", &self.at_once, "1 to 1,000,000")?;
         refuse(self.workers <= self.sessions, "workers", &self.workers, "at most as many as sessions")?;
         let beats = self.heartbeat == 0.0 || (0.1..=3600.0).contains(&self.heartbeat);
@@ -137,6 +149,7 @@ impl Fleet {
                 first,
                 sessions,
                 rooms: crew.rooms,
+                rooms_each: crew.rooms_each,
                 run,
                 connect: connect.to_vec(),
                 host: crew.connect[0].clone(),

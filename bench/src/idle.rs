@@ -85,6 +85,8 @@ pub struct IdleReport {
     pub user_bytes_a_session: Option<f64>,
     /// The same from the empty server, over all.
     pub user_bytes_a_session_from_empty: Option<f64>,
+    /// That growth over the rooms, which are new ones, too: what a quiet room takes, with its sessions.
+    pub user_bytes_a_room: Option<f64>,
     /// Growth of the kernel's objects and buffers; both ends, where the server is here.
     pub kernel_bytes_a_session: f64,
     /// Growth of the workers' memory.
@@ -159,6 +161,10 @@ impl Idle {
             unanswered: last.unanswered,
             user_bytes_a_session: (!servers.is_empty())
                 .then(|| a_session(before.anonymous_bytes(), after.anonymous_bytes())),
+            user_bytes_a_room: (!servers.is_empty()).then(|| {
+                let grown = after.anonymous_bytes() as f64 - before.anonymous_bytes() as f64;
+                grown / f64::from(self.crew.rooms)
+            }),
             user_bytes_a_session_from_empty: (!servers.is_empty()).then(|| {
                 let grown = after.anonymous_bytes() as f64 - empty.anonymous_bytes() as f64;
                 grown / (last.joined + u64::from(self.first)).max(1) as f64
@@ -222,7 +228,7 @@ impl IdleReport {
 
 impl fmt::Display for IdleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Crew { dialect, tcp, rooms, .. } = &self.settings.crew;
+        let Crew { dialect, tcp, rooms, rooms_each, .. } = &self.settings.crew;
         let carrier = if *tcp { "TCP" } else { "WebSocket" };
         writeln!(
             f,
@@ -241,6 +247,10 @@ impl fmt::Display for IdleReport {
                 }
                 None => writeln!(f)?,
             }
+        }
+        if let Some(bytes) = self.user_bytes_a_room.filter(|_| *rooms_each > 1) {
+            let each = f64::from(*rooms_each) * self.sessions as f64 / f64::from(*rooms);
+            writeln!(f, "                               {bytes:>12.0} bytes a room, with its {each:.1} sessions")?;
         }
         writeln!(f, "  kernel, the ends that are here {:>10.0} bytes a session", self.kernel_bytes_a_session)?;
         writeln!(f, "  user space, clients          {:>12.0} bytes a session", self.client_bytes_a_session)?;

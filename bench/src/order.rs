@@ -19,8 +19,9 @@ pub(crate) struct Plan {
     pub(crate) first: u32,
     /// How many it has.
     pub(crate) sessions: u32,
-    /// Session n is in room n modulo this.
+    /// All rooms, and how many of them each session is in ([`Plan::rooms_of`]).
     pub(crate) rooms: u32,
+    pub(crate) rooms_each: u32,
     /// Tells this run's rooms and users from others'.
     pub(crate) run: u32,
     /// Session n connects to place n modulo their number.
@@ -33,6 +34,15 @@ pub(crate) struct Plan {
     /// Between two heartbeats of a session, milliseconds; `None`: three quarters of what the server wants.
     pub(crate) heartbeat_ms: Option<u64>,
     pub(crate) backoff: Backoff,
+}
+
+impl Plan {
+    /// The IDs of a session's rooms: those that follow the one before's, around all of them.
+    pub(crate) fn rooms_of(&self, session: u32) -> Vec<String> {
+        let first = u64::from(session) * u64::from(self.rooms_each);
+        let numbers = first..first + u64::from(self.rooms_each);
+        numbers.map(|number| room(self.run, (number % u64::from(self.rooms.max(1))) as u32)).collect()
+    }
 }
 
 /// How the sessions show who they are.
@@ -152,6 +162,7 @@ mod tests {
             first: 20_000,
             sessions: 10,
             rooms: 3,
+            rooms_each: 2,
             run: 0xdead_beef,
             connect: vec!["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
             host: "h:1".into(),
@@ -174,6 +185,18 @@ mod tests {
         assert_eq!(sum, told);
         sum.add(&told);
         assert_eq!((sum.reasons["a"], sum.entering().len(), sum.entering().max()), (4, 4, 5));
+    }
+
+    #[test]
+    fn sessions_go_around_all_rooms() {
+        let line = r#"{"first":0,"sessions":9,"rooms":5,"rooms_each":2,"run":0,"connect":[],"host":"","dialect":"native",
+            "tcp":false,"credential":"Guest","heartbeat_ms":null,
+            "backoff":{"base_ms":1,"max_ms":1,"factor":1,"jitter":0}}"#;
+        let plan: Plan = serde_json::from_str(line).unwrap();
+        let of = |session| plan.rooms_of(session);
+        assert_eq!(of(0), [room(0, 0), room(0, 1)]);
+        assert_eq!(of(2), [room(0, 4), room(0, 0)]);
+        assert_eq!(of(u32::MAX).len(), 2);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Cast {
             tcp: self.tcp,
             compress: self.compress,
             host: &self.servers[server as usize].0,
-            room: &self.schedule.room_name(room),
+            rooms: &[self.schedule.room_name(room)],
             token: &self.token,
         })
     }

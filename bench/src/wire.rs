@@ -84,8 +84,8 @@ pub(crate) struct Viewer<'a> {
     pub(crate) compress: bool,
     /// `host:port`, for the handshake.
     pub(crate) host: &'a str,
-    /// A room's ID.
-    pub(crate) room: &'a str,
+    /// IDs of the rooms that it is in, one at least; more are the native dialect's alone.
+    pub(crate) rooms: &'a [String],
     pub(crate) token: &'a str,
 }
 
@@ -94,7 +94,8 @@ pub(crate) struct Wire {
     carrier: Carrier,
     dialect: Dialect,
     compress: bool,
-    room: String,
+    /// The rooms that it has still to be in before it is ready, the next one last.
+    rooms: Vec<String>,
     /// What has come of an answer or of a frame that is not whole (TCP, handshake).
     part: Vec<u8>,
     /// To be sent.
@@ -125,7 +126,7 @@ impl Wire {
             carrier: if viewer.tcp { Carrier::Tcp } else { Carrier::Upgrading },
             dialect: viewer.dialect,
             compress: viewer.compress,
-            room: viewer.room.to_owned(),
+            rooms: viewer.rooms.iter().rev().cloned().collect(),
             part: Vec::new(),
             out: Vec::new(),
             upgraded: Vec::new(),
@@ -150,6 +151,7 @@ impl Wire {
                 viewer.host
             )
         });
+        let room = viewer.rooms.first().map_or("", String::as_str);
         match viewer.dialect {
             Dialect::Native => {
                 if viewer.tcp {
@@ -161,14 +163,14 @@ impl Wire {
             }
             Dialect::Goim => {
                 let auth = serde_json::json!({
-                    "mid": 0, "key": "", "token": viewer.token, "room_id": format!("live://{}", viewer.room),
+                    "mid": 0, "key": "", "token": viewer.token, "room_id": format!("live://{room}"),
                     "platform": "bench", "accepts": [OPERATION],
                 });
                 wire.packet(operation::AUTH, auth.to_string().as_bytes());
             }
             Dialect::Bilibili | Dialect::BilibiliZlib | Dialect::BilibiliBrotli => {
                 let auth = serde_json::json!({
-                    "uid": 0, "roomid": viewer.room.parse::<u64>().unwrap_or_default(), "key": viewer.token,
+                    "uid": 0, "roomid": room.parse::<u64>().unwrap_or_default(), "key": viewer.token,
                     "protover": viewer.dialect.protover(), "platform": "web", "type": 2,
                 });
                 wire.packet(operation::AUTH, auth.to_string().as_bytes());
@@ -186,7 +188,7 @@ impl Wire {
             carrier: if tcp { Carrier::Tcp } else { Carrier::WebSocket(decoder(), None) },
             dialect,
             compress: false,
-            room: String::new(),
+            rooms: Vec::new(),
             part: Vec::new(),
             out: Vec::new(),
             upgraded: Vec::new(),
@@ -225,6 +227,14 @@ impl Wire {
             native::to_binary(&frame, &mut bytes);
             websocket::frame(true, Opcode::Binary, Some(MASK), &bytes, &mut self.out);
         }
+    }
+
+    /// Asks for the next of its rooms; whether there was one.
+    fn subscribe(&mut self) -> bool {
+        let Some(room) = self.rooms.pop() else { return false };
+        let channel = format!("room:{room}");
+        self.ask(client_frame::Body::Subscribe(Subscribe { channel, resume: None, history: 0 }));
+        true
     }
 
     fn packet(&mut self, operation: i32, body: &[u8]) {
@@ -368,10 +378,14 @@ impl Wire {
         match frame.body {
             Some(server_frame::Body::Connected(connected)) => {
                 self.heartbeat_s = u64::from(connected.heartbeat_s).max(1);
-                let channel = format!("room:{}", self.room);
-                self.ask(client_frame::Body::Subscribe(Subscribe { channel, resume: None, history: 0 }));
+                self.subscribe();
             }
-            Some(server_frame::Body::Subscribed(_)) => told(Event::Ready),
+            Some(server_frame::Body::Subscribed(_)) => {
+                if self.subscribe() {
+                    return Ok(());
+                }
+                told(Event::Ready);
+            }
             Some(server_frame::Body::Message(message)) => match message.payload {
                 Some(message::Payload::Text(text)) => told(Event::Payload(text.as_bytes())),
                 Some(message::Payload::Data(data)) => told(Event::Payload(&data)),
@@ -502,7 +516,7 @@ mod tests {
 
     fn wire(dialect: Dialect, over: Over) -> Wire {
         let (tcp, compress) = (over == Over::Tcp, over == Over::Deflate);
-        Wire::new(&Viewer { dialect, tcp, compress, host: "h:1", room: "r", token: "" })
+        Wire::new(&Viewer { dialect, tcp, compress, host: "h:1", rooms: &["r".to_owned()], token: "" })
     }
 
     /// A message, as `over` carries what is pushed.

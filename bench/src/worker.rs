@@ -26,7 +26,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::clock::now_ns;
 use crate::dial;
 use crate::environment::open_files;
-use crate::order::{Credential, Order, Plan, Told, marker, room};
+use crate::order::{Credential, Order, Plan, Told, marker};
 use crate::tally::{microseconds, record};
 use crate::wire::{Event, REFUSED, Viewer, Wire};
 use crate::workers::{Lines, write_line};
@@ -252,7 +252,7 @@ impl Worker {
             tcp: self.plan.tcp,
             compress: false,
             host: &self.plan.host,
-            room: &room(self.plan.run, number % self.plan.rooms),
+            rooms: &self.plan.rooms_of(number),
             token: &self.token(number),
         });
         let session = &mut self.sessions[slot as usize];

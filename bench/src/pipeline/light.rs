@@ -108,7 +108,7 @@ impl Session {
         let told = |error: std::io::Error| error.to_string();
         let Room { dialect, address, host, token, room, .. } = self.room.clone();
         let mut wire =
-            Wire::new(&Viewer { dialect, tcp: false, compress: false, host: &host, room: &room, token: &token });
+            Wire::new(&Viewer { dialect, tcp: false, compress: false, host: &host, rooms: &[room], token: &token });
         let mut stream = TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))?;
         stream.set_nodelay(true).map_err(told)?;
         let mut buffer = vec![0; BUFFER_BYTES];
