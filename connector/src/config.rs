@@ -83,6 +83,8 @@ pub struct Limits {
 pub struct Buffers {
     /// Of one room in one encoding on one core, bytes.
     pub ring_bytes: u32,
+    /// Of recent messages in all rooms, bytes.
+    pub recent_bytes: u64,
     /// Of one session's own output, bytes.
     pub private_bytes: u32,
     /// A session that takes nothing for so long is closed, seconds.
@@ -192,6 +194,7 @@ impl Config {
             new_rooms_per_session: self.limits.new_rooms_per_session,
             new_rooms_per_address: part(self.limits.new_rooms_per_address),
             ring_bytes_max: self.buffers.ring_bytes,
+            recent_bytes_max: usize::try_from(self.buffers.recent_bytes).unwrap_or(usize::MAX) / cores,
             private_bytes_max: self.buffers.private_bytes,
             slow_close_s: self.buffers.slow_close_s,
             // The kernel doubles what it is told (socket(7)).
@@ -254,6 +257,7 @@ impl Buffers {
     fn check(&self) -> Result<(), Invalid> {
         ranges! { "buffers":
             self.ring_bytes, "ring_bytes", 262_144..=1_073_741_824;
+            self.recent_bytes, "recent_bytes", 1_048_576..=1_099_511_627_776;
             self.private_bytes, "private_bytes", 262_144..=67_108_864;
             self.slow_close_s, "slow_close_s", 1..=3600;
             self.stuck_bytes, "stuck_bytes", 16_777_216..=1_099_511_627_776;

@@ -82,6 +82,7 @@ fn config() -> EngineConfig {
         new_rooms_per_session: 30,
         new_rooms_per_address: 0,
         ring_bytes_max: 256 * 1024,
+        recent_bytes_max: 256 << 20,
         private_bytes_max: 64 * 1024,
         slow_close_s: 30,
         socket_bytes: 128 * 1024,
@@ -98,8 +99,12 @@ fn config() -> EngineConfig {
 
 impl Host {
     fn new(rooms: usize) -> Self {
+        Self::with(config(), rooms)
+    }
+
+    fn with(config: EngineConfig, rooms: usize) -> Self {
         let now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
-        Self { engine: Engine::new(Arc::new(config()), 0, "abcdefghijklm".into(), now), now, rooms }
+        Self { engine: Engine::new(Arc::new(config), 0, "abcdefghijklm".into(), now), now, rooms }
     }
 
     fn open(&mut self) -> Key {
@@ -223,12 +228,16 @@ fn goim(operation: i32, body: &[u8]) -> Vec<u8> {
 }
 
 fn item(channel: &str, offset: u64) -> Arc<Item> {
+    item_of(channel, offset, "the message that everyone reads")
+}
+
+fn item_of(channel: &str, offset: u64, text: &str) -> Arc<Item> {
     let message = client::Message {
         channel: channel.into(),
         id: format!("{offset:022}"),
         offset,
         r#type: "text".into(),
-        payload: Some(client::message::Payload::Text("the message that everyone reads".into())),
+        payload: Some(client::message::Payload::Text(text.into())),
         ..Default::default()
     };
     Arc::new(Item { channel: channel.into(), offset, message: message.encode_to_vec().into(), ..Item::default() })
@@ -255,6 +264,53 @@ fn an_idle_session_costs_little() {
     let goim = bytes_a_session(20_000, 10, Host::goim, &goim(operation::HEARTBEAT, b""));
     println!("bytes a session in the engine: native {native}, goim {goim}");
     assert!(native <= 208 && goim <= 272, "native {native}, goim {goim}");
+}
+
+/// Rooms of [`bytes_a_room`].
+const ROOMS: usize = 1_000;
+/// What a core may keep of recent messages, for so many rooms as large as for 100,000 as shipped.
+const RECENT_BYTES: usize = (256 << 20) / 100_000 * ROOMS;
+
+/// Live bytes a room of three sessions, before its first message, and when so many messages (in bursts, each of so many
+/// bytes of text) were read some seconds ago. The sessions' places in it are included.
+fn bytes_a_room(messages: u64, text_bytes: usize) -> (isize, isize) {
+    const SESSIONS: usize = 200;
+    const ROOMS_EACH: usize = 15;
+    const BURSTS: u64 = 5;
+    let mut host = Host::with(EngineConfig { recent_bytes_max: RECENT_BYTES, ..config() }, ROOMS);
+    let keys: Vec<_> = (0..SESSIONS).map(|_| host.native(0)).collect();
+    host.pass(2_000);
+    let before = live();
+    for place in 0..ROOMS_EACH {
+        for (nth, &key) in keys.iter().enumerate() {
+            let channel = host.room(nth * ROOMS_EACH + place);
+            host.say(key, native(3, Body::Subscribe(client::Subscribe { channel, ..Default::default() })));
+        }
+        host.pass(200);
+    }
+    host.pass(5_000);
+    let empty = (live() - before) / ROOMS as isize;
+    for burst in 0..BURSTS {
+        for room in 0..ROOMS {
+            let offsets = burst * messages / BURSTS + 1..=(burst + 1) * messages / BURSTS;
+            let items = offsets.map(|offset| item_of(&host.room(room), offset, &"x".repeat(text_bytes))).collect();
+            host.engine.input(host.now, Input::Deliver(items));
+        }
+        host.pass(100);
+    }
+    assert!(host.engine.counters().deliveries >= 3 * messages * ROOMS as u64);
+    host.pass(5_000);
+    (empty, (live() - before) / ROOMS as isize)
+}
+
+#[test]
+fn a_quiet_room_costs_little() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for (messages, text_bytes) in [(5, 30), (100, 30), (300, 500)] {
+        let (empty, quiet) = bytes_a_room(messages, text_bytes);
+        println!("bytes a room: {empty} before its first message, {quiet} after {messages} of {text_bytes} bytes");
+        assert!(empty <= 1024 && quiet <= 4096, "{empty}, {quiet} after {messages} of {text_bytes} bytes");
+    }
 }
 
 #[test]

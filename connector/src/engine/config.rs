@@ -44,6 +44,9 @@ pub struct EngineConfig {
     pub new_rooms_per_address: u32,
     /// What one ring keeps for slow readers, bytes. Over it: they are skipped forward.
     pub ring_bytes_max: u32,
+    /// What the rooms of this core keep of recent messages, bytes. Over it: those that have been quiet for longest keep a
+    /// few.
+    pub recent_bytes_max: usize,
     /// Private output that waits for one session, bytes. Half of it: not read from; all of it: closed.
     pub private_bytes_max: u32,
     /// A session that takes no byte for so long while there is something for it is closed.
@@ -97,6 +100,7 @@ impl EngineConfig {
             new_rooms_per_session: 100,
             new_rooms_per_address: 0,
             ring_bytes_max: 64 * 1024,
+            recent_bytes_max: 1 << 20,
             private_bytes_max: 64 * 1024,
             slow_close_s: 20,
             socket_bytes: 1,

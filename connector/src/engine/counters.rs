@@ -69,6 +69,8 @@ pub struct Footprint {
     pub members: usize,
     /// Bytes of the rooms' logs and rings.
     pub room_bytes: usize,
+    /// The same as last weighed, for the bound on all rooms.
+    pub recent_bytes: usize,
     /// Requests that logic has not answered.
     pub asked: usize,
     /// Entries of the queues of work.

@@ -44,6 +44,7 @@ mod identity;
 mod limits;
 mod places;
 mod pushes;
+mod quiet;
 mod reading;
 mod ring;
 mod room;
@@ -116,6 +117,8 @@ pub struct Engine {
     changed: Vec<usize>,
     /// Rooms that may have memory to give back.
     stirred: Vec<usize>,
+    /// What rooms keep, and which are quiet.
+    quiet: quiet::Quiet,
     addresses: Addresses,
     grants: Shared<Grant>,
     /// What goim's sessions accept.
@@ -164,6 +167,7 @@ impl Engine {
             changes: Vec::new(),
             changed: Vec::new(),
             stirred: Vec::new(),
+            quiet: quiet::Quiet::default(),
             addresses: Addresses::default(),
             grants: Shared::default(),
             accepts: Shared::default(),
@@ -200,6 +204,7 @@ impl Engine {
             rooms: self.rooms.len(),
             members: self.rooms.iter().map(|(_, room)| room.sessions()).sum(),
             room_bytes: self.rooms.iter().map(|(_, room)| room.footprint()).sum(),
+            recent_bytes: self.quiet.kept(),
             asked: self.asked.len(),
             queued: self.ready.len()
                 + self.readable.len()

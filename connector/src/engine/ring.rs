@@ -98,6 +98,12 @@ impl Ring {
         self.bytes.capacity()
     }
 
+    /// Bytes of the index of its frames.
+    #[must_use]
+    pub(super) fn index_bytes(&self) -> usize {
+        self.frames.capacity() * size_of::<Frame>()
+    }
+
     /// Appends one frame that carries, or tells as missing, `count` messages, the last of them at `offset`.
     pub(super) fn append(&mut self, frame: &[u8], count: Count, offset: u64) {
         if frame.is_empty() {
@@ -233,6 +239,16 @@ impl Ring {
         self.bytes.capacity() > 0 && (kept == 0 || self.bytes.capacity() > CAPACITY_BYTES_MIN.max(4 * kept))
     }
 
+    /// Gives back all memory that what is kept does not need.
+    pub(super) fn fit(&mut self) {
+        if self.head() == self.tail {
+            (self.bytes, self.frames, self.start) = (Vec::new(), VecDeque::new(), self.tail);
+        } else {
+            self.relocate((self.head() - self.tail) as usize);
+            self.frames.shrink_to_fit();
+        }
+    }
+
     fn frame_before(&self, at: u64) -> Option<&Frame> {
         if at >= self.head() {
             return self.frames.back();
@@ -333,6 +349,13 @@ mod tests {
             ring.trim(ring.tail_within(1000));
         }
         assert_eq!(ring.footprint(), capacity, "a steady stream needs no more");
+        ring.trim(ring.tail_within(2000));
+        let kept = ring.between(ring.tail(), ring.head()).to_vec();
+        ring.fit();
+        assert_eq!(
+            (ring.footprint(), ring.between(ring.tail(), ring.head())),
+            (kept.len().max(CAPACITY_BYTES_MIN), &kept[..])
+        );
         ring.trim(ring.head());
         ring.shrink();
         ring.shrink();

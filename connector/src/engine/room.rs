@@ -33,6 +33,11 @@ pub(super) const RECENT_MESSAGES: usize = 200;
 /// The same in bytes: whichever is reached first.
 pub(super) const RECENT_BYTES: usize = 64 * 1024;
 
+/// What a room keeps of them that has been quiet for long, where the core keeps too much (`quiet`).
+const DOZING_MESSAGES: usize = 4;
+/// The same in bytes.
+const DOZING_BYTES: usize = 512;
+
 /// One entry of a room's log.
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
@@ -174,6 +179,9 @@ pub(super) struct Room {
     pub(super) fresh: [bool; 2],
     /// Stands in the engine's list of rooms that may have memory to give back.
     pub(super) stirred: bool,
+    /// The stamp that it got when it was last quiet (`quiet`), and what it kept when it was last weighed, bytes.
+    pub(super) quiet: u64,
+    pub(super) weighed: usize,
     /// Who waits for [`State::Held`].
     pub(super) waiters: Vec<Waiter>,
     /// Sessions over the whole cluster, as last told.
@@ -283,6 +291,8 @@ impl Room {
             feeds: Vec::new(),
             fresh: [false; 2],
             stirred: false,
+            quiet: 0,
+            weighed: 0,
             waiters: Vec::new(),
             online: 0,
             told: 0,
@@ -338,8 +348,13 @@ impl Room {
 
     /// Drops what is no longer recent and what every feed has encoded.
     pub(super) fn forget(&mut self) {
+        self.keep(RECENT_MESSAGES, RECENT_BYTES);
+    }
+
+    /// Keeps so much, and what a feed has still to encode.
+    fn keep(&mut self, messages: usize, bytes: usize) {
         let needed = self.feeds.iter().map(|feed| feed.encoded).min().unwrap_or(u64::MAX);
-        while (self.messages > RECENT_MESSAGES || self.bytes > RECENT_BYTES) && self.first < needed {
+        while (self.messages > messages || self.bytes > bytes) && self.first < needed {
             let Some(entry) = self.entries.pop_front() else {
                 break;
             };
@@ -430,16 +445,38 @@ impl Room {
 
     /// Gives back what was not needed since the last time; whether there may be more to give back the next time.
     pub(super) fn shrink(&mut self) -> bool {
+        // What came last was kept until it was encoded.
+        self.forget();
         let mut more = false;
-        for lane in self.feeds.iter_mut().flat_map(|feed| &mut feed.lanes) {
-            more |= lane.ring.shrink();
+        for feed in &mut self.feeds {
+            for lane in [HIGH, NORMAL] {
+                feed.trim(lane, self.floor);
+                more |= feed.lanes[lane].ring.shrink();
+            }
         }
         more
     }
 
+    /// Keeps the last few messages only, and no memory beyond.
+    pub(super) fn doze(&mut self) {
+        self.keep(DOZING_MESSAGES, DOZING_BYTES);
+        self.entries.shrink_to_fit();
+        for feed in &mut self.feeds {
+            for lane in [HIGH, NORMAL] {
+                feed.trim(lane, self.floor);
+                feed.lanes[lane].ring.fit();
+            }
+        }
+    }
+
     /// Bytes that the log and the rings hold.
     pub(super) fn footprint(&self) -> usize {
-        self.bytes + self.feeds.iter().flat_map(|feed| &feed.lanes).map(|lane| lane.ring.footprint()).sum::<usize>()
+        let entry = size_of::<Item>() + 2 * size_of::<usize>() + self.name.len();
+        let rings = self.feeds.iter().flat_map(|feed| &feed.lanes);
+        self.bytes
+            + self.entries.len() * entry
+            + self.entries.capacity() * size_of::<Entry>()
+            + rings.map(|lane| lane.ring.footprint() + lane.ring.index_bytes()).sum::<usize>()
     }
 }
 
@@ -455,6 +492,17 @@ impl Feed {
             members: Vec::new(),
             owed: FxHashMap::default(),
             ahead: FxHashMap::default(),
+        }
+    }
+
+    /// Drops from a ring what all members have and nobody may ask for: native clients may ask for what is recent, which
+    /// begins after `floor`.
+    pub(super) fn trim(&mut self, lane: usize, floor: u64) {
+        let ring = &mut self.lanes[lane].ring;
+        let recent = if self.encoding.is_native() { ring.seek(floor) } else { ring.head() };
+        if recent > ring.tail() {
+            let read = self.members.iter().map(|member| member.cursors[lane]).min().unwrap_or(u64::MAX);
+            ring.trim(read.min(recent));
         }
     }
 

@@ -274,7 +274,8 @@ impl Engine {
             if let Some(count) = self.tell_count(index) {
                 self.asks.push_back(Ask::Counts(vec![count]));
             }
-            self.rooms.remove(index);
+            let room = self.rooms.remove(index);
+            self.quiet.gone(&room);
             self.changed.retain(|changed| *changed != index);
             self.names.remove(&*name);
             self.asks.push_back(Ask::Release { channel: name.to_string() });

@@ -585,11 +585,8 @@ impl Engine {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());
         let feed = &mut room.feeds[feed];
-        let keep = feed.members.iter().map(|member| member.cursors[lane]).min().unwrap_or(u64::MAX);
+        feed.trim(lane, floor);
         let walked = &mut feed.lanes[lane];
-        // Native clients may ask for what is recent.
-        let recent = if feed.encoding.is_native() { walked.ring.seek(floor) } else { u64::MAX };
-        walked.ring.trim(keep.min(recent).min(walked.ring.head()));
         if lane == NORMAL {
             let rest_ms = u64::from(walked.sends / self.config.sends_per_ms.max(1));
             walked.rest_until_ms = self.now.mono_ms + rest_ms.min(u64::from(self.config.rest_ms_max));

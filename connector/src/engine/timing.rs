@@ -145,13 +145,7 @@ impl Engine {
             self.told_sessions = Some(self.admitted);
             self.asks.push_back(Ask::Sessions { sessions: self.admitted, came, went });
         }
-        let Self { rooms, stirred, .. } = self;
-        stirred.retain(|&index| {
-            rooms.get_mut(index).is_some_and(|room| {
-                room.stirred = room.shrink();
-                room.stirred
-            })
-        });
+        self.quiet.settle(&mut self.rooms, &mut self.stirred, self.config.recent_bytes_max);
         self.close_the_slowest();
         self.shrink();
         if self.now.mono_ms >= self.sweep_ms {

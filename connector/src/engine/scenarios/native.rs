@@ -41,6 +41,31 @@ fn a_client_resumes_where_it_was_or_is_told_that_it_cannot() {
 }
 
 #[test]
+fn over_the_bound_on_recent_messages_quiet_rooms_keep_a_few_and_say_so() {
+    for (most, kept) in [(usize::MAX, 50), (0, 4)] {
+        let mut bench = Bench::new(|config| config.recent_bytes_max = most);
+        let reader = bench.viewer();
+        bench.input(Input::Deliver((1..=50).map(|offset| item(offset, "x")).collect()));
+        assert_eq!(texts(&bench.frames(reader)).len(), 50);
+        bench.pass(3000);
+        let late = bench.native();
+        bench.subscribe(late, client::Subscribe { history: 100, ..room("room:1") });
+        assert_eq!(texts(&bench.frames(late)).len(), kept);
+        let back = bench.native();
+        let resume = Some(client::Position { log: "log".into(), normal: 1, high: 1 });
+        bench.subscribe(back, client::Subscribe { resume, ..room("room:1") });
+        let frames = bench.frames(back);
+        assert_eq!(texts(&frames).len(), kept.min(49));
+        assert_eq!(frames.iter().any(|frame| matches!(frame.body, Some(Body::Gap(_)))), kept < 49);
+        // And it goes on.
+        bench.input(Input::Deliver(vec![item(51, "y")]));
+        for key in [reader, late, back] {
+            assert_eq!(texts(&bench.frames(key)), ["y"]);
+        }
+    }
+}
+
+#[test]
 fn a_client_and_the_platform_may_subscribe_it_at_once() {
     let mut bench = Bench::new(|_| {});
     bench.viewer();

@@ -104,6 +104,7 @@ impl World {
         let mut random = Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let config = Arc::new(EngineConfig {
             ring_bytes_max: [2048, 8192, 65536][random.below(3) as usize],
+            recent_bytes_max: [0, 20_000, 1 << 20][(seed / 9 % 3) as usize],
             private_bytes_max: [2048, 65536][random.below(2) as usize],
             round_sends: [4, 64, 256][random.below(3) as usize],
             rest_ms_max: [0, 10, 100][(seed % 3) as usize],
