@@ -19,13 +19,21 @@
 //! - `rfc7692_6_only_a_messages_first_frame_says_that_it_is_compressed`, and only where that was agreed on.
 //! - `rfc6455_5_5_1_nothing_is_read_after_a_close`: nor after a failure.
 
-use crate::deflate::{self, Deflater, Inflater};
+mod output;
+mod utf8;
+
+pub use self::output::{close, encode, encode_deflated, frame, header};
+use self::utf8::Utf8;
+use crate::deflate::{self, Inflater};
 
 /// Longest payload of a control frame, bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
 /// Longest frame header, bytes: two, eight of length, four of mask. A server's own are at most 10.
 pub const HEADER_BYTES_MAX: usize = 14;
+
+/// RSV1, which begins a compressed message (RFC 7692 section 6).
+const DEFLATED: u8 = 0x40;
 
 /// Which end we are: a server's input must be masked, a client's must not (RFC 6455 section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -540,46 +548,6 @@ impl Header {
     }
 }
 
-/// UTF-8 that comes in pieces: at most three bytes of a character whose end has not come.
-#[derive(Debug, Default)]
-struct Utf8 {
-    open: [u8; 4],
-    open_bytes: usize,
-}
-
-impl Utf8 {
-    /// # Errors
-    /// [`Failure::Utf8`] as soon as no continuation could make it right.
-    fn push(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
-        while self.open_bytes > 0 {
-            let Some((&next, after)) = bytes.split_first() else {
-                return Ok(());
-            };
-            self.open[self.open_bytes] = next;
-            bytes = after;
-            match std::str::from_utf8(&self.open[..=self.open_bytes]) {
-                Ok(_) => self.open_bytes = 0,
-                Err(error) if error.error_len().is_none() => self.open_bytes += 1,
-                Err(_) if planted!("websocket_utf8") => self.open_bytes = 0,
-                Err(_) => return Err(Failure::Utf8),
-            }
-        }
-        if let Err(error) = simdutf8::compat::from_utf8(bytes) {
-            if error.error_len().is_some() {
-                return Err(Failure::Utf8);
-            }
-            let open = &bytes[error.valid_up_to()..];
-            self.open[..open.len()].copy_from_slice(open);
-            self.open_bytes = open.len();
-        }
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<(), Failure> {
-        if std::mem::take(&mut self.open_bytes) > 0 { Err(Failure::Utf8) } else { Ok(()) }
-    }
-}
-
 /// Exclusive or with the mask, 32 bytes at a time (RFC 6455 section 5.3); its own inverse.
 pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let wide: [u8; 32] = std::array::from_fn(|at| mask[at % 4]);
@@ -592,74 +560,4 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     for (byte, key) in rest.iter_mut().zip(wide) {
         *byte ^= key;
     }
-}
-
-/// RSV1, which begins a compressed message (RFC 7692 section 6).
-const DEFLATED: u8 = 0x40;
-
-/// Appends the header of a server's unfragmented frame, whose payload of `payload_bytes` follows.
-pub fn header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
-    head(true, opcode, false, payload_bytes, out);
-}
-
-fn head(fin: bool, opcode: Opcode, masked: bool, payload_bytes: usize, out: &mut Vec<u8>) {
-    out.push(u8::from(fin) << 7 | opcode as u8);
-    let masked = u8::from(masked) << 7;
-    if payload_bytes <= 125 {
-        out.push(masked | payload_bytes as u8);
-    } else if let Ok(length) = u16::try_from(payload_bytes) {
-        out.push(masked | 126);
-        out.extend_from_slice(&length.to_be_bytes());
-    } else {
-        out.push(masked | 127);
-        out.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
-    }
-}
-
-/// Appends a server's unfragmented frame. A control frame's payload must not be over [`CONTROL_BYTES_MAX`].
-pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
-    frame(true, opcode, None, payload, out);
-}
-
-/// Appends a server's text or binary message where permessage-deflate was agreed on: compressed, where that is shorter.
-pub fn encode_deflated(opcode: Opcode, payload: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
-    debug_assert!(!opcode.is_control());
-    let start = out.len();
-    // A header's length follows from what it stands before: room for the longest, filled in from its end.
-    let room = [0; HEADER_BYTES_MAX];
-    out.extend_from_slice(&room);
-    deflater.deflate(payload, out);
-    let bytes = out.len() - start - room.len();
-    if bytes >= payload.len() {
-        out.truncate(start);
-        return encode(opcode, payload, out);
-    }
-    let mut head_of = Vec::with_capacity(HEADER_BYTES_MAX);
-    header(opcode, bytes, &mut head_of);
-    head_of[0] |= DEFLATED;
-    out.drain(start..start + room.len() - head_of.len());
-    out[start..start + head_of.len()].copy_from_slice(&head_of);
-}
-
-/// Appends any frame: a fragment where not `fin`, a client's with its `mask` (which must not be guessable by whoever
-/// chose the payload: RFC 6455 section 10.3).
-pub fn frame(fin: bool, opcode: Opcode, mask: Option<[u8; 4]>, payload: &[u8], out: &mut Vec<u8>) {
-    debug_assert!(!opcode.is_control() || (fin && payload.len() <= CONTROL_BYTES_MAX));
-    out.reserve(HEADER_BYTES_MAX + payload.len());
-    head(fin, opcode, mask.is_some(), payload.len(), out);
-    out.extend_from_slice(mask.as_ref().map_or(&[], |mask| &mask[..]));
-    let start = out.len();
-    out.extend_from_slice(payload);
-    if let Some(mask) = mask {
-        unmask(&mut out[start..], mask);
-    }
-}
-
-/// Appends a server's close frame; of `reason`, what fits.
-pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
-    debug_assert!(may_be_sent(code));
-    let reason = &reason.as_bytes()[..reason.floor_char_boundary(CONTROL_BYTES_MAX - 2)];
-    header(Opcode::Close, 2 + reason.len(), out);
-    out.extend_from_slice(&code.to_be_bytes());
-    out.extend_from_slice(reason);
 }
