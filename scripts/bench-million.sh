@@ -10,6 +10,9 @@
 # SECONDS_HELD=300   how long they are held
 # BARRAGE=...        a binary to take instead of building one
 #
+# A whole million's result goes to bench/results/ (BENCH_RESULTS=DIR: there) and into BENCHMARKS.md, as JSON; that of fewer is
+# printed as a table.
+#
 # A million take about 13 GiB, most of it the kernel's, and 20 minutes on two cores. It ends by itself, and sooner where
 # less than 2 GiB are left.
 set -euo pipefail
@@ -29,112 +32,54 @@ die() {
     exit 1
 }
 
-if [ -z "${BARRAGE:-}" ]; then
-    cargo build --release --bin barrage
-    BARRAGE=$PWD/target/release/barrage
-fi
-ulimit -n "$(ulimit -Hn)"
+. scripts/servers.sh
+begin
 a_connector=$(($(ulimit -n) - other_files))
 [ "$a_connector" -gt 0 ] || die "a process may have $(ulimit -n) open files: raise the limit"
 connectors=$(((sessions + a_connector - 1) / a_connector))
 
-directory=$(mktemp -d)
-pids=()
-ended() {
-    # The connectors first, without the pause in which clients would go elsewhere.
-    for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    scripts/kafka.sh down "$directory/kafka" >/dev/null 2>&1 || true
-    scripts/redis.sh down "$directory/redis" >/dev/null 2>&1 || true
-    rm -rf "$directory"
-}
-trap ended EXIT
-trap 'exit 130' INT TERM
-
-random() { od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; }
-BARRAGE_TOKEN_KEY=$(random)
-export BARRAGE_TOKEN_KEY
-redis=$(scripts/redis.sh up "$directory/redis")
-kafka=$(scripts/kafka.sh up "$directory/kafka")
-(umask 077; cat >"$directory/config.toml" <<TOML
-[cluster]
-secret = "$(random)"
-[bus]
-kind = "kafka"
-[bus.kafka]
-brokers = ["$kafka"]
-development = true
-replication = 1
-min_in_sync = 1
-[routes]
-kind = "redis"
-urls = ["$redis"]
-[log]
-level = "warn"
-[admin]
-listen = "127.0.0.1:0"
-[connector]
-listen = ["127.0.0.1:0"]
-grpc = "127.0.0.1:0"
-cores = 1
-[connector.limits]
-heartbeat_s = $heartbeat_s
-auth_s = 30
-[logic]
-http = "127.0.0.1:0"
-grpc = "127.0.0.1:0"
-[[logic.token.keys]]
-kid = "bench"
-alg = "HS256"
-key = "$BARRAGE_TOKEN_KEY"
-TOML
-)
-
-# start NAME ROLE: its process ID and what it prints are kept under NAME.
-start() {
-    (cd "$directory" && TOKIO_WORKER_THREADS=1 exec "$BARRAGE" "$2" --config config.toml \
-        >"$directory/$1.out" 2>"$directory/$1.log" </dev/null) &
-    pids+=($!)
-}
-
-# await NAME: until it is ready.
-await() {
-    for ((try = 0; try < 600; try++)); do
-        grep -q '^ready' "$directory/$1.out" && return
-        sleep 0.1
-    done
-    tail -5 "$directory/$1.log" >&2
-    die "$1 is not ready"
-}
-
-printed() { awk -v name="$2" '$1 == name { print $2 }' "$directory/$1.out"; }
-
-start logic logic
-start job job
-await logic
-await job
-for ((n = 1; n <= connectors; n++)); do start "connector-$n" connector; done
-places=""
+# Without the pause in which clients would go elsewhere.
+end_with=KILL
+configure services "$heartbeat_s"
+stores || die "a million want Kafka and Redis"
+start logic logic services "${on_stores[@]}"
+start job job services "${on_stores[@]}"
+await logic job
+names=()
 for ((n = 1; n <= connectors; n++)); do
-    await "connector-$n"
-    places+="${places:+,}$(printed "connector-$n" clients)"
+    names+=("connector-$n")
+    start "connector-$n" connector services "${on_stores[@]}"
 done
-measured=$(IFS=,; echo "${pids[*]}")
+await "${names[@]}"
+places=$(for name in "${names[@]}"; do printed "$name" clients; done | paste -sd, -)
+measured=$(IFS=,; echo "${servers[*]}")
 measured+=,$(cat "$directory"/redis/*/pid | paste -sd, -),$(cat "$directory"/kafka/*/pid | paste -sd, -)
-http=$(printed logic page)
 echo "$sessions sessions, $rooms rooms, $connectors connectors" >&2
 
-"$BARRAGE" bench idle --sessions "$sessions" --rooms "$rooms" --seconds "$held" --push-all \
-    --connect "$places" --http "${http%/}" --server-pid "$measured" "$@" &
-bench=$!
-pids+=("$bench")
-while kill -0 "$bench" 2>/dev/null; do
+bench=(bench idle --sessions "$sessions" --rooms "$rooms" --seconds "$held" --push-all "$@")
+results=""
+at=(--connect "$places" --http "http://$(printed logic page)" --server-pid "$measured")
+if [ "$sessions" -ge 1000000 ]; then
+    results=${BENCH_RESULTS:-bench/results}
+    document=$([ -n "${BENCH_RESULTS:-}" ] && echo "$results/BENCHMARKS.md" || echo BENCHMARKS.md)
+    mkdir -p "$results"
+    echo "barrage ${bench[*]} --connect ... --http ... --server-pid ..." >"$results/million.command"
+    "$BARRAGE" "${bench[@]}" "${at[@]}" --json >"$results/million.json" &
+else
+    "$BARRAGE" "${bench[@]}" "${at[@]}" &
+fi
+client=$!
+servers+=("$client")
+failed=0
+while kill -0 "$client" 2>/dev/null; do
     left=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo)
     if [ "$left" -lt "$least_kib" ]; then
-        kill "$bench"
-        wait "$bench" 2>/dev/null || true
+        kill "$client"
+        wait "$client" 2>/dev/null || true
         die "only $((left / 1024)) MiB of memory are left: take fewer SESSIONS"
     fi
     sleep 1
 done
-wait "$bench"
+wait "$client" || failed=$?
+[ -z "$results" ] || "$BARRAGE" bench report --results "$results" --out "$document"
+exit "$failed"

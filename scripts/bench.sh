@@ -24,16 +24,11 @@ long_s=8
 # What the connector's targets are about.
 direct=(--stand --via connector --viewers 5000 --wire-bytes 123)
 
-if [ -z "${BARRAGE:-}" ]; then
-    cargo build --release --bin barrage --features connector/glommio
-    BARRAGE=$PWD/target/release/barrage
-fi
-ulimit -n "$(ulimit -Hn)"
+. scripts/servers.sh
+begin --features connector/glommio
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
-directory=$(mktemp -d)
 begun=$SECONDS
-server=""
 
 # The first processor that this may use, and the others.
 processors=$(taskset -pc $$ | sed 's/.*: //; s/-/ /' | awk -F, '{ for (i = 1; i <= NF; i++) { split($i, r, " "); for (p = r[1]; p <= (r[2] == "" ? r[1] : r[2]); p++) print p } }')
@@ -41,18 +36,8 @@ first=$(head -1 <<<"$processors")
 others=$(tail -n +2 <<<"$processors" | paste -sd,)
 others=${others:-$first}
 
-servers_down() {
-    [ -z "$server" ] || { kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; }
-    server=""
-}
-ended() {
-    servers_down
-    scripts/kafka.sh down "$directory/kafka" >/dev/null 2>&1 || true
-    scripts/redis.sh down "$directory/redis" >/dev/null 2>&1 || true
-    rm -rf "$directory"
-}
-trap ended EXIT
-trap 'exit 130' INT TERM
+pin_servers=(taskset -c "$first")
+pin_stores=(taskset -c "$others")
 
 say() { printf '%4d s  %s\n' "$((SECONDS - begun))" "$*" >&2; }
 
@@ -97,66 +82,15 @@ fan() {
     done
 }
 
-# start NAME ROLE ARGUMENT...: a service on the servers' processor; ready when it returns.
-start() {
-    local name=$1 role=$2 try
-    shift 2
-    mkdir -p "$directory/$name"
-    (cd "$directory/$name" && TOKIO_WORKER_THREADS=1 exec taskset -c "$first" "$BARRAGE" "$role" \
-        --config "$directory/$config.toml" "$@" >out 2>log </dev/null) &
-    server="$server $!"
-    for ((try = 0; try < 300; try++)); do
-        grep -q '^ready' "$directory/$name/out" 2>/dev/null && return
-        sleep 0.1
-    done
-    tail -3 "$directory/$name/log" >&2
-    return 1
-}
-printed() { awk -v name="$2" '$1 == name { print $2 }' "$directory/$1/out" | sed 's#^http://##; s#/$##'; }
-
-random() { od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; }
-BARRAGE_TOKEN_KEY=$(random)
-export BARRAGE_TOKEN_KEY
-(umask 077; cat >"$directory/guests.toml" <<TOML
-[cluster]
-secret = "$(random)"
-[log]
-level = "warn"
-[admin]
-listen = "127.0.0.1:0"
-[connector]
-listen = ["127.0.0.1:0"]
-grpc = "127.0.0.1:0"
-cores = 1
-drain_s = 1
-[connector.buffers]
-drain_delay_ms = 100
-[connector.limits]
-heartbeat_s = 60
-[logic]
-guests = "send"
-http = "127.0.0.1:0"
-grpc = "127.0.0.1:0"
-TOML
-# Sessions are guests, or show a token of the bench's.
-cat "$directory/guests.toml" - >"$directory/tokens.toml" <<TOML
-[[logic.token.keys]]
-kid = "bench"
-alg = "HS256"
-key = "$BARRAGE_TOKEN_KEY"
-TOML
-)
+configure services
 # barrage run, on embedded stores.
-whole() { start whole run "$@"; }
+whole() { start whole run services && await whole; }
 # A connector, a logic and a job, on Kafka and Redis.
 cluster() {
-    local kafka redis set
-    kafka=$(taskset -c "$others" scripts/kafka.sh up "$directory/kafka") || return 1
-    redis=$(taskset -c "$others" scripts/redis.sh up "$directory/redis") || return 1
-    set=(--set bus.kind=kafka --set "bus.kafka.brokers=[\"$kafka\"]" --set bus.kafka.development=true
-        --set bus.kafka.replication=1 --set bus.kafka.min_in_sync=1 --set routes.kind=redis --set "routes.urls=[\"$redis\"]")
-    brokers=$kafka
-    start logic logic "${set[@]}" && start job job "${set[@]}" && start connector connector "${set[@]}"
+    stores || return 1
+    local role
+    for role in logic job connector; do start "$role" "$role" services "${on_stores[@]}"; done
+    await logic job connector
 }
 
 wanted limit && measure limit 1 limit
@@ -187,7 +121,6 @@ fan sweep 1 sweep "${growing[@]}" --viewers 5000 --deliveries 2e6 --factor 1.8
 fan sweep-rooms 1 sweep "${growing[@]}" --viewers 10000 --deliveries 100e3 --grow rooms --factor 6 --steps 5
 fan sweep-sessions 1 sweep "${growing[@]}" --viewers 1000 --rate 1000 --grow sessions --factor 2 --steps 4
 
-config=tokens
 if wanted idle-whole || wanted storm; then
     whole
     at=(--connect "$(printed whole clients)")
@@ -199,7 +132,6 @@ if wanted idle-whole || wanted storm; then
     servers_down
 fi
 if wanted pipeline-embedded; then
-    config=guests
     whole
     measure pipeline-embedded "$runs" pipeline --seconds 20 --connect "$(printed whole clients)" \
         --http "http://$(printed whole page)" --admin "$(printed whole admin)" \
@@ -207,12 +139,11 @@ if wanted pipeline-embedded; then
     servers_down
 fi
 if wanted pipeline-kafka || wanted idle-connector; then
-    config=tokens
     if cluster; then
         wanted pipeline-kafka && measure pipeline-kafka "$runs" pipeline --seconds 20 --connect "$(printed connector clients)" \
             --http "http://$(printed logic page)" --admin "$(printed logic admin),$(printed job admin),$(printed connector admin)" \
             --kafka "$brokers" --svg "$results/pipeline-kafka.svg"
-        connector=$(awk '{ print $NF }' <<<"$server")
+        connector=${servers[-1]}
         wanted idle-connector && measure idle-connector 1 idle --first 2000 --sessions 16000 --rooms 20 --seconds 12 --heartbeat 10 \
             --connect "$(printed connector clients)" --server-pid "$connector"
         servers_down

@@ -121,6 +121,7 @@ fn write(results: &Results, rows: &[Row], pictures: &Path, has: impl Fn(&str) ->
     fanouts(results, &mut out);
     drivers(results, &mut out);
     pipelines(results, &mut out);
+    memory(results, &mut out);
     let shown: Vec<_> = PICTURES.iter().filter(|(file, _)| has(file)).collect();
     if !shown.is_empty() {
         out.push_str("## Curves\n\n");
@@ -307,6 +308,40 @@ fn pipelines(results: &Results, out: &mut String) {
     out.push_str("\nMilliseconds, p50 / p99.\n\n");
 }
 
+/// Where sessions that only stay are held: what each kind of process has for them.
+fn memory(results: &Results, out: &mut String) {
+    let mut lines = String::new();
+    for name in ["idle-connector", "idle-whole", "million"] {
+        let Some((case, run)) = results.case(name).and_then(|case| Some((case, case.runs.last()?))) else { continue };
+        let each = |pointer| case.median(pointer).map_or_else(|| "-".to_owned(), |bytes| grouped(bytes as u64));
+        let kinds = run.pointer("/after/kinds").and_then(Value::as_object);
+        let kinds = kinds.into_iter().flatten().map(|(kind, after)| {
+            let mib = |of: &Value| number(of, "/anonymous_bytes").unwrap_or_default() / f64::from(1 << 20);
+            let before = run.pointer("/before/kinds").and_then(|kinds| kinds.get(kind)).map_or(0.0, mib);
+            let processes = number(after, "/processes").unwrap_or_default();
+            format!("{processes} x {kind}: {before:.0} -> {:.0}", mib(after))
+        });
+        let _ = writeln!(
+            lines,
+            "| {name} | {} | {:.1} s | {} | {} | {} | {} |",
+            grouped(number(run, "/sessions").unwrap_or_default() as u64),
+            number(run, "/entering_s").unwrap_or_default(),
+            each("/user_bytes_a_session"),
+            each("/kernel_bytes_a_session"),
+            each("/client_bytes_a_session"),
+            kinds.collect::<Vec<_>>().join("; ")
+        );
+    }
+    if !lines.is_empty() {
+        let _ = writeln!(
+            out,
+            "## Idle sessions\n\nThe kernel's bytes are of both ends of a connection.\n\n| result | sessions | until all were in | \
+             server, bytes each | kernel, bytes each | clients, bytes each | memory of their own, MiB |\n|---|---|---|---|---|---|---|\n\
+             {lines}"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -443,6 +478,24 @@ mod tests {
             assert!(text.contains(link) && !text.contains(&root.path().display().to_string()), "{text}");
         }
         assert!(way(&root.path().join("nowhere/BENCHMARKS.md"), &results).is_err());
+    }
+
+    #[test]
+    fn a_million_is_told_with_its_memory_by_kind_of_process() {
+        let kinds = |mib: u64| json!({ "kinds": { "connector": { "processes": 52, "anonymous_bytes": mib << 20 } } });
+        let million = |held: u64| {
+            json!({
+                "settings": { "sessions": 1_000_000, "seconds": held }, "sessions": 1_000_000, "entering_s": 301.5, "closed": 0,
+                "unanswered": 0, "push": { "reached": 1_000_000 }, "user_bytes_a_session": 400.2,
+                "kernel_bytes_a_session": 11_092.0, "client_bytes_a_session": 226.0, "before": kinds(700), "after": kinds(1000),
+            })
+        };
+        let all = results(&[("million", million(300))]);
+        let text = write(&all, &rows(&all), Path::new(""), |_| false);
+        let line = "| million | 1,000,000 | 301.5 s | 400 | 11,092 | 226 | 52 x connector: 700 -> 1000 |";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(verdict(&all, "6"), Verdict::Met);
+        assert_eq!(verdict(&results(&[("million", million(299))]), "6"), Verdict::NotMet, "too short");
     }
 
     #[test]

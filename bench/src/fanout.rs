@@ -7,7 +7,6 @@
 //! All viewers are in their room before the first message is sent; the run ends by itself when everything that was
 //! accepted has come, or when nothing comes any more.
 
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +18,8 @@ use serde::Serialize;
 use crate::admission::{Admission, SESSION_BYTES};
 use crate::audience::Audience;
 use crate::clock::{now_ns, process_cpu};
+use crate::credential::{ApiKey, Token};
+use crate::dialect::Dialect;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S, Limit, LimitRow};
@@ -29,12 +30,13 @@ use crate::probe::{self, Probed};
 use crate::processor::{Cpus, pin, sides};
 use crate::progress::Progress;
 use crate::publish::{self, Published};
-use crate::report::{Report, Series, grouped};
+use crate::report::{Report, grouped};
 use crate::schedule::{Class, Schedule};
-use crate::stand::{Meter, Spent, Stand};
+use crate::series::Series;
+use crate::stand::{Spent, Stand};
 use crate::tally::{Account, Ledger, bit};
+use crate::target::Target;
 use crate::viewers::{Cast, Seen};
-use crate::wire::Dialect;
 
 /// Most viewers: as many sockets as some GiB of kernel memory hold.
 const VIEWERS_MAX: u32 = 1_000_000;
@@ -183,14 +185,14 @@ pub struct Fanout {
     /// So many runs; the median of each number is told beside them.
     #[arg(long, default_value_t = 1)]
     pub runs: u32,
-    /// The viewers' token; without one they are guests, where guests are let in.
-    #[arg(long, env = "BARRAGE_TOKEN", hide_env_values = true, default_value = "")]
+    /// Who the sessions are.
+    #[command(flatten)]
     #[serde(skip)]
-    pub token: String,
-    /// A key with the scope to publish; not needed where none is configured, on loopback.
-    #[arg(long, env = "BARRAGE_API_KEY", hide_env_values = true, default_value = "")]
+    pub token: Token,
+    /// Who publishes.
+    #[command(flatten)]
     #[serde(skip)]
-    pub api_key: String,
+    pub api_key: ApiKey,
     /// Where the result goes.
     #[command(flatten)]
     #[serde(skip)]
@@ -272,7 +274,7 @@ impl Fanout {
             tcp: self.tcp,
             compress: self.compress,
             servers: target.clients.clone(),
-            token: self.token.clone(),
+            token: self.token.token.clone(),
         };
         let accepted = Arc::new(AtomicU64::new(0));
         let bytes = self.payload_bytes(&schedule)?;
@@ -324,7 +326,7 @@ impl Fanout {
                     api: publish::Api {
                         dialect: self.dialect,
                         host: target.http.clone(),
-                        api_key: self.api_key.clone(),
+                        api_key: self.api_key.api_key.clone(),
                     },
                     bytes,
                     begin_ns,
@@ -578,64 +580,6 @@ pub(crate) struct Run {
     pub(crate) client_cpus: f64,
     /// Of heartbeats and of joins.
     pub(crate) probes: Option<(Probed, Probed)>,
-}
-
-/// Where the server is.
-struct Target {
-    /// As they are named, and what that is.
-    clients: Vec<(String, SocketAddr)>,
-    /// `host:port`.
-    http: String,
-    grpc: Vec<String>,
-    secret: String,
-    meter: Meter,
-}
-
-impl Target {
-    fn new(fanout: &Fanout, stand: Option<&Stand>) -> Result<Self, Error> {
-        let (places, http, grpc, secret, meter) = match stand {
-            Some(stand) => (
-                vec![stand.address("clients")],
-                stand.address("page"),
-                vec![stand.address("connector-grpc")],
-                stand.secret.clone(),
-                Meter { pids: vec![stand.pid()], admin: vec![stand.address("admin")] },
-            ),
-            None => (
-                fanout.connect.clone(),
-                fanout.http.clone(),
-                fanout.grpc.clone(),
-                fanout.secret.clone(),
-                Meter { pids: fanout.server_pid.clone(), admin: fanout.admin.clone() },
-            ),
-        };
-        let resolved = |place: String| match place.to_socket_addrs().ok().and_then(|mut all| all.next()) {
-            Some(address) => Ok((place, address)),
-            None => Err(Error::Option { option: "connect", value: place, want: "host:port of a connector".into() }),
-        };
-        let clients = places.into_iter().map(resolved).collect::<Result<_, _>>()?;
-        let http = http_host(&http)?;
-        Ok(Self { clients, http, grpc, secret, meter })
-    }
-}
-
-/// `host:port` of the API's `url`.
-///
-/// # Errors
-/// It is none.
-pub(crate) fn http_host(url: &str) -> Result<String, Error> {
-    let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-    let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']));
-    let host = host.ok_or_else(|| Error::Option {
-        option: "http",
-        value: url.to_owned(),
-        want: "http://host:port, without a path".into(),
-    })?;
-    Ok(if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-        host.to_owned()
-    } else {
-        format!("{host}:80")
-    })
 }
 
 /// Stops the probes when it goes.

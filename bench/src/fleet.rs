@@ -9,10 +9,11 @@ use serde::Serialize;
 use crate::Error;
 use crate::admission::{Admission, Asked, SESSION_BYTES};
 use crate::clock::now_ns;
+use crate::credential::Token;
+use crate::dialect::Dialect;
 use crate::order::{BACKOFF, Credential, Order, Plan, Told, marker};
 use crate::progress::Progress;
 use crate::report::grouped;
-use crate::wire::Dialect;
 use crate::workers::{Part, Workers};
 
 /// How often the progress is looked at.
@@ -52,13 +53,13 @@ pub struct Crew {
     #[arg(long, default_value = "bench")]
     pub token_kid: String,
     /// Signs a token of its own for each session, a user each, with this HS256 key of logic.token.keys.
-    #[arg(long, env = "BARRAGE_TOKEN_KEY", hide_env_values = true, default_value = "")]
+    #[arg(long, env = "BARRAGE_TOKEN_KEY", hide_env_values = true, default_value = "", conflicts_with = "token")]
     #[serde(skip)]
     pub token_key: String,
-    /// One token for all sessions; without this and --token-key they are guests, where guests are let in.
-    #[arg(long, env = "BARRAGE_TOKEN", hide_env_values = true, default_value = "", conflicts_with = "token_key")]
+    /// One token for all sessions.
+    #[command(flatten)]
     #[serde(skip)]
-    pub token: String,
+    pub token: Token,
     /// Seconds between two heartbeats of a session. 0: three quarters of what the server wants.
     #[arg(long, default_value_t = 0.0)]
     pub heartbeat: f64,
@@ -103,8 +104,8 @@ impl Crew {
     fn credential(&self) -> Credential {
         if !self.token_key.is_empty() {
             Credential::Key { kid: self.token_kid.clone(), secret: self.token_key.clone() }
-        } else if !self.token.is_empty() {
-            Credential::Token(self.token.clone())
+        } else if !self.token.token.is_empty() {
+            Credential::Token(self.token.token.clone())
         } else {
             Credential::Guest
         }

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::clock::now_ns;
+use crate::credential::ApiKey;
 use crate::environment::Environment;
 use crate::fleet::{Crew, Fleet, reasons};
 use crate::order::Told;
@@ -47,10 +48,10 @@ pub struct Idle {
     /// Where the HTTP API answers.
     #[arg(long, default_value = "http://127.0.0.1:3111", value_name = "URL")]
     pub http: String,
-    /// A key with the scope to push; not needed where none is configured, on loopback.
-    #[arg(long, env = "BARRAGE_API_KEY", hide_env_values = true, default_value = "")]
+    /// Who publishes.
+    #[command(flatten)]
     #[serde(skip)]
-    pub api_key: String,
+    pub api_key: ApiKey,
     /// How it is printed.
     #[command(flatten)]
     #[serde(skip)]
@@ -197,8 +198,8 @@ impl Idle {
     fn push(&self, text: &str) -> Result<(), Error> {
         let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).build().into();
         let mut request = agent.post(format!("{}/v1/all/messages", self.http.trim_end_matches('/')));
-        if !self.api_key.is_empty() {
-            request = request.header("Authorization", format!("Bearer {}", self.api_key));
+        if !self.api_key.api_key.is_empty() {
+            request = request.header("Authorization", format!("Bearer {}", self.api_key.api_key));
         }
         let answer = request.send_json(serde_json::json!({ "message": { "type": "text", "text": text } }));
         answer.map(drop).map_err(|error| Error::Fault(format!("the push to all is not accepted: {error}")))

@@ -15,7 +15,9 @@ mod admission;
 mod audience;
 pub mod chat;
 mod clock;
+mod credential;
 mod dial;
+mod dialect;
 mod document;
 mod environment;
 mod error;
@@ -33,21 +35,26 @@ mod probe;
 mod processor;
 mod progress;
 mod publish;
+mod pushed;
 mod reading;
 mod report;
 mod results;
 mod schedule;
+mod series;
 mod servers;
 mod stand;
 mod storm;
 mod sweep;
 mod tally;
+mod target;
 mod targets;
 mod viewers;
 mod wire;
 mod worker;
 mod workers;
 
+pub use credential::{ApiKey, Token};
+pub use dialect::Dialect;
 pub use document::Document;
 pub use error::Error;
 pub use fanout::{Fanout, RoomSize, Via};
@@ -58,13 +65,12 @@ pub use output::{Output, Printing};
 pub use pipeline::{Measured, Named, Pipeline, PipelineReport, Stage};
 pub use processor::{Cpus, Usage};
 pub use report::{
-    ClassReport, ConnectorReport, Deliveries, Headline, Millis, Probes, Publishing, Report, Series, ServerReport,
-    Sessions,
+    ClassReport, ConnectorReport, Deliveries, Millis, Probes, Publishing, Report, ServerReport, Sessions,
 };
+pub use series::{Headline, Series};
 pub use servers::{Cpu, Kind, Look};
 pub use storm::{Storm, StormReport, Wave, WaveCpu};
 pub use sweep::{Grow, Step, Sweep, SweepReport};
-pub use wire::Dialect;
 
 /// `barrage bench`.
 #[derive(Debug, clap::Subcommand)]

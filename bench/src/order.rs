@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::wire::Dialect;
+use crate::dialect::Dialect;
 
 /// The first line: which sessions are this worker's, and what they say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

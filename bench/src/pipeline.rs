@@ -29,6 +29,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::credential::{ApiKey, Token};
+use crate::dialect::Dialect;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::note::NOTE_BYTES;
@@ -36,7 +38,6 @@ use crate::output::Output;
 use crate::publish::Api;
 use crate::report::{Millis, grouped};
 use crate::tally::{microseconds, record};
-use crate::wire::Dialect;
 
 use bare::Beat;
 use light::{Progress, Publisher, Room, Seen, Sent};
@@ -103,14 +104,14 @@ pub struct Pipeline {
     /// Measures a bare produce-and-consume on these brokers, too.
     #[arg(long, value_name = "HOST:PORT,...")]
     pub kafka: Option<String>,
-    /// The sessions' token; without one they are guests, where guests are let in.
-    #[arg(long, env = "BARRAGE_TOKEN", hide_env_values = true, default_value = "")]
+    /// Who the sessions are.
+    #[command(flatten)]
     #[serde(skip)]
-    pub token: String,
-    /// A key with the scope to publish; not needed where none is configured, on loopback.
-    #[arg(long, env = "BARRAGE_API_KEY", hide_env_values = true, default_value = "")]
+    pub token: Token,
+    /// Who publishes.
+    #[command(flatten)]
     #[serde(skip)]
-    pub api_key: String,
+    pub api_key: ApiKey,
     /// Where the result goes.
     #[command(flatten)]
     #[serde(skip)]
@@ -223,7 +224,7 @@ impl Pipeline {
         let kafka = kafka.transpose()?;
         let every = Duration::from_secs_f64(1.0 / self.rate);
         let warming = (self.rate * f64::from(self.warm_up)) as u32;
-        let api = Api { dialect: self.dialect, host, api_key: self.api_key.clone() };
+        let api = Api { dialect: self.dialect, host, api_key: self.api_key.api_key.clone() };
         let publisher = Publisher { room: room.clone(), api, bytes: self.bytes };
         light::publish(&publisher, Beat { first: Instant::now() + SETTLING, every, count: warming }, 0)?;
         let before = Histograms::read(&self.admin).map_err(Error::Entering)?;
@@ -285,13 +286,13 @@ impl Pipeline {
             value: self.connect.clone(),
             want: "host:port of a connector".into(),
         })?;
-        let host = crate::fanout::http_host(&self.http)?;
+        let host = crate::target::http_host(&self.http)?;
         let run = rand::random();
         let room = Room {
             dialect: self.dialect,
             address,
             host: self.connect.clone(),
-            token: self.token.clone(),
+            token: self.token.token.clone(),
             room: format!("bench-{run:08x}"),
             sessions: self.viewers,
             run,

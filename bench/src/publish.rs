@@ -19,10 +19,11 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::clock::now_ns;
+use crate::dialect::Dialect;
 use crate::note::Note;
 use crate::schedule::Schedule;
 use crate::tally::{microseconds, record, set};
-use crate::wire::{Dialect, OPERATION};
+use crate::wire::OPERATION;
 
 /// Requests of one connection that wait for their answers.
 const PIPELINED_MAX: usize = 16;

@@ -9,7 +9,8 @@ use crate::environment::Environment;
 use crate::error::Error;
 use crate::fanout::Fanout;
 use crate::plot::{self, Curves, Line};
-use crate::report::{Headline, Series, grouped};
+use crate::report::grouped;
+use crate::series::{Headline, Series};
 
 /// Most steps of a sweep.
 const STEPS_MAX: u32 = 100;

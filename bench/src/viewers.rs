@@ -20,11 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{now_ns, process_cpu};
 use crate::dial;
+use crate::dialect::Dialect;
 use crate::environment::open_files;
 use crate::reading::{Drain, Poller, Ready};
 use crate::schedule::Schedule;
 use crate::tally::{Account, Ledger, Seat, Tally, spot};
-use crate::wire::{Dialect, Event, Viewer, Wire};
+use crate::wire::{Event, Viewer, Wire};
 use crate::workers::{Lines, write_line};
 
 /// The buffer that all checked viewers of a thread read into, bytes: a round of a fast room.

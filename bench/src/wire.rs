@@ -13,6 +13,9 @@ use proto::packet::{self, Packet, operation};
 use proto::websocket::{self, Decoder, Opcode, Role};
 use proto::{bilibili, goim, native};
 
+use crate::dialect::Dialect;
+use crate::pushed::payload as pushed_payload;
+
 /// Longest frame from a server that is taken, bytes: a batch of goim's packets, or many of a slow viewer's.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Longest answer to the upgrade, bytes.
@@ -26,39 +29,6 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// How the reason begins that no retry mends, and one that may be over soon.
 pub(crate) const REFUSED: &str = "refused";
 const NOT_NOW: &str = "not now";
-
-/// What the viewers speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Dialect {
-    /// Barrage's own, protobuf.
-    Native,
-    /// goim's.
-    Goim,
-    /// Bilibili's, each message in a packet of its own.
-    Bilibili,
-    /// Bilibili's, batches as zlib streams.
-    BilibiliZlib,
-    /// Bilibili's, batches as brotli streams.
-    BilibiliBrotli,
-}
-
-impl Dialect {
-    /// Bilibili's `protover`; `None`: another dialect.
-    fn protover(self) -> Option<u16> {
-        match self {
-            Self::Native | Self::Goim => None,
-            Self::Bilibili => Some(0),
-            Self::BilibiliZlib => Some(2),
-            Self::BilibiliBrotli => Some(3),
-        }
-    }
-
-    /// Whether messages are published by goim's call, else by our own.
-    pub(crate) fn is_goim(self) -> bool {
-        self == Self::Goim
-    }
-}
 
 /// What a server's bytes tell.
 #[derive(Debug, PartialEq, Eq)]
@@ -437,46 +407,6 @@ impl Wire {
 
 fn decoder() -> Decoder {
     Decoder::new(Role::Client, FRAME_BYTES_MAX as u32)
-}
-
-/// The payload of a `ServerFrame` that is a pushed `Message` (fields 16; 7 and 8 in it), as it stands in the bytes:
-/// decoding all of the message would cost ten times as much. `None`: something else.
-fn pushed_payload(frame: &[u8]) -> Option<&[u8]> {
-    /// Field 16, length-delimited.
-    const MESSAGE: [u8; 2] = [0x82, 0x01];
-    let mut input = frame.strip_prefix(&MESSAGE)?;
-    let bytes = varint(&mut input)?;
-    let mut message = input.split_at_checked(usize::try_from(bytes).ok()?)?.0;
-    while !message.is_empty() {
-        let key = varint(&mut message)?;
-        match key & 7 {
-            0 => drop(varint(&mut message)?),
-            1 => message = message.get(8..)?,
-            2 => {
-                let bytes = usize::try_from(varint(&mut message)?).ok()?;
-                let (value, rest) = message.split_at_checked(bytes)?;
-                if matches!(key >> 3, 7 | 8) {
-                    return Some(value);
-                }
-                message = rest;
-            }
-            5 => message = message.get(4..)?,
-            _ => return None,
-        }
-    }
-    None
-}
-
-fn varint(input: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *input.split_off_first()?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

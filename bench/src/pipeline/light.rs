@@ -18,10 +18,11 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::bare::Beat;
+use crate::dialect::Dialect;
 use crate::note::Note;
 use crate::publish::{Answer, Api};
 use crate::tally::{microseconds, record};
-use crate::wire::{Dialect, Event, Viewer, Wire};
+use crate::wire::{Event, Viewer, Wire};
 
 /// How long a session may take to enter.
 const ENTERING: Duration = Duration::from_secs(20);
