@@ -19,7 +19,6 @@
 use super::{
     Engine,
     room::{Entry, Feed, NORMAL, Room},
-    round::line_up,
     session::Slot,
 };
 
@@ -54,7 +53,7 @@ impl Engine {
                     owed.stood = after;
                 }
                 owed.add(NORMAL, hole.count.saturating_sub(had), !hole.exact || had > 0);
-                line_up(&mut slots[*slot as usize], *slot, ready);
+                slots[*slot as usize].line_up(*slot, ready);
             }
         }
         let Hole { offset, count, exact, .. } = hole;

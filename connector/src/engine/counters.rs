@@ -2,6 +2,9 @@
 
 use proto::error::TABLE;
 
+use super::ring::Count;
+use crate::driver::{Sending, Sent};
+
 /// What happened since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -41,6 +44,26 @@ pub struct Counters {
     pub bytes_in: u64,
     /// Sends that took less than they were given.
     pub short_writes: u64,
+}
+
+impl Counters {
+    /// A send: how many bytes the kernel took.
+    pub(super) fn wrote(&mut self, &Sending { bytes, sent, .. }: &Sending<'_>) -> usize {
+        // Gone: `closed` follows, and until then it is as good as full.
+        let took = match sent {
+            Sent::Took(took) => took.min(bytes.len()),
+            Sent::Gone => 0,
+        };
+        self.writes += 1;
+        self.bytes_out += took as u64;
+        self.short_writes += u64::from(took < bytes.len());
+        took
+    }
+
+    /// So much of a room was sent whole to a session.
+    pub(super) fn came(&mut self, count: Count) {
+        self.deliveries += count.all - count.missing;
+    }
 }
 
 /// How much there is now, at no cost.

@@ -42,6 +42,7 @@ pub mod event;
 mod gate;
 mod identity;
 mod limits;
+mod line;
 mod places;
 mod pushes;
 mod quiet;
@@ -52,6 +53,7 @@ mod rooms;
 mod round;
 #[cfg(test)]
 mod scenarios;
+mod schedule;
 mod session;
 mod shared;
 #[cfg(test)]
@@ -98,7 +100,7 @@ pub struct Engine {
     encoder: Encoder,
     /// Lent to a decoder for one call.
     inflater: Inflater,
-    schedule: round::Schedule,
+    schedule: schedule::Schedule,
     /// Sessions that have something of their own to send or to finish.
     ready: VecDeque<Key>,
     /// Sessions that may be read from again.
@@ -154,7 +156,7 @@ impl Engine {
             admitted: 0,
             rooms: Slab::new(),
             names: FxHashMap::default(),
-            schedule: round::Schedule::default(),
+            schedule: schedule::Schedule::default(),
             ready: VecDeque::new(),
             readable: VecDeque::new(),
             hopeless: Vec::new(),
@@ -251,7 +253,7 @@ impl Engine {
         if let Some(slot) = self.slots.get_mut(key.slot as usize)
             && slot.generation == key.generation
         {
-            round::line_up(slot, key.slot, &mut self.ready);
+            slot.line_up(key.slot, &mut self.ready);
         }
     }
 

@@ -24,19 +24,17 @@
 //!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
 //! - Who takes nothing while the ring runs full is skipped to its head.
 
-use std::collections::VecDeque;
-
 use arrayvec::ArrayVec;
-use proto::client::{self, ErrorCode, server_frame::Body};
+use proto::client::ErrorCode;
 
 use super::{
-    Counters, Engine, Timer,
+    Engine, Timer,
     ahead::go_along,
     config::{EngineConfig, Fault},
-    encode::{Encoder, Encoding},
+    line::{Flow, Line, all_of},
     ring::{Count, Ring},
-    room::{Feed, FeedLane, HIGH, NORMAL, Room},
-    session::{Ending, Session, Slot},
+    room::{Feed, FeedLane, HIGH, NORMAL},
+    session::{Ending, Slot},
     wheel::Wheel,
 };
 use crate::driver::{BATCH_MAX, Key, Next, Outlet, Sending, Sent};
@@ -45,204 +43,12 @@ use crate::driver::{BATCH_MAX, Key, Next, Outlet, Sending, Sent};
 const QUANTUM: i32 = BATCH_MAX as i32;
 /// Members that may be looked at for the price of a send: nothing is due to them.
 const LOOKS_PER_SEND: usize = 32;
-/// Sends of a ring to a session that is served alone, before the next one's turn.
-const SENDS_PER_TURN: usize = 2;
 /// What comes while a walk is under way is encoded no more often, milliseconds: batches of some messages, for a fraction
 /// of the time that a long walk takes anyway.
 const GATHER_MS: u64 = 4;
 /// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each member: three of
 /// five thousand sends.
 const LATE_MS: u64 = 90;
-/// Walks that are due.
-#[derive(Debug, Default)]
-pub(super) struct Schedule {
-    lanes: [VecDeque<Turn>; 2],
-    /// Their lane, and when they are due, milliseconds. Only rooms of hundreds of sessions rest: few.
-    resting: Vec<(u64, usize, Turn)>,
-}
-
-/// A walk over the members of a feed, for one lane.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    room: usize,
-    encoding: Encoding,
-    /// Sends that it has left of its turns; negative: it took more.
-    credit: i32,
-}
-
-impl Schedule {
-    /// Has a feed's lane walked, if it is not to be anyway.
-    fn add(&mut self, room: usize, feed: &mut Feed, lane: usize, now_ms: u64) {
-        let walked = &mut feed.lanes[lane];
-        if !std::mem::replace(&mut walked.queued, true) {
-            walked.left = 0;
-            self.put(walked.rest_until_ms, lane, Turn { room, encoding: feed.encoding, credit: 0 }, now_ms);
-        }
-    }
-
-    fn put(&mut self, at_ms: u64, lane: usize, turn: Turn, now_ms: u64) {
-        if at_ms > now_ms {
-            self.resting.push((at_ms, lane, turn));
-        } else {
-            self.lanes[lane].push_back(turn);
-        }
-    }
-
-    /// Ends the rests that are over.
-    fn wake(&mut self, now_ms: u64) {
-        for (_, lane, turn) in self.resting.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms) {
-            self.lanes[lane].push_back(turn);
-        }
-    }
-
-    /// When a rest is over, milliseconds.
-    pub(super) fn wake_ms(&self) -> Option<u64> {
-        self.resting.iter().map(|(at_ms, ..)| *at_ms).min()
-    }
-
-    /// Walks that can go on now.
-    fn due(&self) -> usize {
-        self.lanes.iter().map(VecDeque::len).sum()
-    }
-
-    /// Walks in it.
-    pub(super) fn len(&self) -> usize {
-        self.due() + self.resting.len()
-    }
-
-    /// Whether a feed's lane is to be walked.
-    #[cfg(test)]
-    pub(super) fn holds(&self, room: usize, encoding: Encoding, lane: usize) -> bool {
-        let resting = self.resting.iter().filter(|(_, of, _)| *of == lane).map(|(.., turn)| turn);
-        self.lanes[lane].iter().chain(resting).any(|turn| turn.room == room && turn.encoding == encoding)
-    }
-}
-
-/// How far sending to a session came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
-    /// All that there was.
-    Clear,
-    /// Its turn is over, and there is more.
-    More,
-    /// The kernel takes no more.
-    Blocked,
-}
-
-/// Sends to one session, and counts.
-struct Line<'a, O> {
-    outlet: &'a mut O,
-    counters: &'a mut Counters,
-    key: Key,
-    sends: u32,
-    /// Bytes that went out.
-    took: usize,
-}
-
-impl<O: Outlet> Line<'_, O> {
-    /// How many bytes the kernel took; all of them, or it is full or gone.
-    fn send(&mut self, bytes: &[u8]) -> usize {
-        self.sends += 1;
-        let sent = self.outlet.send(self.key, bytes);
-        let took = self.counters.wrote(&Sending { key: self.key, bytes, sent });
-        self.took += took;
-        took
-    }
-
-    /// The session's own output.
-    fn own(&mut self, session: &mut Session) -> Flow {
-        let Some(out) = session.own_mut() else { return Flow::Clear };
-        while let Some(front) = out.front() {
-            let (bytes, took) = (front.len(), self.send(front));
-            out.took(took);
-            if took < bytes {
-                return Flow::Blocked;
-            }
-        }
-        Flow::Clear
-    }
-
-    /// The rest of a half-sent frame of a ring.
-    fn rest(&mut self, ring: &Ring, cursor: &mut u64) -> Flow {
-        let end = ring.boundary_after(*cursor);
-        if end == *cursor { Flow::Clear } else { self.piece(ring, cursor, end) }
-    }
-
-    /// What a ring has for a member.
-    fn ring(&mut self, ring: &Ring, cursor: &mut u64) -> Flow {
-        for _ in 0..SENDS_PER_TURN {
-            if *cursor >= ring.head() {
-                return Flow::Clear;
-            }
-            if self.piece(ring, cursor, ring.send_end(*cursor)) == Flow::Blocked {
-                return Flow::Blocked;
-            }
-        }
-        if *cursor >= ring.head() { Flow::Clear } else { Flow::More }
-    }
-
-    fn piece(&mut self, ring: &Ring, cursor: &mut u64, end: u64) -> Flow {
-        let (bytes, before) = (ring.between(*cursor, end), ring.count_at(*cursor));
-        *cursor += self.send(bytes) as u64;
-        self.counters.came(ring.count_at(*cursor) - before);
-        if *cursor < end { Flow::Blocked } else { Flow::Clear }
-    }
-}
-
-impl Counters {
-    /// A send: how many bytes the kernel took.
-    fn wrote(&mut self, &Sending { bytes, sent, .. }: &Sending<'_>) -> usize {
-        // Gone: `closed` follows, and until then it is as good as full.
-        let took = match sent {
-            Sent::Took(took) => took.min(bytes.len()),
-            Sent::Gone => 0,
-        };
-        self.writes += 1;
-        self.bytes_out += took as u64;
-        self.short_writes += u64::from(took < bytes.len());
-        took
-    }
-
-    /// So much of a room was sent whole to a session.
-    fn came(&mut self, count: Count) {
-        self.deliveries += count.all - count.missing;
-    }
-}
-
-/// What a member is due on a lane: what it missed, and what the ring has. The session is at a frame's end.
-fn member_lane<O: Outlet>(
-    line: &mut Line<'_, O>,
-    encoder: &mut Encoder,
-    session: &mut Session,
-    (index, room): (usize, &mut Room),
-    (feed, member): (usize, usize),
-    lane: usize,
-) -> Flow {
-    let (name, log, feed) = (&room.name, &room.log, &mut room.feeds[feed]);
-    if !feed.owed.is_empty()
-        && let Some(owed) = feed.owed.get_mut(&line.key.slot).filter(|owed| owed.on(lane))
-    {
-        let (count, exact) = (owed.missed[lane], !owed.inexact[lane]);
-        (owed.missed[lane], owed.inexact[lane]) = (0, false);
-        let [high, normal] = feed.position(member);
-        if feed.owed.get(&line.key.slot).is_some_and(|owed| !owed.on(HIGH) && !owed.on(NORMAL)) {
-            feed.owed.remove(&line.key.slot);
-        }
-        let position = client::Position { log: log.to_string(), normal, high };
-        let gap = client::Gap { channel: name.to_string(), count: count.into(), exact, position: Some(position) };
-        session.busy_mut().out.push(encoder.own(feed.encoding, 0, Body::Gap(gap)));
-        if line.own(session) == Flow::Blocked {
-            return Flow::Blocked;
-        }
-    }
-    let (ring, cursor) = (&feed.lanes[lane].ring, &mut feed.members[member].cursors[lane]);
-    let flow = line.ring(ring, cursor);
-    if flow == Flow::Blocked && !ring.rest(*cursor).is_empty() {
-        session.busy_mut().half = Some((index, lane));
-    }
-    flow
-}
-
 /// What members who stand at the same place of a ring are sent: nearly all of a walk's do, so that it is searched for once.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
@@ -306,7 +112,7 @@ impl Engine {
                 let owed = feed.owed.entry(member.slot).or_default();
                 (owed.inexact, owed.stood) = ([true; 2], before);
                 owed.add(NORMAL, missed, true);
-                line_up(&mut self.slots[member.slot as usize], member.slot, &mut self.ready);
+                self.slots[member.slot as usize].line_up(member.slot, &mut self.ready);
             }
         }
         self.counters.missed += missed;
@@ -367,7 +173,7 @@ impl Engine {
                 }
                 owed.add(lane, skipped.all, *inexact_at > boundary);
             }
-            line_up(slot, member.slot, &mut self.ready);
+            slot.line_up(member.slot, &mut self.ready);
             member.cursors[lane] = ring.head();
             if fault == Some(Fault::WrapOffByOne) {
                 member.cursors[lane] += 1;
@@ -568,7 +374,7 @@ impl Engine {
             counters.came(count);
             // The rest of it in its own turn; so what is normal comes after all that is high.
             if (HIGH..=lane).any(|lane| member.cursors[lane] < heads[lane]) {
-                line_up(slot, member.slot, ready);
+                slot.line_up(member.slot, ready);
             }
         }
         drop(sending);
@@ -597,14 +403,6 @@ impl Engine {
     }
 }
 
-/// Has the next round look at what a session has of its own to send. A blocked one comes up by itself.
-pub(super) fn line_up(slot: &mut Slot, index: u32, ready: &mut VecDeque<Key>) {
-    if !slot.queued && !slot.blocked {
-        slot.queued = true;
-        ready.push_back(Key { slot: index, generation: slot.generation });
-    }
-}
-
 /// The kernel takes no more for a session: it comes up by `writable`, or is closed when that does not come.
 fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_ms: u64, progress: bool) {
     (slot.blocked, slot.woken) = (true, false);
@@ -614,47 +412,4 @@ fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_m
         }
         session.arm(wheel, session.busy().stuck_ms + u64::from(config.slow_close_s) * 1000);
     }
-}
-
-/// Everything that a session is due: the rest of a half-sent frame, its own output, the high lanes, the normal ones.
-fn all_of<O: Outlet>(
-    line: &mut Line<'_, O>,
-    encoder: &mut Encoder,
-    session: &mut Session,
-    rooms: &mut slab::Slab<Room>,
-) -> Flow {
-    let Some(encoding) = session.encoding() else { return line.own(session) };
-    if let Some((index, lane)) = session.busy().half {
-        let place = session.places.iter().find(|place| place.room() == index).copied();
-        if let (Some(place), Some(room)) = (place, rooms.get_mut(index))
-            && let Some(feed) = room.feed(encoding)
-        {
-            let feed = &mut room.feeds[feed];
-            if line.rest(&feed.lanes[lane].ring, &mut feed.members[place.member()].cursors[lane]) == Flow::Blocked {
-                return Flow::Blocked;
-            }
-        }
-        session.busy_mut().half = None;
-    }
-    if line.own(session) == Flow::Blocked {
-        return Flow::Blocked;
-    }
-    let mut more = false;
-    for lane in [HIGH, NORMAL] {
-        for at in 0..session.places.len() {
-            let place = session.places[at];
-            let Some(room) = rooms.get_mut(place.room()) else { continue };
-            let Some(feed) = room.feed(encoding) else { continue };
-            match member_lane(line, encoder, session, (place.room(), room), (feed, place.member()), lane) {
-                Flow::Clear => {}
-                // What is normal waits for what is high.
-                Flow::More => more = true,
-                Flow::Blocked => return Flow::Blocked,
-            }
-        }
-        if more {
-            return Flow::More;
-        }
-    }
-    Flow::Clear
 }

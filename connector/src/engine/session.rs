@@ -47,6 +47,17 @@ pub(super) struct Slot {
     pub(super) session: Option<Box<Session>>,
 }
 
+impl Slot {
+    /// Has the next round look at what the session has of its own to send; `index` is the slot's. A blocked one comes up
+    /// by itself.
+    pub(super) fn line_up(&mut self, index: u32, ready: &mut VecDeque<Key>) {
+        if !self.queued && !self.blocked {
+            self.queued = true;
+            ready.push_back(Key { slot: index, generation: self.generation });
+        }
+    }
+}
+
 /// See the module's opening.
 #[derive(Debug)]
 pub(super) struct Session {
