@@ -121,7 +121,7 @@ fan sweep 1 sweep "${growing[@]}" --viewers 5000 --deliveries 2e6 --factor 1.8
 fan sweep-rooms 1 sweep "${growing[@]}" --viewers 10000 --deliveries 100e3 --grow rooms --factor 6 --steps 5
 fan sweep-sessions 1 sweep "${growing[@]}" --viewers 1000 --rate 1000 --grow sessions --factor 2 --steps 4
 
-if wanted idle-whole || wanted storm; then
+if wanted idle-whole || wanted idle-rooms || wanted storm; then
     whole
     at=(--connect "$(printed whole clients)")
     wanted storm && measure storm "$runs" storm --sessions 10000 --rooms 100 "${at[@]}"
@@ -129,6 +129,10 @@ if wanted idle-whole || wanted storm; then
     whole
     at=(--connect "$(printed whole clients)")
     wanted idle-whole && measure idle-whole 1 idle --first 2000 --sessions 16000 --rooms 20 --seconds 12 --heartbeat 10 "${at[@]}"
+    servers_down
+    whole
+    wanted idle-rooms && measure idle-rooms 1 idle --first 2000 --sessions 16000 --rooms 100000 --rooms-each 16 --seconds 20 \
+        --heartbeat 15 --connect "$(printed whole clients)"
     servers_down
 fi
 if wanted pipeline-embedded; then

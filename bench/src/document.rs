@@ -409,6 +409,22 @@ mod tests {
     }
 
     #[test]
+    fn quiet_rooms_are_counted_where_all_are_held() {
+        let rooms = |rooms: u64, bytes: f64, closed: u64| {
+            let idle = json!({
+                "settings": { "sessions": 16_000, "rooms": rooms }, "sessions": 16_000, "closed": closed,
+                "unanswered": 0, "user_bytes_a_room": bytes,
+            });
+            verdict(&results(&[("idle-rooms", idle)]), "4d")
+        };
+        assert_eq!(rooms(100_000, 4096.0, 0), Verdict::Met);
+        assert_eq!(
+            [rooms(99_999, 900.0, 0), rooms(100_000, 4097.0, 0), rooms(100_000, 900.0, 1)],
+            [Verdict::NotMet; 3]
+        );
+    }
+
+    #[test]
     fn single_writes_are_held_against_the_way_that_makes_more() {
         let rare = |name: &str, value: f64| {
             let mut fan = fan(8e4, 40.0, 0);

@@ -151,6 +151,19 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         let lost = if made { "" } else { ", some lost" };
         Some((format!("{}{lost}", ms(p99)), "< 20 ms, all made there".into(), p99 < 20.0 && made))
     }));
+    let quiet = "a quiet room (100,000 of 2.6 sessions): user-space bytes, sessions, logic and job included";
+    rows.push(row("4d", quiet, &["idle-rooms"], results, |case| {
+        let bytes = case.median("/user_bytes_a_room")?;
+        let held = all(case, |run| {
+            number(run, "/settings/rooms") >= Some(QUIET_ROOMS)
+                && number(run, "/sessions") >= number(run, "/settings/sessions")
+                && number(run, "/unanswered") == Some(0.0)
+                && number(run, "/closed") == Some(0.0)
+        });
+        let lacking = if held { "" } else { ", not all of 100,000 held" };
+        let measured = format!("{}{lacking}", grouped(bytes as u64));
+        Some((measured, "<= 4,096, 100,000 held".into(), bytes <= QUIET_ROOM_BYTES && held))
+    }));
     for (target, what, name, most) in [
         ("5a", "an idle session (16,000 after 2,000): user-space bytes, connector", "idle-connector", 300.0),
         ("5b", "the same, `barrage run` whole", "idle-whole", 470.0),
@@ -256,6 +269,9 @@ const COMPRESSED: [(&str, &str, [&str; 2]); 4] = [
 const SINGLE_DELIVERIES_A_WRITE: f64 = 1.02;
 /// What the connector counted as not sent, of what did not come.
 const COUNTED_MIN: f64 = 0.99;
+/// Rooms that a core is to hold, and what each may take while nothing happens in it, bytes.
+const QUIET_ROOMS: f64 = 100_000.0;
+const QUIET_ROOM_BYTES: f64 = 4096.0;
 /// Sessions over which memory is to have grown.
 const GROWN_SESSIONS: f64 = 15_000.0;
 /// How long a million sessions are held, seconds.
