@@ -7,6 +7,7 @@
 //! All viewers are in their room before the first message is sent; the run ends by itself when everything that was
 //! accepted has come, or when nothing comes any more.
 
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,8 +47,11 @@ const ROOMS_MAX: u32 = 100_000;
 const LEDGER_BYTES_MAX: u64 = 4 << 30;
 /// Open files beside the sockets.
 const OTHER_FILES: u64 = 64;
-/// Between the last viewer's entry and the first message: what the entries set off has come to rest.
-const SETTLING: Duration = Duration::from_millis(500);
+/// Between the last viewer's entry and the first message: what the entries set off has come to rest, and is in the server's
+/// counters.
+const SETTLING: Duration = Duration::from_millis(1200);
+/// How old a server's counters may be: a core tells them once a second, while it is awake.
+const TOLD_EVERY: Duration = Duration::from_millis(1100);
 /// Nothing new for as long after the last message was answered: nothing more will come.
 const QUIET: Duration = Duration::from_secs(3);
 /// How often the progress is looked at.
@@ -311,7 +315,7 @@ impl Fanout {
             let probes = if self.probe { Some((probe(probe::heartbeats)?, probe(probe::joins)?)) } else { None };
 
             let cpu = |audience: &mut Audience| Ok::<_, Error>(process_cpu() + audience.look(TELLING)?.cpu);
-            let (cpu_before, before) = (cpu(&mut audience)?, target.meter.read());
+            let (cpu_before, before, begun) = (cpu(&mut audience)?, target.meter.read(), Instant::now());
             let begin_ns = now_ns() + LOOK.as_nanos() as u64;
             let mut watch = |done: &dyn Fn() -> bool| -> Result<(), Error> {
                 while !done() {
@@ -345,7 +349,14 @@ impl Fanout {
                 published.into_iter().reduce(Published::both).ok_or_else(panicked)?
             };
             rest(&mut audience, &cast, &published, |seen| progress.show(|| state(seen, &accepted, &schedule)))?;
-            let (spent, cpu) = (target.meter.read().since(&before), cpu(&mut audience)? - cpu_before);
+            let client_cpus = (cpu(&mut audience)? - cpu_before).div_duration_f64(begun.elapsed());
+            if !target.meter.admin.is_empty() {
+                // Else the last second's writes would be missing from the counters, but not from the processor time.
+                thread::sleep(TOLD_EVERY);
+                target.clients.iter().for_each(|(_, address)| drop(TcpStream::connect_timeout(address, TOLD_EVERY)));
+                thread::sleep(LOOK);
+            }
+            let spent = target.meter.read().since(&before);
             stop.store(true, Ordering::Relaxed);
             let account = audience.end(&published.accepted)?;
             let probes = probes.map(|(heartbeats, joins)| {
@@ -354,7 +365,6 @@ impl Fanout {
                     joins.join().map_err(|_| panicked())?,
                 ))
             });
-            let client_cpus = cpu.as_secs_f64() / spent.seconds.max(f64::EPSILON);
             Ok::<_, Error>(Run { begin_ns, published, account, spent, client_cpus, probes: probes.transpose()? })
         })?;
         progress.clear();

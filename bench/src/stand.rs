@@ -186,7 +186,6 @@ pub(crate) struct Meter {
 /// What a server has used and done, up to a moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
-    at: Instant,
     usage: Option<Usage>,
     counters: Option<BTreeMap<String, f64>>,
 }
@@ -194,7 +193,6 @@ pub(crate) struct Reading {
 /// What it used and did between two readings.
 #[derive(Debug, Clone)]
 pub(crate) struct Spent {
-    pub(crate) seconds: f64,
     pub(crate) usage: Option<Usage>,
     counters: Option<BTreeMap<String, f64>>,
 }
@@ -207,7 +205,6 @@ impl Meter {
         // Those of one name are summed, of whichever process.
         let texts: Option<Vec<String>> = self.admin.iter().map(text).collect();
         Reading {
-            at: Instant::now(),
             usage: Usage::of_all(&self.pids),
             counters: texts.filter(|texts| !texts.is_empty()).map(|texts| counters(&texts.concat())),
         }
@@ -221,11 +218,7 @@ impl Reading {
                 |(name, value): (&String, &f64)| (name.clone(), value - before.get(name).copied().unwrap_or_default());
             now.iter().map(difference).collect()
         });
-        Spent {
-            seconds: (self.at - before.at).as_secs_f64(),
-            usage: self.usage.zip(before.usage).map(|(now, before)| now.since(&before)),
-            counters,
-        }
+        Spent { usage: self.usage.zip(before.usage).map(|(now, before)| now.since(&before)), counters }
     }
 }
 
