@@ -9,10 +9,10 @@ use std::{fs, io};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::figures::{grouped, ms, percent};
 use crate::limit::SEND;
-use crate::report::grouped;
 use crate::results::{Case, Results, machine, number};
-use crate::targets::{Row, SHARE, URING_SHARE, Verdict, ms, percent, rows};
+use crate::targets::{Row, SHARE, URING_SHARE, Verdict, rows};
 
 /// The table of the targets from the results of `make bench`, and the document that shows them.
 #[derive(Debug, Clone, clap::Args)]

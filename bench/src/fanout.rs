@@ -23,20 +23,21 @@ use crate::credential::{ApiKey, Token};
 use crate::dialect::Dialect;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::figures::grouped;
 use crate::limit::{FAIR_BYTES, FAIR_WRITES_PER_CPU_S, Limit, LimitRow};
 use crate::note::NOTE_BYTES;
 use crate::output::{Output, Printing};
 use crate::owner::{self, Owner};
+use crate::places::Places;
 use crate::probe::{self, Probed};
 use crate::processor::{Cpus, pin, sides};
 use crate::progress::Progress;
 use crate::publish::{self, Published};
-use crate::report::{Report, grouped};
+use crate::report::Report;
 use crate::schedule::{Class, Schedule};
 use crate::series::Series;
 use crate::stand::{Spent, Stand};
 use crate::tally::{Account, Ledger, bit};
-use crate::target::Target;
 use crate::viewers::{Cast, Seen};
 
 /// Most viewers: as many sockets as some GiB of kernel memory hold.
@@ -270,25 +271,25 @@ impl Fanout {
             Admission::of_this_machine().server(schedule.sessions().into())?;
         }
         let stand = self.stand.then(|| self.stand(server.clone())).transpose()?;
-        let target = Target::new(self, stand.as_ref())?;
+        let places = Places::new(self, stand.as_ref())?;
         let cast = Cast {
             one_in: self.one_in(&schedule),
             schedule: (*schedule).clone(),
             dialect: self.dialect,
             tcp: self.tcp,
             compress: self.compress,
-            servers: target.clients.clone(),
+            servers: places.clients.clone(),
             token: self.token.token.clone(),
         };
         let accepted = Arc::new(AtomicU64::new(0));
         let bytes = self.payload_bytes(&schedule)?;
         let mut owners = Vec::new();
         if self.via == Via::Connector {
-            for grpc in &target.grpc {
+            for grpc in &places.grpc {
                 let plan = owner::Plan {
                     schedule: schedule.clone(),
                     grpc: grpc.clone(),
-                    secret: target.secret.clone(),
+                    secret: places.secret.clone(),
                     partitions: self.partitions,
                     bytes,
                 };
@@ -315,7 +316,7 @@ impl Fanout {
             let probes = if self.probe { Some((probe(probe::heartbeats)?, probe(probe::joins)?)) } else { None };
 
             let cpu = |audience: &mut Audience| Ok::<_, Error>(process_cpu() + audience.look(TELLING)?.cpu);
-            let (cpu_before, before, begun) = (cpu(&mut audience)?, target.meter.read(), Instant::now());
+            let (cpu_before, before, begun) = (cpu(&mut audience)?, places.meter.read(), Instant::now());
             let begin_ns = now_ns() + LOOK.as_nanos() as u64;
             let mut watch = |done: &dyn Fn() -> bool| -> Result<(), Error> {
                 while !done() {
@@ -329,7 +330,7 @@ impl Fanout {
                     schedule: schedule.clone(),
                     api: publish::Api {
                         dialect: self.dialect,
-                        host: target.http.clone(),
+                        host: places.http.clone(),
                         api_key: self.api_key.api_key.clone(),
                     },
                     bytes,
@@ -350,13 +351,13 @@ impl Fanout {
             };
             rest(&mut audience, &cast, &published, |seen| progress.show(|| state(seen, &accepted, &schedule)))?;
             let client_cpus = (cpu(&mut audience)? - cpu_before).div_duration_f64(begun.elapsed());
-            if !target.meter.admin.is_empty() {
+            if !places.meter.admin.is_empty() {
                 // Else the last second's writes would be missing from the counters, but not from the processor time.
                 thread::sleep(TOLD_EVERY);
-                target.clients.iter().for_each(|(_, address)| drop(TcpStream::connect_timeout(address, TOLD_EVERY)));
+                places.clients.iter().for_each(|(_, address)| drop(TcpStream::connect_timeout(address, TOLD_EVERY)));
                 thread::sleep(LOOK);
             }
-            let spent = target.meter.read().since(&before);
+            let spent = places.meter.read().since(&before);
             stop.store(true, Ordering::Relaxed);
             let account = audience.end(&published.accepted)?;
             let probes = probes.map(|(heartbeats, joins)| {
@@ -369,7 +370,7 @@ impl Fanout {
         })?;
         progress.clear();
         drop((owners, stand));
-        let limit = self.limit(&run.spent, server, clients)?;
+        let limit = self.limit(&run.spent, schedule.sessions(), server, clients)?;
         Ok(Report::new(self, environment, &schedule, &run, limit))
     }
 
@@ -382,7 +383,6 @@ impl Fanout {
         refuse(sizes.contains(&self.bytes), "bytes", &self.bytes, "32 to 65,536")?;
         refuse((1..=86_400).contains(&self.seconds), "seconds", &self.seconds, "1 to 86,400")?;
         refuse((1..=1024).contains(&self.publishers), "publishers", &self.publishers, "1 to 1,024")?;
-        refuse(self.workers <= self.viewers, "workers", &self.workers, "at most as many as viewers")?;
         let places = self.connect.len();
         refuse((1..=SERVERS_MAX).contains(&places), "connect", &places, "1 to 1,000 places")?;
         let owned = self.via == Via::Http || self.stand || self.grpc.len() == places;
@@ -419,6 +419,7 @@ impl Fanout {
         let publishers = if self.via == Via::Connector { 1 } else { self.publishers };
         let servers = if self.stand { 1 } else { places as u32 };
         let schedule = Schedule::new(rand::random(), publishers, servers, self.seconds.into(), &classes);
+        refuse(self.workers <= schedule.sessions(), "workers", &self.workers, "at most as many as viewers")?;
         refuse(
             self.ledger_bytes(&schedule) <= LEDGER_BYTES_MAX,
             "seconds",
@@ -496,11 +497,12 @@ impl Fanout {
         one_room && self.deliveries.is_none() && self.rate * f64::from(self.viewers) < FAIR_WRITES_PER_CPU_S
     }
 
-    /// What the machine makes of writes as long as the server's were, and of short ones, each by plain calls and by
-    /// io_uring.
+    /// What the machine makes of writes as long as the server's were, to as many `sessions` as far as a process has
+    /// descriptors, and of short ones, each by plain calls and by io_uring.
     fn limit(
         &self,
         spent: &Spent,
+        sessions: u32,
         server: Option<Cpus>,
         clients: Option<Cpus>,
     ) -> Result<Option<Vec<LimitRow>>, Error> {
@@ -512,7 +514,7 @@ impl Fanout {
         let mut sizes = vec![FAIR_BYTES];
         sizes.extend(Some((bytes / writes).max(1) as usize).filter(|size| size.abs_diff(FAIR_BYTES) > FAIR_BYTES / 10));
         let limit = |sizes, (pace, seconds)| Limit {
-            sessions: self.viewers.min(LIMIT_SESSIONS_MAX),
+            sessions: sessions.min(LIMIT_SESSIONS_MAX),
             sizes,
             seconds,
             pace,

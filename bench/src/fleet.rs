@@ -11,9 +11,9 @@ use crate::admission::{Admission, Asked, SESSION_BYTES};
 use crate::clock::now_ns;
 use crate::credential::Token;
 use crate::dialect::Dialect;
+use crate::figures::grouped;
 use crate::order::{BACKOFF, Credential, Order, Plan, Told, marker};
 use crate::progress::Progress;
-use crate::report::grouped;
 use crate::workers::{Part, Workers};
 
 /// How often the progress is looked at.

@@ -17,11 +17,11 @@ use crate::Error;
 use crate::clock::now_ns;
 use crate::credential::ApiKey;
 use crate::environment::Environment;
+use crate::figures::grouped;
 use crate::fleet::{Crew, Fleet, reasons};
 use crate::order::Told;
 use crate::output::Printing;
 use crate::progress::Progress;
-use crate::report::grouped;
 use crate::servers::{Cpu, Look, Servers};
 
 /// After the last session is in: what its coming set off (routes are written in batches, allocators give back).

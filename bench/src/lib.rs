@@ -8,7 +8,7 @@
 //! ```text
 //!   schedule ─┬▶ publish: HTTP connections ─┬▶ the server ─▶ viewers: reading ─▶ wire ─▶ tally ─▶ audience ─▶ report
 //!             └▶ owner: Delivery stream ────┘  (stand)        └─ workers, a process each where one is too small ─┘
-//!   idle, storm ─▶ fleet ─orders─▶ workers, a process each: sockets ─▶ wire ─▶ told ─▶ fleet ─▶ report
+//!   idle, storm ─▶ fleet ─orders─▶ workers, a process each: crowd ─▶ wire ─▶ told ─▶ fleet ─▶ report
 //! ```
 
 mod admission;
@@ -16,12 +16,14 @@ mod audience;
 pub mod chat;
 mod clock;
 mod credential;
+mod crowd;
 mod dial;
 mod dialect;
 mod document;
 mod environment;
 mod error;
 mod fanout;
+mod figures;
 mod fleet;
 mod idle;
 mod limit;
@@ -30,6 +32,7 @@ mod order;
 mod output;
 mod owner;
 mod pipeline;
+mod places;
 mod plot;
 mod probe;
 mod processor;
@@ -46,11 +49,9 @@ mod stand;
 mod storm;
 mod sweep;
 mod tally;
-mod target;
 mod targets;
 mod viewers;
 mod wire;
-mod worker;
 mod workers;
 
 pub use credential::{ApiKey, Token};

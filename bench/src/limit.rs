@@ -23,10 +23,10 @@ use serde::Serialize;
 use crate::clock::thread_cpu;
 use crate::environment::{Environment, open_files};
 use crate::error::Error;
+use crate::figures::grouped;
 use crate::output::Printing;
 use crate::processor::{Cpus, pin, sides};
 use crate::reading::{Drain, Poller};
-use crate::report::grouped;
 
 /// Most connections: two descriptors each, in one process.
 const SESSIONS_MAX: u32 = 100_000;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::fanout::{Fanout, Run};
+use crate::figures::grouped;
 use crate::limit::{self, LimitRow};
 use crate::processor::Usage;
 use crate::schedule::Schedule;
@@ -355,19 +356,6 @@ impl ServerReport {
             connector,
         })
     }
-}
-
-/// 1234567 as 1,234,567.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 impl fmt::Display for Report {

@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::figures::grouped;
 use crate::limit::{self, LimitRow};
-use crate::report::{Report, grouped};
+use crate::report::Report;
 use crate::results::median;
 
 /// Some runs with the same options.

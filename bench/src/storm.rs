@@ -17,10 +17,11 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::environment::Environment;
+use crate::figures::grouped;
 use crate::fleet::{Crew, Done, Fleet};
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::report::{Millis, grouped};
+use crate::report::Millis;
 use crate::servers::{Cpu, Servers};
 
 /// After the last session is in: what its coming set off.

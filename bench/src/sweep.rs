@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::fanout::Fanout;
+use crate::figures::grouped;
 use crate::plot::{self, Curves, Line};
-use crate::report::grouped;
 use crate::series::{Headline, Series};
 
 /// Most steps of a sweep.

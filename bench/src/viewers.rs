@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
+use crate::admission::OTHER_FILES;
 use crate::clock::{now_ns, process_cpu};
 use crate::dial;
 use crate::dialect::Dialect;
@@ -36,8 +37,6 @@ pub(crate) const ENTERING: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How often the parent is told.
 const TELL: Duration = Duration::from_millis(50);
-/// Descriptors beside the viewers': the three of every process, epoll, and what the runtime opens for a moment.
-pub(crate) const OTHER_FILES: u64 = 32;
 /// The token of the orders.
 const ORDERS: u64 = u64::MAX;
 /// Heartbeats go out in so many groups, one after the other: not everyone's at once.

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::{order, viewers, worker};
+use crate::{crowd, order, viewers};
 
 /// Lines of workers that wait to be looked at.
 const LINES_MAX: usize = 1024;
@@ -41,7 +41,7 @@ pub(crate) enum Part {
 impl Part {
     fn work(self, lines: Lines, orders: impl AsFd, told: impl Write) -> io::Result<()> {
         match self {
-            Self::Sessions(plan) => worker::Worker::new(plan, lines)?.run(orders, told),
+            Self::Sessions(plan) => crowd::Crowd::new(plan, lines)?.run(orders, told),
             Self::Viewers(plan) => viewers::run(*plan, lines, orders, told),
         }
     }

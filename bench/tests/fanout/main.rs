@@ -117,8 +117,9 @@ async fn a_gap_that_is_told_is_counted_beside_the_loss() {
 #[tokio::test]
 async fn a_session_that_the_server_ends_is_told() {
     let report = measure(one(3, Fate::Closed), "--rate 30").await;
-    assert_eq!((report.sessions.closed, report.deliveries.lost), (1, 27));
-    // "connection closed", or reset, where a heartbeat was under way.
+    assert_eq!(report.sessions.closed, 1);
+    // "connection closed", or reset, where a heartbeat was under way: then the three before it may be lost, too.
+    assert!((27..=30).contains(&report.deliveries.lost), "{report}");
     assert!(report.sessions.reasons.keys().all(|reason| reason.to_lowercase().contains("connection")), "{report}");
     assert!(report.fault().unwrap().contains("1 sessions were closed"));
 }

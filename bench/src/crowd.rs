@@ -1,5 +1,5 @@
-//! A worker process of `idle` and `storm`: one thread, one epoll, as many sessions as a process may have descriptors. Its
-//! parent is [`crate::fleet`]; what they say to each other is [`crate::order`].
+//! The sessions of `idle` and `storm` that one worker process ([`crate::workers`]) holds: one thread, one epoll, as many as
+//! a process may have descriptors. Its parent is [`crate::fleet`]; what they say to each other is [`crate::order`].
 //!
 //! ```text
 //!   order ─▶ queue, due ─▶ begin ─▶ connecting ─▶ entering ─▶ in its room ─▶ heartbeats in turn ─▶ leave
@@ -23,6 +23,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use crate::admission::OTHER_FILES;
 use crate::clock::now_ns;
 use crate::dial;
 use crate::environment::open_files;
@@ -46,8 +47,6 @@ const TELL_NS: u64 = 250_000_000;
 const ENTERING_NS: u64 = 20_000_000_000;
 /// Tries of a session; then it is given up.
 const TRIES_MAX: u8 = 8;
-/// Descriptors beside the sessions': the three of every process, epoll, and what the runtime opens for a moment.
-pub(crate) const OTHER_FILES: u64 = 32;
 /// The event of standard input.
 const ORDERS: u64 = u64::MAX;
 /// How long a token is good, seconds: longer than any run.
@@ -60,7 +59,7 @@ struct Session {
     /// Counts its connections: an event of an older one is stale.
     generation: u32,
     /// On its way in, or in the middle of a frame.
-    part: Option<Box<Part>>,
+    unfinished: Option<Box<Unfinished>>,
     tries: u8,
     joined: bool,
     /// A heartbeat is not answered yet.
@@ -70,7 +69,7 @@ struct Session {
 
 const _: () = assert!(size_of::<Session>() <= 32);
 
-struct Part {
+struct Unfinished {
     wire: Wire,
     /// Since when the session wants to be in its room.
     since_ns: u64,
@@ -78,7 +77,7 @@ struct Part {
     blocked: bool,
 }
 
-pub(crate) struct Worker {
+pub(crate) struct Crowd {
     plan: Plan,
     epoll: OwnedFd,
     sessions: Vec<Session>,
@@ -109,7 +108,7 @@ pub(crate) struct Worker {
     signing: Option<jsonwebtoken::EncodingKey>,
 }
 
-impl Worker {
+impl Crowd {
     /// `lines` has what came after the plan.
     ///
     /// # Errors
@@ -257,7 +256,7 @@ impl Worker {
         });
         let session = &mut self.sessions[slot as usize];
         session.generation = session.generation.wrapping_add(1);
-        session.part = Some(Box::new(Part { wire, since_ns, blocked: false }));
+        session.unfinished = Some(Box::new(Unfinished { wire, since_ns, blocked: false }));
         self.entering.push_back((slot, session.generation, now_ns()));
         self.under_way += 1;
         match dial::begin(server, number) {
@@ -312,7 +311,7 @@ impl Worker {
             Err(error) => return Err(error.to_string()),
         };
         let (mut ready, mut answered, mut reached, mut ended) = (false, 0, false, None);
-        let wire = session.part.as_deref_mut().map_or(&mut self.rest, |part| &mut part.wire);
+        let wire = session.unfinished.as_deref_mut().map_or(&mut self.rest, |unfinished| &mut unfinished.wire);
         let marker = self.marker.as_bytes();
         let told = wire.read(&mut self.buffer[..read], &mut |event| match event {
             Event::Ready => ready = true,
@@ -331,7 +330,7 @@ impl Worker {
             self.told.joined += 1;
             self.under_way -= 1;
             let now = now_ns();
-            let since_ns = session.part.as_ref().map_or(now, |part| part.since_ns);
+            let since_ns = session.unfinished.as_ref().map_or(now, |unfinished| unfinished.since_ns);
             record(&mut self.latency, now.saturating_sub(since_ns) / 1000);
             let every_ms = self.plan.heartbeat_ms.unwrap_or(heartbeat_s * 750);
             if self.beat_every_ns == 0 {
@@ -352,7 +351,7 @@ impl Worker {
     fn flush(&mut self, slot: u32, fresh: bool) -> Result<(), String> {
         let session = &mut self.sessions[slot as usize];
         let Some(socket) = &session.socket else { return Ok(()) };
-        let wire = session.part.as_deref_mut().map_or(&mut self.rest, |part| &mut part.wire);
+        let wire = session.unfinished.as_deref_mut().map_or(&mut self.rest, |unfinished| &mut unfinished.wire);
         while !wire.out.is_empty() {
             match send(socket, &wire.out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(sent) => drop(wire.out.drain(..sent)),
@@ -362,11 +361,12 @@ impl Worker {
             }
         }
         let blocked = !wire.out.is_empty();
-        if session.part.is_none() && !self.rest.is_at_rest() {
+        if session.unfinished.is_none() && !self.rest.is_at_rest() {
             let wire = std::mem::replace(&mut self.rest, Wire::at_rest(self.plan.dialect, self.plan.tcp));
-            session.part = Some(Box::new(Part { wire, since_ns: 0, blocked: false }));
+            session.unfinished = Some(Box::new(Unfinished { wire, since_ns: 0, blocked: false }));
         }
-        let was_blocked = session.part.as_mut().is_some_and(|part| std::mem::replace(&mut part.blocked, blocked));
+        let was_blocked =
+            session.unfinished.as_mut().is_some_and(|unfinished| std::mem::replace(&mut unfinished.blocked, blocked));
         if fresh || blocked != was_blocked {
             let mut flags = epoll::EventFlags::IN;
             flags.set(epoll::EventFlags::OUT, blocked);
@@ -378,8 +378,8 @@ impl Worker {
             };
             told.map_err(|error| error.to_string())?;
         }
-        if session.joined && session.part.as_ref().is_some_and(|part| part.wire.is_at_rest()) {
-            session.part = None;
+        if session.joined && session.unfinished.as_ref().is_some_and(|unfinished| unfinished.wire.is_at_rest()) {
+            session.unfinished = None;
         }
         Ok(())
     }
@@ -390,7 +390,7 @@ impl Worker {
         *self.told.reasons.entry(reason).or_default() += 1;
         let session = &mut self.sessions[slot as usize];
         session.socket = None;
-        let since_ns = session.part.take().map_or(0, |part| part.since_ns);
+        let since_ns = session.unfinished.take().map_or(0, |unfinished| unfinished.since_ns);
         session.waiting = false;
         if std::mem::take(&mut session.joined) {
             self.told.closed += 1;
@@ -441,7 +441,7 @@ impl Worker {
             }
             self.told.heartbeats += 1;
             self.told.unanswered += u64::from(std::mem::replace(&mut session.waiting, true));
-            session.part.as_deref_mut().map_or(&mut self.rest, |part| &mut part.wire).heartbeat();
+            session.unfinished.as_deref_mut().map_or(&mut self.rest, |unfinished| &mut unfinished.wire).heartbeat();
             if let Err(reason) = self.flush(slot as u32, false) {
                 self.failed(slot as u32, reason);
             }

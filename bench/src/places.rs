@@ -1,4 +1,4 @@
-//! The server that a fan-out is against: one of its own, or those that the options name.
+//! Where the server is that a fan-out is against: one of its own, or those that the options name.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -7,7 +7,7 @@ use crate::fanout::Fanout;
 use crate::stand::{Meter, Stand};
 
 /// Where the server is.
-pub(crate) struct Target {
+pub(crate) struct Places {
     /// As they are named, and what that is.
     pub(crate) clients: Vec<(String, SocketAddr)>,
     /// `host:port`.
@@ -17,7 +17,7 @@ pub(crate) struct Target {
     pub(crate) meter: Meter,
 }
 
-impl Target {
+impl Places {
     /// # Errors
     /// A place that is none.
     pub(crate) fn new(fanout: &Fanout, stand: Option<&Stand>) -> Result<Self, Error> {
