@@ -78,6 +78,14 @@ fn workers_count_together_what_each_of_them_sees() {
     }
 }
 
+/// To fewer connections a write costs less: the comparison would be unfair.
+#[test]
+fn the_limit_beside_a_run_has_as_many_connections() {
+    let report = bench("fanout --stand --via connector --seconds 1 --room-sizes 15,2x3 --rates 40,20");
+    let rows = report["limit"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["sessions"] == 21), "{report}");
+}
+
 /// As many connectors as their descriptors require, each with its share of every room.
 #[test]
 fn several_connectors_share_the_viewers_of_each_room() {

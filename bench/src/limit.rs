@@ -102,6 +102,8 @@ pub struct LimitRow {
     pub way: &'static str,
     /// Rounds a second; 0: one after the other.
     pub pace: f64,
+    /// Connections.
+    pub sessions: u64,
     /// Of a write.
     pub bytes: usize,
     /// That the kernel took, wholly or in part.
@@ -312,6 +314,7 @@ fn row(
     Ok(LimitRow {
         way,
         pace,
+        sessions: connections,
         bytes,
         writes,
         full,
