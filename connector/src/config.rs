@@ -168,7 +168,8 @@ impl Config {
     }
 
     /// What the engine of one of `cores` cores is told. The kernel shares connections out among the cores by their
-    /// ports, not evenly: each may have half as many again as its part.
+    /// ports, not evenly, and one that has far fewer than the others is handed new ones: each may have half as many again
+    /// as its part. While a core fills up so, an address can come to its end there before it has all that it may.
     pub(crate) fn engine(&self, node: &str, cores: usize) -> EngineConfig {
         let part = |all: u32| match cores {
             1 => all,

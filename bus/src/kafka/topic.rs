@@ -45,7 +45,16 @@ pub(super) async fn prepare(config: &Config) -> Result<[String; Topic::ALL.len()
     let for_copies = config.clone();
     blocking(move || Topic::ALL.into_iter().try_for_each(|topic| check_partitions(&asker, &for_copies, topic))).await?;
     let mut logs = <[String; Topic::ALL.len()]>::default();
-    for (topic, settings) in Topic::ALL.into_iter().zip(describe(&admin, &options, kafka).await?) {
+    let until = Instant::now() + ASK;
+    let settings = loop {
+        let all: Result<Vec<_>, _> = describe(&admin, &options, kafka).await?.into_iter().collect();
+        match all {
+            // A broker that has not heard of a topic that was just made.
+            Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(100)).await,
+            all => break all?,
+        }
+    };
+    for (topic, settings) in Topic::ALL.into_iter().zip(settings) {
         logs[topic as usize] = check_settings(config, topic, &settings)?;
     }
     Ok(logs)
@@ -142,24 +151,27 @@ fn check_partitions(asker: &Asker, config: &Config, topic: Topic) -> Result<(), 
     }
 }
 
-/// The settings of [`Topic::ALL`].
+/// The settings of each of [`Topic::ALL`], or why they are not to be had.
 async fn describe(
     admin: &AdminClient<DefaultClientContext>,
     options: &AdminOptions,
     kafka: &config::Kafka,
-) -> Result<Vec<ConfigResource>, Error> {
+) -> Result<Vec<Result<ConfigResource, Error>>, Error> {
     let names = Topic::ALL.map(|topic| name(kafka, topic));
     let topics = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect::<Vec<_>>();
     let described = admin.describe_configs(&topics, options).await.map_err(unavailable)?;
-    let mut found = Vec::with_capacity(names.len());
-    for (name, described) in names.iter().zip(described) {
-        // In the order of the question: librdkafka sees to it.
-        found.push(described.map_err(|code| Error::Unavailable(format!("topic {name} cannot be described: {code}")))?);
-    }
-    if found.len() < names.len() {
+    if described.len() < names.len() {
         return Err(unavailable("topics cannot be described: no answer"));
     }
-    Ok(found)
+    // In the order of the question: librdkafka sees to it. Of what is wrong with one of several topics the rdkafka crate
+    // says nothing: it has no settings then.
+    let found = names.iter().zip(described).map(|(name, described)| match described {
+        Ok(settings) if settings.entries.is_empty() => {
+            Err(Error::Unavailable(format!("topic {name} cannot be described: no settings")))
+        }
+        described => described.map_err(|code| Error::Unavailable(format!("topic {name} cannot be described: {code}"))),
+    });
+    Ok(found.collect())
 }
 
 /// Refuses a topic that could lose what was acknowledged; returns its log ID.
@@ -407,15 +419,18 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
         tokio::time::sleep(WATCH_EVERY).await;
         let mut fault = None;
         match describe(&admin, &options, &config.kafka).await {
-            Ok(settings) => {
-                let anew = |(topic, settings): &(Topic, ConfigResource)| {
-                    log_id(settings).as_deref() != Some(cluster.log(*topic))
-                };
-                if let Some((topic, _)) = Topic::ALL.into_iter().zip(settings).find(anew) {
-                    let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
-                    tracing::error!(why);
-                    cluster.refused.send_replace(Some(why));
-                    return;
+            Ok(all) => {
+                for (topic, settings) in Topic::ALL.into_iter().zip(all) {
+                    match settings {
+                        Ok(settings) if log_id(&settings).as_deref() != Some(cluster.log(topic)) => {
+                            let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
+                            tracing::error!(why);
+                            cluster.refused.send_replace(Some(why));
+                            return;
+                        }
+                        Ok(_) => {}
+                        Err(error) => fault = Some(error.to_string()),
+                    }
                 }
             }
             Err(error) => fault = Some(error.to_string()),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Sends to the members of a room are handed over in batches, from the machine's own bytes, in a ring in which nothing
-//! else is asked ([`BatchedSender`]); one by itself is a plain call. Either way a send is over when it returns (rule 24).
+//! else is asked ([`BatchedSender`]); fewer than four are plain calls. Either way a send is over when it returns (rule 24).
 //!
 //! Invariants, each held by a test of the conformance suite (`tests/driver.rs`):
 //! - a connection without traffic owns no buffer, and twelve bytes here;

@@ -36,7 +36,7 @@ pub struct Counters {
     pub pushed: u64,
     /// Pushes that were dropped: to a session that takes no more, or that did not accept them, or too many to all.
     pub push_drops: u64,
-    /// Calls of [`crate::driver::Outlet::send`].
+    /// Sends that were made, one by one or in batches ([`crate::driver::Outlet`]).
     pub writes: u64,
     /// Bytes that they took.
     pub bytes_out: u64,

@@ -22,6 +22,9 @@ use super::room::Room;
 /// Entries of the line that are of no room any more and wait to be thrown out, beside as many as there are rooms.
 const STALE_MAX: usize = 64;
 
+/// Rooms that doze in one turn, each a few hundred messages to free: under a millisecond (rule 27).
+const DOZES_A_TURN: usize = 64;
+
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
@@ -33,9 +36,8 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    /// A second has passed: looks at the rooms that may have memory to give back, and keeps all of them within `most`
-    /// bytes as far as there are quiet ones.
-    pub(super) fn settle(&mut self, rooms: &mut Slab<Room>, stirred: &mut Vec<usize>, most: usize) {
+    /// A second has passed: looks at the rooms that may have memory to give back.
+    pub(super) fn settle(&mut self, rooms: &mut Slab<Room>, stirred: &mut Vec<usize>) {
         stirred.retain(|&index| {
             let Some(room) = rooms.get_mut(index) else { return false };
             room.stirred = room.shrink();
@@ -47,21 +49,33 @@ impl Quiet {
             }
             room.stirred
         });
-        let is_true = |rooms: &Slab<Room>, (index, stamp): (usize, u64)| {
-            rooms.get(index).is_some_and(|room| room.quiet == stamp && !room.stirred)
-        };
-        while self.kept > most
-            && let Some(next) = self.line.pop_front()
-        {
-            if is_true(rooms, next) {
+        if self.line.len() > 2 * rooms.len() + STALE_MAX {
+            self.line.retain(|entry| is_quiet(rooms, *entry));
+            self.line.shrink_to_fit();
+        }
+    }
+
+    /// Whether there is more than `most` bytes, and rooms that could give back some.
+    pub(super) fn is_over(&self, most: usize) -> bool {
+        self.kept > most && !self.line.is_empty()
+    }
+
+    /// Has some of the rooms doze that have been quiet for longest, as long as there is more than `most` bytes.
+    pub(super) fn doze(&mut self, rooms: &mut Slab<Room>, stirred: &mut Vec<usize>, most: usize) {
+        for _ in 0..DOZES_A_TURN {
+            if self.kept <= most {
+                return;
+            }
+            let Some(next) = self.line.pop_front() else { return };
+            if is_quiet(rooms, next) {
                 let room = &mut rooms[next.0];
-                room.doze();
+                if !room.doze() {
+                    // Again when who keeps it has read, or is gone.
+                    room.stirred = true;
+                    stirred.push(next.0);
+                }
                 self.weigh(room);
             }
-        }
-        if self.line.len() > 2 * rooms.len() + STALE_MAX {
-            self.line.retain(|entry| is_true(rooms, *entry));
-            self.line.shrink_to_fit();
         }
     }
 
@@ -79,4 +93,9 @@ impl Quiet {
         let bytes = room.footprint();
         self.kept = self.kept - std::mem::replace(&mut room.weighed, bytes) + bytes;
     }
+}
+
+/// Whether what stands in the line is still so.
+fn is_quiet(rooms: &Slab<Room>, (index, stamp): (usize, u64)) -> bool {
+    rooms.get(index).is_some_and(|room| room.quiet == stamp && !room.stirred)
 }

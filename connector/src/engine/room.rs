@@ -457,16 +457,18 @@ impl Room {
         more
     }
 
-    /// Keeps the last few messages only, and no memory beyond.
-    pub(super) fn doze(&mut self) {
+    /// Keeps the last few messages only, and no memory beyond. `false`: a member who has not read them keeps more.
+    pub(super) fn doze(&mut self) -> bool {
         self.keep(DOZING_MESSAGES, DOZING_BYTES);
         self.entries.shrink_to_fit();
+        let mut all = true;
         for feed in &mut self.feeds {
             for lane in [HIGH, NORMAL] {
-                feed.trim(lane, self.floor);
+                all &= feed.trim(lane, self.floor);
                 feed.lanes[lane].ring.fit();
             }
         }
+        all
     }
 
     /// Bytes that the log and the rings hold.
@@ -496,14 +498,16 @@ impl Feed {
     }
 
     /// Drops from a ring what all members have and nobody may ask for: native clients may ask for what is recent, which
-    /// begins after `floor`.
-    pub(super) fn trim(&mut self, lane: usize, floor: u64) {
+    /// begins after `floor`. `false`: a member has not read all of it.
+    pub(super) fn trim(&mut self, lane: usize, floor: u64) -> bool {
         let ring = &mut self.lanes[lane].ring;
         let recent = if self.encoding.is_native() { ring.seek(floor) } else { ring.head() };
-        if recent > ring.tail() {
-            let read = self.members.iter().map(|member| member.cursors[lane]).min().unwrap_or(u64::MAX);
-            ring.trim(read.min(recent));
+        if recent <= ring.tail() {
+            return true;
         }
+        let read = self.members.iter().map(|member| member.cursors[lane]).min().unwrap_or(u64::MAX);
+        ring.trim(read.min(recent));
+        read >= recent
     }
 
     /// The offset on each lane that a member has everything up to, sent or told.

@@ -141,7 +141,11 @@ impl Engine {
                 // Most rooms have one: a vector would begin with room for four, of half a KiB each.
                 room.feeds.reserve_exact(1);
                 room.feeds.push(Feed::new(encoding, from, offset));
-                room.feeds.len() - 1
+                let feed = room.feeds.len() - 1;
+                if room.end() > from {
+                    self.stir(index);
+                }
+                feed
             }
         };
         self.encode(index, feed);
@@ -230,8 +234,11 @@ impl Engine {
             }
         }
         if members.is_empty() {
-            room.feeds.swap_remove(feed);
+            let feed = room.feeds.swap_remove(feed);
             room.forget();
+            if feed.lanes.iter().any(|lane| lane.ring.footprint() > 0) {
+                self.stir(index);
+            }
         }
         if let Some(moved) = moved.and_then(|slot| self.slots[slot as usize].session.as_deref_mut()) {
             let key = moved.key;

@@ -90,7 +90,12 @@ impl Engine {
                 self.schedule.add(index, feed, lane, self.now.mono_ms);
             }
         }
-        if !std::mem::replace(&mut room.stirred, true) {
+        self.stir(index);
+    }
+
+    /// What a room keeps changes: it is weighed anew when that is over.
+    pub(super) fn stir(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.rooms[index].stirred, true) {
             self.stirred.push(index);
         }
     }

@@ -1,7 +1,8 @@
 //! Which walks over the members of rooms come next: those that can go on, by lane, in the order of their turns, and those
 //! that rest.
 //!
-//! Invariant: a feed's lane stands in it once at most ([`FeedLane::queued`]).
+//! Invariant: a feed's lane stands in it once at most ([`FeedLane::queued`]). That of a feed that is gone may still be
+//! there: it goes at its turn, or is a new feed's of the same encoding.
 //!
 //! [`FeedLane::queued`]: super::room::FeedLane::queued
 

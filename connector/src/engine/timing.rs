@@ -102,6 +102,7 @@ impl Engine {
             self.second_ms = self.now.mono_ms + SECOND_MS;
             self.tell();
         }
+        self.quiet.doze(&mut self.rooms, &mut self.stirred, self.config.recent_bytes_max);
     }
 
     fn session_due(&mut self, slot: u32) {
@@ -145,7 +146,7 @@ impl Engine {
             self.told_sessions = Some(self.admitted);
             self.asks.push_back(Ask::Sessions { sessions: self.admitted, came, went });
         }
-        self.quiet.settle(&mut self.rooms, &mut self.stirred, self.config.recent_bytes_max);
+        self.quiet.settle(&mut self.rooms, &mut self.stirred);
         self.close_the_slowest();
         self.shrink();
         if self.now.mono_ms >= self.sweep_ms {
@@ -177,7 +178,8 @@ impl Engine {
     /// When something is due by time, milliseconds.
     pub(super) fn wake_ms(&self) -> u64 {
         let wheel = if self.wheel.len() > 0 { self.wheel.next_ms() } else { u64::MAX };
-        let at = [self.drain_ms(), self.alls_ms(), self.schedule.wake_ms()];
+        let dozing_ms = self.quiet.is_over(self.config.recent_bytes_max).then_some(self.now.mono_ms + 1);
+        let at = [self.drain_ms(), self.alls_ms(), self.schedule.wake_ms(), dozing_ms];
         at.into_iter().flatten().chain([self.second_ms, wheel]).min().unwrap_or(self.second_ms)
     }
 }

@@ -54,8 +54,8 @@ const GONE: u8 = 1 << 6;
 /// Closed by the machine: what comes is thrown away until the peer closes, too. Else, out of its slot: displaced.
 const LINGERS: u8 = 1 << 7;
 
-/// Twelve bytes, all that an idle connection costs here. The kernel's descriptor is a plain one: sends are plain calls,
-/// and a registered descriptor answers no `getpeername` (rule 32).
+/// Twelve bytes, all that an idle connection costs here. The kernel's descriptor is a plain one: one that is registered
+/// saves a send the kernel's reference to it, but costs a system call when it comes, and answers no `getpeername` (rule 32).
 struct Connection {
     fd: OwnedFd,
     generation: u32,

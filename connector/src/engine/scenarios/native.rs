@@ -66,6 +66,26 @@ fn over_the_bound_on_recent_messages_quiet_rooms_keep_a_few_and_say_so() {
 }
 
 #[test]
+fn what_a_quiet_room_keeps_is_weighed_anew_when_readers_of_an_encoding_come_and_go() {
+    let mut bench = Bench::new(|_| {});
+    let reader = bench.viewer();
+    bench.input(Input::Deliver((1..=50).map(|offset| item(offset, "x")).collect()));
+    let weighed = |bench: &mut Bench| {
+        bench.pass(2500);
+        let footprint = bench.engine.footprint();
+        assert_eq!((footprint.rooms, footprint.recent_bytes), (1, footprint.room_bytes));
+        footprint.recent_bytes
+    };
+    let read = weighed(&mut bench);
+    bench.take_out(reader, client::ErrorCode::Kicked);
+    let unread = weighed(&mut bench);
+    assert!(unread < read, "{unread}, {read}");
+    let late = bench.native();
+    bench.subscribe(late, room("room:1"));
+    assert!(weighed(&mut bench) > unread);
+}
+
+#[test]
 fn a_client_and_the_platform_may_subscribe_it_at_once() {
     let mut bench = Bench::new(|_| {});
     bench.viewer();
