@@ -189,7 +189,7 @@ async fn routes_that_were_lost_are_whole_again() {
     let client = watching(&node, &mut job, "ann").await;
     let whole = async || {
         let found = node.routes.find(&[By::User("ann".into())]).await.unwrap().remove(0);
-        let counted = node.routes.counts(&[ROOM.into()]).await.unwrap();
+        let counted = node.routes.live_counts(&[ROOM.into()]).await.unwrap();
         let nodes = node.routes.nodes().await.unwrap();
         let lease = nodes.iter().find(|node| node.role == Role::Connector);
         found.iter().any(|route| route.session == client.session)

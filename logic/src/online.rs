@@ -44,7 +44,7 @@ impl Online {
     pub(crate) async fn counts(&self, channels: &[String], now: Instant) -> Result<Vec<u64>, Error> {
         let wanted = self.missing(channels, now, FRESH);
         if !wanted.is_empty() {
-            match self.routes.counts(&wanted).await {
+            match self.routes.live_counts(&wanted).await {
                 Ok(counts) => {
                     let mut known = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
                     if known.len() + wanted.len() > CHANNELS_MAX {

@@ -8,6 +8,8 @@
 //! Invariants (rule 39): an incarnation is random and compared for equality; a count is its node's own absolute value;
 //! a route is removed only by the session that wrote it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 mod config;
@@ -123,8 +125,15 @@ pub trait Routes: Send + Sync + 'static {
     /// Sets this node's own number of sessions in each channel; 0 removes.
     async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable>;
 
-    /// Sessions in each channel over all live nodes, in the order asked.
-    async fn counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable>;
+    /// Sessions in each channel over all live nodes, in the order asked: exact, and what dead nodes left there is thrown
+    /// out. Costs a row for each node that has the channel.
+    async fn live_counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable>;
+
+    /// The same as of when a node last set its number in the channel, or [`Routes::live_counts`] last read it; cheap, for
+    /// who asks often for all that it has. Too high by what a node had that has ended since without setting it to 0,
+    /// until one of the two meets the channel. Not too low: a sum rises only with a write (a table that has lost
+    /// something says less, until that is put again).
+    async fn written_counts(&self, channels: &[Arc<str>]) -> Result<Vec<u64>, Unavailable>;
 
     /// The channels that begin with `prefix` and have the most sessions, most first.
     async fn top(&self, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable>;

@@ -129,6 +129,10 @@ impl Table {
         (self.last_owner, owner)
     }
 
+    fn count(&self, channel: &str) -> u64 {
+        self.channels.get(channel).map_or(0, |row| self.live_count(row))
+    }
+
     fn live_count(&self, counts: &[(Arc<Owner>, u64)]) -> u64 {
         counts.iter().filter(|(owner, _)| self.lives(owner)).map(|(_, count)| count).sum()
     }
@@ -267,10 +271,15 @@ impl Routes for Memory {
         Ok(())
     }
 
-    async fn counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
+    async fn live_counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
         let (table, _) = self.table();
-        let count = |channel: &String| table.channels.get(channel.as_str()).map_or(0, |row| table.live_count(row));
-        Ok(channels.iter().map(count).collect())
+        Ok(channels.iter().map(|channel| table.count(channel)).collect())
+    }
+
+    /// Exact here: a count is dead as soon as its node is.
+    async fn written_counts(&self, channels: &[Arc<str>]) -> Result<Vec<u64>, Unavailable> {
+        let (table, _) = self.table();
+        Ok(channels.iter().map(|channel| table.count(channel)).collect())
     }
 
     async fn top(&self, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable> {

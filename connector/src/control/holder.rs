@@ -158,10 +158,18 @@ impl Holder {
         }
     }
 
-    /// Every channel with the cores that have it.
-    pub(super) fn channels(&self) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = usize>)> {
-        let channels = self.partitions.iter().flat_map(|partition| &partition.channels);
-        channels.map(|(name, channel)| (name, channel.cores()))
+    /// Every channel that a core has, or asks for.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.partitions.iter().flat_map(|partition| partition.channels.keys())
+    }
+
+    /// Sessions in a channel over the whole cluster, for the cores that do not know: see [`Channel::online`].
+    pub(super) fn online(&mut self, channel: &str, sessions: u64, tell: impl FnMut(usize) -> bool) {
+        let number = partition(channel, self.partitions.len() as u32);
+        let partition = self.partitions.get_mut(number as usize);
+        if let Some(channel) = partition.and_then(|partition| partition.channels.get_mut(channel)) {
+            channel.online(sessions, tell);
+        }
     }
 
     /// Channels, and those of them that have no answer yet.
@@ -440,6 +448,31 @@ mod tests {
                 "core 2: [130]"
             ]
         );
+    }
+
+    #[test]
+    fn a_core_is_told_a_number_once() {
+        let mut holder = holding();
+        holder.hold(1, "room:1", 7);
+        let tell = |holder: &mut Holder, channel, sessions, taken: fn(usize) -> bool| {
+            let mut told = Vec::new();
+            holder.online(channel, sessions, |core| {
+                told.push(core);
+                taken(core)
+            });
+            told
+        };
+        // Core 1 has no room: it is told the next time.
+        assert_eq!(tell(&mut holder, "room:1", 5, |core| core == 0), [0, 1]);
+        assert_eq!(tell(&mut holder, "room:1", 5, |_| true), [1]);
+        assert!(tell(&mut holder, "room:1", 5, |_| true).is_empty());
+        assert_eq!(tell(&mut holder, "room:1", 0, |_| true), [0, 1]);
+        // Who has left it and comes again knows nothing.
+        holder.release(1, "room:1");
+        holder.hold(1, "room:1", 7);
+        assert_eq!(tell(&mut holder, "room:1", 0, |_| true), [1]);
+        assert!(tell(&mut holder, "room:none", 3, |_| true).is_empty());
+        assert_eq!(holder.channels().map(|name| &**name).collect::<Vec<_>>(), ["room:1"]);
     }
 
     #[test]

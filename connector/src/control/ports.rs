@@ -107,6 +107,11 @@ impl<Q: Queue> Ports<Q> {
         }
     }
 
+    /// Whether a core has room for what may be lost.
+    pub(super) fn has_room(&self, core: usize) -> bool {
+        self.cores.get(core).is_some_and(Core::has_room)
+    }
+
     /// What may be lost: pushes (at most once), numbers that come again.
     pub(super) fn may(&mut self, core: usize, input: Input) {
         let Some(core) = self.cores.get_mut(core) else { return };

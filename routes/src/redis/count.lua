@@ -14,9 +14,8 @@ for i = 4, #KEYS do
     -- What this node says of itself counts before its lease is seen here: it is about to be.
     local lease = held[ARGV[1]]
     held[ARGV[1]] = ARGV[2]
-    local sum = total(key, channel)
+    total(key, channel)
     held[ARGV[1]] = lease
-    if sum > 0 then redis.call('ZADD', KEYS[2], sum, channel) end
   end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])

@@ -18,12 +18,14 @@
 //! longer than [`Times::row`] is that [`Routes::renew`] says `false` now and then: the node puts everything again,
 //! which mends as well what Redis evicted.
 //!
-//! Two indexes take turns: the channels of nodes that died silently leave with the old one.
+//! Two indexes take turns: the channels of nodes that died silently leave with the old one. Whoever writes a channel, or
+//! reads it exactly, puts its sum there; [`Routes::written_counts`] reads no more than that, which costs Redis the same
+//! however many nodes have the channel.
 
 mod link;
 
 use std::collections::BTreeMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::redis::{Script, ScriptInvocation};
@@ -188,6 +190,7 @@ impl Redis {
         let groups = by_shard(channels.iter().enumerate(), |(_, channel)| channel);
         let calls = chunks(&groups).map(|(shard, chunk)| async move {
             let mut call = self.channel_call(&COUNTS, shard);
+            call.arg(ms(self.times.index()));
             for (_, channel) in chunk {
                 call.key(self.key(shard, &format!("c:{channel}"))).arg(channel);
             }
@@ -200,6 +203,16 @@ impl Redis {
             }
         }
         Ok(sums)
+    }
+
+    /// What a shard's index says of the channels, by their places.
+    async fn scores(&self, index: &str, channels: &[Placed<'_>]) -> Result<Vec<Option<f64>>, Unavailable> {
+        let mut read = ::redis::cmd("ZMSCORE");
+        read.arg(index);
+        for (_, channel) in channels {
+            read.arg(&***channel);
+        }
+        self.link.command(&read).await
     }
 
     /// Looks at the next rows of a shard's indexes; the live channels among them that begin with `prefix`.
@@ -228,6 +241,9 @@ impl Redis {
         Ok(fresh.into_iter().zip(sums).filter(|(_, sum)| *sum > 0).collect())
     }
 }
+
+/// A channel, and which it is of those that were asked for.
+type Placed<'a> = (usize, &'a Arc<str>);
 
 /// How far [`Routes::top`] has come in one shard.
 struct Walk {
@@ -389,8 +405,34 @@ impl Routes for Redis {
         try_join_all(shards).await.map(drop)
     }
 
-    async fn counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
+    async fn live_counts(&self, channels: &[String]) -> Result<Vec<u64>, Unavailable> {
         self.sums(channels).await
+    }
+
+    async fn written_counts(&self, channels: &[Arc<str>]) -> Result<Vec<u64>, Unavailable> {
+        let groups = by_shard(channels.iter().enumerate(), |(_, channel)| channel);
+        let reads = chunks(&groups).map(|(shard, chunk)| async move {
+            let [now, other] = self.indexes(shard);
+            let mut found = Vec::with_capacity(chunk.len());
+            let mut missing: Vec<Placed<'_>> = Vec::new();
+            for (&placed, score) in chunk.iter().zip(self.scores(&now, chunk).await?) {
+                match score {
+                    Some(score) => found.push((placed.0, score)),
+                    None => missing.push(placed),
+                }
+            }
+            // Not written since the other's turn. Had it been written just now, the other would say so as well.
+            if !missing.is_empty() {
+                let scores = self.scores(&other, &missing).await?;
+                found.extend(missing.iter().zip(scores).filter_map(|((place, _), score)| Some((*place, score?))));
+            }
+            Ok(found)
+        });
+        let mut counts = vec![0; channels.len()];
+        for (place, score) in try_join_all(reads).await?.into_iter().flatten() {
+            counts[place] = score as u64;
+        }
+        Ok(counts)
     }
 
     async fn top(&self, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Unavailable> {

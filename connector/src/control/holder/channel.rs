@@ -16,6 +16,9 @@ use crate::engine::event::Held;
 /// Recent messages that a core which takes up a channel asks for: as many as an owner keeps.
 const RECENT_MESSAGES: u32 = 200;
 
+/// A number that no channel has.
+const UNTOLD: u64 = u64::MAX;
+
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
@@ -39,6 +42,8 @@ struct Member {
     ticket: u64,
     /// The number of its hold; 0: there is no owner to ask. `None`: it was answered, and gets what comes.
     asks: Option<u64>,
+    /// Sessions over the whole cluster, as it was told; [`UNTOLD`]: it was not.
+    online: u64,
 }
 
 /// What a core that takes up a channel asks by the hold of this number.
@@ -51,7 +56,7 @@ impl Channel {
     pub(super) fn take_up(&mut self, core: usize, ticket: u64, hold: u64) {
         self.members.retain(|member| member.core != core);
         self.members.reserve_exact(1);
-        self.members.push(Member { core, ticket, asks: Some(hold) });
+        self.members.push(Member { core, ticket, asks: Some(hold), online: UNTOLD });
     }
 
     /// A core has done with it. Says whether it was the last one.
@@ -60,9 +65,14 @@ impl Channel {
         self.members.is_empty()
     }
 
-    /// All cores that have it or ask for it.
-    pub(super) fn cores(&self) -> impl Iterator<Item = usize> {
-        self.members.iter().map(|member| member.core)
+    /// Sessions in it over the whole cluster: `tell` is called for each core that has it or asks for it and has not been
+    /// told this number, and answers whether that is told now.
+    pub(super) fn online(&mut self, sessions: u64, mut tell: impl FnMut(usize) -> bool) {
+        for member in self.members.iter_mut().filter(|member| member.online != sessions) {
+            if tell(member.core) {
+                member.online = sessions;
+            }
+        }
     }
 
     /// Those that get what comes.
