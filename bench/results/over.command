@@ -1,1 +1,1 @@
-barrage bench fanout --stand --via connector --viewers 5000 --wire-bytes 123 --seconds 4 --deliveries 40e6 --probe
+barrage bench fanout --stand --via connector --viewers 5000 --wire-bytes 123 --seconds 8 --deliveries 40e6 --probe
