@@ -70,9 +70,10 @@ measure() {
         >"$results/$name.command"
     : >"$results/$name.json"
     for ((run = 0; run < times; run++)); do
-        taskset -c "$others" "$BARRAGE" bench "$@" --json >>"$results/$name.json" 2>"$directory/err" ||
+        taskset -c "${on:-$others}" "$BARRAGE" bench "$@" --json >>"$results/$name.json" 2>"$directory/err" ||
             say "$name: $(tail -1 "$directory/err")"
     done
+    sed -i "s#$directory#...#g" "$results/$name.json"
 }
 
 # fan CASE TIMES ARGUMENT...: a fan-out, which starts its own server and places itself.
@@ -100,7 +101,8 @@ cluster() {
     await logic job connector
 }
 
-wanted limit && measure limit 1 limit
+# It places its sender and its readers itself.
+wanted limit && on=$first,$others measure limit 1 limit
 fan rare "$runs" fanout "${direct[@]}" --seconds "$for_s" --rate 16
 # 2 % more than the targets, for that hundredth.
 fan direct "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 20.4e6
