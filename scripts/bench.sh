@@ -58,8 +58,8 @@ wanted() {
     return 1
 }
 
-# measure CASE TIMES ARGUMENT...: `barrage bench ARGUMENT... --json`, on the clients' processors, so many times. What a run
-# finds wrong with the server is in its result, too: the table tells.
+# measure CASE TIMES ARGUMENT...: `barrage bench ARGUMENT... --json`, on the clients' processors (or those of `on`), so many
+# times. What a run finds wrong with the server is in its result, too: the table tells.
 measure() {
     local name=$1 times=$2 run
     shift 2
@@ -76,19 +76,10 @@ measure() {
     sed -i "s#$directory#...#g" "$results/$name.json"
 }
 
-# fan CASE TIMES ARGUMENT...: a fan-out, which starts its own server and places itself.
+# fan CASE TIMES ARGUMENT...: a fan-out, if it was asked for; it starts its own server and places itself.
 fan() {
-    local name=$1 times=$2 run
-    shift 2
-    wanted "$name" || return 0
-    say "$name"
-    rm -f "$results/$name".{json,command,svg,hgrm}
-    echo "barrage bench $*" >"$results/$name.command"
-    : >"$results/$name.json"
-    for ((run = 0; run < times; run++)); do
-        "$BARRAGE" bench "$@" --svg "$results/$name.svg" --json >>"$results/$name.json" 2>"$directory/err" ||
-            say "$name: $(tail -1 "$directory/err")"
-    done
+    wanted "$1" || return 0
+    on=$first,$others measure "$@" --svg "$results/$1.svg"
 }
 
 configure services
