@@ -54,6 +54,9 @@ use self::registry::Registry;
 pub(crate) const ASKS_MAX: usize = 4096;
 /// Asks that are handled before others have their turn.
 const ASKS_A_TURN: usize = 256;
+/// A job is told what has come after this: it keeps that in its queue for as long, and a write for each frame was a tenth of
+/// what this thread did.
+const ACK_AFTER: Duration = Duration::from_millis(5);
 /// How often what a core had no room for is offered again.
 const RETRY_EVERY: Duration = Duration::from_millis(5);
 
@@ -69,6 +72,8 @@ struct Control {
     renew_now: Notify,
     /// A core is behind.
     behind: Notify,
+    /// Something is to be acknowledged.
+    unacknowledged: Notify,
     draining: AtomicBool,
     /// The last renewal went well.
     leased: AtomicBool,
@@ -102,6 +107,7 @@ impl Control {
             write: Notify::new(),
             renew_now: Notify::new(),
             behind: Notify::new(),
+            unacknowledged: Notify::new(),
             draining: AtomicBool::new(false),
             leased: AtomicBool::new(false),
         }
@@ -300,6 +306,7 @@ impl Control {
                 Action::Ack(stream, ack) => {
                     if let Some((outbox, _)) = state.owners.get(&stream) {
                         outbox.ack(ack);
+                        self.unacknowledged.notify_one();
                     }
                 }
                 Action::Held(core, held) => state.ports.held(core, held),
@@ -329,6 +336,15 @@ impl Control {
             while self.lock().ports.retry() {
                 tokio::time::sleep(RETRY_EVERY).await;
             }
+        }
+    }
+
+    /// Acknowledges what has come, a while later and all at once. Never ends.
+    async fn acknowledge(&self) {
+        loop {
+            self.unacknowledged.notified().await;
+            tokio::time::sleep(ACK_AFTER).await;
+            self.lock().owners.values().for_each(|(outbox, _)| outbox.acknowledge());
         }
     }
 

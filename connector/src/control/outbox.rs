@@ -42,14 +42,19 @@ impl Outbox {
         self.reader.wake();
     }
 
-    /// Some time; a later one of the partition stands for this.
+    /// With the next frame, or after [`Outbox::acknowledge`]; a later one of the partition stands for this.
     pub(super) fn ack(&self, ack: Ack) {
         let mut inner = self.lock();
         if inner.acks.insert(ack.partition, ack).is_none() {
             inner.due.push_back(ack.partition);
         }
-        drop(inner);
-        self.reader.wake();
+    }
+
+    /// Has the acknowledgements that are due written.
+    pub(super) fn acknowledge(&self) {
+        if !self.lock().due.is_empty() {
+            self.reader.wake();
+        }
     }
 
     /// Ends the stream, at once; with an error if there is one to tell.
@@ -104,10 +109,22 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Context;
+
+    use futures::task::ArcWake;
     use futures::{FutureExt as _, StreamExt as _};
     use proto::cluster::HoldsDone;
 
     use super::*;
+
+    struct Woken(Arc<AtomicBool>);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(this: &Arc<Self>) {
+            this.0.store(true, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn frames_keep_their_order_and_only_the_last_acknowledgement_goes_out() {
@@ -127,6 +144,14 @@ mod tests {
             });
         }
         assert_eq!(said, ["done 1", "done 2", "done 3", "ack 3"]);
+        let woken = Arc::new(AtomicBool::new(false));
+        let waker = futures::task::waker(Arc::new(Woken(woken.clone())));
+        assert!(stream.as_mut().poll_next(&mut Context::from_waker(&waker)).is_pending());
+        outbox.acknowledge();
+        outbox.ack(Ack { partition: 7, epoch: 1, seq: 4 });
+        assert!(!woken.load(Ordering::Relaxed), "nothing was due, and then it has time");
+        outbox.acknowledge();
+        assert!(woken.load(Ordering::Relaxed) && stream.next().now_or_never().is_some());
         for _ in 0..2 * STALLED_LOOKS {
             assert!(!outbox.is_stalled(), "nothing waits");
         }

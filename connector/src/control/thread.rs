@@ -101,7 +101,7 @@ async fn run(control: Arc<Control>, plan: Plan) {
         tokio::spawn(async move { control.serve_cores(asks).await })
     };
     let endless = control.clone();
-    tokio::spawn(async move { tokio::join!(endless.retry(), endless.measure()) });
+    tokio::spawn(async move { tokio::join!(endless.retry(), endless.acknowledge(), endless.measure()) });
     let renewing = tokio::spawn(leases::renew(control.clone(), routes.clone(), lease, end.clone()));
     let writing = leases::write(control.clone(), routes.clone(), node.clone(), incarnation.clone(), end.clone());
     let writing = tokio::spawn(writing);
