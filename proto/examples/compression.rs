@@ -10,9 +10,8 @@
 use std::time::{Duration, Instant};
 
 use flate2::{Compress, Compression, FlushCompress};
-use prost::Message as _;
 use proto::bilibili::{self, Packer, Version};
-use proto::client::{Message, Sender, ServerFrame, message::Payload, server_frame::Body};
+use proto::client::{Batch, Message, Sender, ServerFrame, message::Payload, server_frame::Body};
 use proto::deflate::Deflater;
 use proto::websocket::{self, Opcode};
 use proto::{goim, native};
@@ -49,17 +48,18 @@ fn message(number: u64) -> Message {
 fn plain(encoding: &str, messages: &[Message]) -> Vec<Vec<u8>> {
     let mut bodies = Vec::new();
     match encoding {
-        "native" => bodies.extend(messages.iter().map(|message| {
-            let mut body = Vec::new();
-            native::message_frame(&message.encode_to_vec(), &mut body);
-            body
-        })),
-        "json" => bodies.extend(messages.iter().map(|message| {
-            let mut body = Vec::new();
-            let frame = ServerFrame { request: 0, body: Some(Body::Message(message.clone())) };
-            native::to_json(&frame, &mut body).expect("known enums");
-            body
-        })),
+        "native" | "json" => {
+            let frame = match messages {
+                [message] => Body::Message(message.clone()),
+                _ => Body::Batch(Batch { messages: messages.to_vec() }),
+            };
+            let (frame, mut body) = (ServerFrame { request: 0, body: Some(frame) }, Vec::new());
+            match encoding {
+                "json" => native::to_json(&frame, &mut body).expect("known enums"),
+                _ => native::to_binary(&frame, &mut body),
+            }
+            bodies.push(body);
+        }
         "goim" => {
             let (mut pushes, mut body) = (Vec::new(), Vec::new());
             for message in messages {
@@ -118,7 +118,7 @@ fn main() {
             row(&format!("{encoding} as shipped"), size, &batches, |body, out| {
                 websocket::encode_deflated(Opcode::Binary, body, &mut deflater, out);
             });
-            if size == 1 || (size > 5 && matches!(encoding, "native" | "json")) {
+            if size == 1 {
                 continue;
             }
             for level in [1, 2, 3, 4, 5, 6, 9] {

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants, each the name of a test:
-//! - `a_message_that_was_encoded_once_is_not_encoded_again`: [`message_frame`] gives what [`to_binary`] would.
+//! - `a_message_that_was_encoded_once_is_not_encoded_again`: [`message_frame`] and [`batch_frame`] give what [`to_binary`]
+//!   would.
 //! - `an_oversized_frame_is_refused_on_its_length`.
 
 use bytes::Bytes;
@@ -80,13 +81,29 @@ pub fn to_json<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), BadFr
 
 /// Appends a `ServerFrame` (protobuf) that pushes an already encoded `client::Message`.
 pub fn message_frame(message: &[u8], out: &mut Vec<u8>) {
-    prost::encoding::encode_key(MESSAGE_FIELD, prost::encoding::WireType::LengthDelimited, out);
-    prost::encoding::encode_varint(message.len() as u64, out);
-    out.extend_from_slice(message);
+    field(MESSAGE_FIELD, message, out);
+}
+
+/// Appends a `ServerFrame` (protobuf) that pushes a batch of already encoded `client::Message`s.
+pub fn batch_frame<'a>(messages: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+    let mut batch = Vec::new();
+    messages.for_each(|message| field(BATCH_MESSAGES_FIELD, message, &mut batch));
+    field(BATCH_FIELD, &batch, out);
 }
 
 /// `ServerFrame.message`.
 const MESSAGE_FIELD: u32 = 16;
+/// `ServerFrame.batch`.
+const BATCH_FIELD: u32 = 19;
+/// `Batch.messages`.
+const BATCH_MESSAGES_FIELD: u32 = 1;
+
+/// Appends a field of bytes.
+fn field(number: u32, value: &[u8], out: &mut Vec<u8>) {
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, out);
+    prost::encoding::encode_varint(value.len() as u64, out);
+    out.extend_from_slice(value);
+}
 
 /// TCP: takes the first frame off `input`, without its length; `None`, and `input` untouched, while it is incomplete.
 ///
@@ -153,7 +170,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::client::{ClientFrame, Message as Chat, Publish, ServerFrame, client_frame, server_frame};
+    use crate::client::{Batch, ClientFrame, Message as Chat, Publish, ServerFrame, client_frame, server_frame};
 
     fn chat(payload: &[u8]) -> Chat {
         Chat {
@@ -180,6 +197,13 @@ mod tests {
             to_binary(&push(message), &mut encoded);
             assert_eq!(framed, encoded);
         }
+        let messages = [0, 100, 20_000].map(|length| chat(&vec![b'x'; length]));
+        let each = messages.each_ref().map(|message| message.encode_to_vec());
+        let (mut framed, mut encoded) = (Vec::new(), Vec::new());
+        batch_frame(each.iter().map(|message| &message[..]), &mut framed);
+        let body = Some(server_frame::Body::Batch(Batch { messages: messages.into() }));
+        to_binary(&ServerFrame { request: 0, body }, &mut encoded);
+        assert_eq!(framed, encoded);
     }
 
     #[test]

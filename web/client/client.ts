@@ -15,7 +15,7 @@ import { BACKOFF, Backoff } from "./backoff.js";
 import { Cursor } from "./cursor.js";
 import { Emitter } from "./emitter.js";
 import { BarrageError, errorOfClose } from "./error.js";
-import { type Body, type Connected, type Position, type Request, type Subscribed, SUBPROTOCOL, type WireError, decode, encode } from "./frame.js";
+import { type Body, type Connected, type Message, type Position, type Request, type Subscribed, SUBPROTOCOL, type WireError, decode, encode } from "./frame.js";
 import {
   CONNECT_TIMEOUT_MS,
   type ClientEvents,
@@ -284,7 +284,8 @@ export class Client extends Emitter<ClientEvents> {
 
   private introduce(): void {
     const { device, name, agent = "barrage-client/0.1" } = this.options;
-    const connect = { ...(this.token && { token: this.token }), ...(device && { device }), ...(name && { name }), agent };
+    const who = { ...(this.token && { token: this.token }), ...(device && { device }), ...(name && { name }), agent };
+    const connect = { ...who, batches: true };
     this.request({ connect }, (answer) => {
       if ("timeout" in answer) return; // the connect timer is as long
       if (answer.body.kind === "connected") this.stand(answer.body.connected);
@@ -413,15 +414,20 @@ export class Client extends Emitter<ClientEvents> {
     }
   }
 
+  private delivered(message: Message): void {
+    if (this.current.name === "closed") return; // by a listener, in the middle of a batch
+    const channel = this.channels.get(message.channel);
+    if (channel ? channel.cursor.take(message) : !message.channel.startsWith("room:")) this.emit("message", message);
+  }
+
   private pushed(body: Body): void {
     switch (body.kind) {
-      case "message": {
-        const channel = this.channels.get(body.message.channel);
-        if (channel ? channel.cursor.take(body.message) : !body.message.channel.startsWith("room:")) {
-          this.emit("message", body.message);
-        }
+      case "message":
+        this.delivered(body.message);
         return;
-      }
+      case "batch":
+        body.messages.forEach((message) => this.delivered(message));
+        return;
       case "gap": {
         const { position } = body.gap;
         if (position) this.channels.get(body.gap.channel)?.cursor.moveTo(position);

@@ -118,7 +118,7 @@ export interface Goodbye {
 
 /** The body of a frame to the server, by its member's name in the oneof. */
 export type Request =
-  | { connect: { token?: string; device?: string; name?: string; agent?: string } }
+  | { connect: { token?: string; device?: string; name?: string; agent?: string; batches?: boolean } }
   | { refresh: { token: string } }
   | { subscribe: { channel: string; resume?: Position; history?: number } }
   | { unsubscribe: { channel: string } }
@@ -135,6 +135,7 @@ export type Body =
   | { kind: "pong"; online: Online[]; timeMs: number }
   | { kind: "error"; error: WireError }
   | { kind: "message"; message: Message }
+  | { kind: "batch"; messages: Message[] }
   | { kind: "gap"; gap: Gap }
   | { kind: "goodbye"; goodbye: Goodbye };
 
@@ -166,14 +167,11 @@ export function decode(text: string): ServerFrame | undefined {
 
 function decodeBody(frame: Json): Body | undefined {
   if (isObject(frame.message)) return { kind: "message", message: decodeMessage(frame.message) };
+  if (isObject(frame.batch)) return { kind: "batch", messages: objects(frame.batch.messages).map(decodeMessage) };
   if (isObject(frame.published)) return { kind: "published", id: string(frame.published.id) };
   if (isObject(frame.pong)) {
-    const online = Array.isArray(frame.pong.online) ? frame.pong.online.filter(isObject) : [];
-    return {
-      kind: "pong",
-      online: online.map((o) => ({ channel: string(o.channel), sessions: number(o.sessions) })),
-      timeMs: number(frame.pong.timeMs),
-    };
+    const online = objects(frame.pong.online).map((o) => ({ channel: string(o.channel), sessions: number(o.sessions) }));
+    return { kind: "pong", online, timeMs: number(frame.pong.timeMs) };
   }
   if (isObject(frame.error)) {
     const { code, message, fault, retry, retryAfterMs } = frame.error;
@@ -265,6 +263,10 @@ type Json = Record<string, unknown>;
 
 function isObject(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function objects(value: unknown): Json[] {
+  return Array.isArray(value) ? value.filter(isObject) : [];
 }
 
 function string(value: unknown): string {

@@ -14,7 +14,7 @@ test("a token stands in the first frame and never in the address", async () => {
   world.socket.open();
   assert.deepEqual(world.socket.take("connect"), {
     request: 1,
-    connect: { token: "secret.jwt", device: "d1", name: "N", agent: "barrage-client/0.1" },
+    connect: { token: "secret.jwt", device: "d1", name: "N", agent: "barrage-client/0.1", batches: true },
   });
 });
 
@@ -109,6 +109,21 @@ test("messages of a room that was left are not told", async () => {
   world.socket.tell({ message: { channel: "user:u1", id: "p", timeMs: "1", type: "text", text: "push" } });
   world.socket.tell({ message: { channel: "all", id: "q", timeMs: "1", type: "text", text: "all" } });
   assert.deepEqual(world.events("message").map((m) => m.text), ["push", "all"]);
+});
+
+test("the messages of a batch count as if each had come by itself", async () => {
+  const world = new World();
+  await world.connect();
+  await world.subscribed(ROOM, 0);
+  const batch = (...offsets: number[]) => ({ batch: { messages: offsets.map((at) => message(ROOM, at, `${at}`).message) } });
+  world.socket.tell(message(ROOM, 1, "1"));
+  world.socket.tell(batch(2, 3));
+  world.socket.tell(batch(3, 4));
+  world.client.on("message", ({ offset }) => {
+    if (offset === 5n) world.client.close();
+  });
+  world.socket.tell(batch(5, 6));
+  assert.deepEqual(world.events("message").map((m) => m.text), ["1", "2", "3", "4", "5"]);
 });
 
 test("the platform may put a session into a room and take it out", async () => {

@@ -140,6 +140,8 @@ pub enum Fault {
     LostRemainder,
     /// Who comes from a connector that was further is sent again what it has.
     SentAgain,
+    /// Who has some of a batch is sent all of it.
+    WholeBatch,
 }
 
 /// A network in CIDR notation; a single address is one with all its bits.

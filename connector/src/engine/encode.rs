@@ -46,11 +46,11 @@ const COMPRESSED_BYTES_MIN: usize = 200;
 pub(super) enum Encoding {
     /// Protobuf in binary WebSocket messages.
     NativeBinary,
-    /// The same, those compressed that are worth it.
+    /// The same, several messages in one, those compressed that are worth it.
     NativeBinaryDeflate,
     /// JSON in text ones.
     NativeJson,
-    /// The same, those compressed that are worth it.
+    /// The same, several messages in one, those compressed that are worth it.
     NativeJsonDeflate,
     /// Protobuf behind lengths.
     NativeTcp,
@@ -86,6 +86,15 @@ impl Encoding {
             Self::NativeBinaryDeflate | Self::NativeJsonDeflate | Self::GoimWebDeflate => true,
             Self::BilibiliWeb(version) | Self::BilibiliTcp(version) => version != Version::Plain,
             _ => false,
+        }
+    }
+
+    /// What says the same to a native session, message by message and as it is.
+    fn plain(self) -> Self {
+        match self {
+            Self::NativeBinaryDeflate => Self::NativeBinary,
+            Self::NativeJsonDeflate => Self::NativeJson,
+            other => other,
         }
     }
 
@@ -176,6 +185,13 @@ impl Encoder {
         }
     }
 
+    /// Some of a room's messages for one session alone, which has the others of their batch.
+    pub(super) fn apart(&mut self, encoding: Encoding, whose: (&str, &str), entries: &[&Entry]) -> Bytes {
+        let mut bytes = Vec::new();
+        self.run(encoding.plain(), whose, entries, &mut |frame| bytes.extend_from_slice(frame.bytes));
+        bytes.into()
+    }
+
     /// A batch for all cores.
     fn make(&mut self, encoding: Encoding, whose: (&str, &str), batch: &[&Entry]) -> Made {
         let mut made = Made::default();
@@ -196,8 +212,8 @@ impl Encoder {
         emit: &mut impl FnMut(Framed<'_>),
     ) {
         if encoding.is_native() {
-            for entry in entries {
-                self.native(encoding, (channel, log), entry, emit);
+            if !(encoding.is_compressed() && self.native_batch(encoding, entries, emit)) {
+                entries.iter().for_each(|entry| self.native(encoding, (channel, log), entry, emit));
             }
             return;
         }
@@ -219,6 +235,35 @@ impl Encoder {
             }
         }
         self.batch(encoding, &mut batch, emit);
+    }
+
+    /// Several messages in one frame; `false` where there are not, or it cannot be said.
+    fn native_batch(&mut self, encoding: Encoding, entries: &[&Entry], emit: &mut impl FnMut(Framed<'_>)) -> bool {
+        let items: Vec<_> = entries.iter().filter_map(|entry| entry.item()).collect();
+        let [_, .., last] = &items[..] else { return false };
+        self.body.clear();
+        if encoding.is_json() {
+            let messages = items.iter().map(|item| client::Message::decode(&item.message[..])).collect();
+            let Ok(messages) = messages else { return false };
+            let frame = ServerFrame { request: 0, body: Some(Body::Batch(client::Batch { messages })) };
+            if native::to_json(&frame, &mut self.body).is_err() {
+                return false;
+            }
+        } else {
+            native::batch_frame(items.iter().map(|item| &item.message[..]), &mut self.body);
+        }
+        if self.body.len() + websocket::HEADER_BYTES_MAX > FRAME_BYTES_MAX {
+            return false;
+        }
+        self.envelop_shared(encoding);
+        emit(Framed {
+            bytes: &self.frame,
+            messages: items.len() as u64,
+            missing: 0,
+            offset: last.offset,
+            inexact: false,
+        });
+        true
     }
 
     fn native(

@@ -9,8 +9,8 @@ use proto::client::{self, server_frame::Body};
 use super::{
     Counters,
     encode::Encoder,
-    ring::Ring,
-    room::{HIGH, NORMAL, Room},
+    ring::{Count, Ring},
+    room::{HIGH, NORMAL, Rest, Room},
     session::Session,
 };
 use crate::driver::{Key, Outlet, Sending};
@@ -102,15 +102,20 @@ fn member_lane<O: Outlet>(
     if !feed.owed.is_empty()
         && let Some(owed) = feed.owed.get_mut(&line.key.slot).filter(|owed| owed.on(lane))
     {
-        let (count, exact) = (owed.missed[lane], !owed.inexact[lane]);
+        let Rest { frames, messages, .. } = std::mem::take(&mut owed.rest[lane]);
+        let (missed, exact) = (owed.missed[lane], !owed.inexact[lane]);
         (owed.missed[lane], owed.inexact[lane]) = (0, false);
         let [high, normal] = feed.position(member);
         if feed.owed.get(&line.key.slot).is_some_and(|owed| !owed.on(HIGH) && !owed.on(NORMAL)) {
             feed.owed.remove(&line.key.slot);
         }
-        let position = client::Position { log: log.to_string(), normal, high };
-        let gap = client::Gap { channel: name.to_string(), count: count.into(), exact, position: Some(position) };
-        session.busy_mut().out.push(encoder.own(feed.encoding, 0, Body::Gap(gap)));
+        session.busy_mut().out.push(frames);
+        line.counters.came(Count { all: messages, missing: 0 });
+        if missed > 0 || !exact {
+            let position = client::Position { log: log.to_string(), normal, high };
+            let gap = client::Gap { channel: name.to_string(), count: missed.into(), exact, position: Some(position) };
+            session.busy_mut().out.push(encoder.own(feed.encoding, 0, Body::Gap(gap)));
+        }
         if line.own(session) == Flow::Blocked {
             return Flow::Blocked;
         }

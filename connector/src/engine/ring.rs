@@ -192,11 +192,11 @@ impl Ring {
         if index == 0 { self.tail } else { self.frames[index - 1].end }
     }
 
-    /// Where the frame after `at`, a frame's end, ends, and the offset of its last message, if it tells of missing ones.
+    /// The frame after `at`, a frame's end: where it ends, its messages, the offset of the last of them.
     #[must_use]
-    pub(super) fn gap_at(&self, at: u64) -> Option<(u64, u64)> {
+    pub(super) fn frame_after(&self, at: u64) -> Option<(u64, Count, u64)> {
         let frame = self.frames.get(self.frames.partition_point(|frame| frame.end <= at))?;
-        (frame.count.missing > self.count_at(at).missing).then_some((frame.end, frame.offset))
+        Some((frame.end, frame.count - self.count_at(at), frame.offset))
     }
 
     /// Where the tail would have to be for at most `bytes` to be kept: a frame's end.

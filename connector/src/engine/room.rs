@@ -19,6 +19,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use bytes::Bytes;
 use proto::{client::Lane, cluster::Item};
 use rustc_hash::FxHashMap;
 
@@ -207,7 +208,7 @@ pub(super) struct Feed {
     pub(super) lanes: [FeedLane; 2],
     /// Who reads. No order: the last one takes a leaver's place.
     pub(super) members: Vec<Member>,
-    /// What members missed and were not told yet, by slot. They are blocked, or their turn is to come.
+    /// What members are owed beside the rings, by slot. They are blocked, or their turn is to come.
     pub(super) owed: FxHashMap<u32, Owed>,
     /// Of members whose client has more of a lane than the room (`ahead`), by slot: up to where; 0: it has not.
     pub(super) ahead: FxHashMap<u32, [u64; 2]>,
@@ -248,10 +249,12 @@ pub(super) struct Member {
     pub(super) cursors: [u64; 2],
 }
 
-/// What a member missed and was not told yet.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a member is owed beside the rings: before what its cursors stand at.
+#[derive(Debug, Default)]
 pub(super) struct Owed {
-    /// Messages of each lane.
+    /// Of a batch of each lane that it had some of when it came, the others.
+    pub(super) rest: [Rest; 2],
+    /// Messages of each lane that it missed and was not told of yet.
     pub(super) missed: [u32; 2],
     /// Whether there may be more.
     pub(super) inexact: [bool; 2],
@@ -259,10 +262,21 @@ pub(super) struct Owed {
     pub(super) stood: u64,
 }
 
+/// Messages of a room for one session.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Whole frames.
+    pub(super) frames: Bytes,
+    /// How many.
+    pub(super) messages: u64,
+    /// The offset up to which the session has what came before.
+    pub(super) after: u64,
+}
+
 impl Owed {
     /// Whether something is owed on a lane.
     pub(super) fn on(&self, lane: usize) -> bool {
-        self.missed[lane] > 0 || self.inexact[lane]
+        self.missed[lane] > 0 || self.inexact[lane] || self.rest[lane].messages > 0
     }
 
     /// Adds what was missed on a lane.
@@ -408,6 +422,12 @@ impl Room {
         (sum, all)
     }
 
+    /// Messages of `lane` after `after` and up to `through`.
+    pub(super) fn items(&self, lane: usize, after: u64, through: u64) -> Vec<&Entry> {
+        let within = |entry: &&Entry| entry.lane() == lane && (after + 1..=through).contains(&entry.offset());
+        self.entries.iter().filter(within).filter(|entry| entry.item().is_some()).collect()
+    }
+
     /// Encodes for a feed what it has not encoded yet. `thin`: of the normal lane only that so many were missed, and it
     /// returns how many.
     pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder, thin: bool) -> u64 {
@@ -513,9 +533,13 @@ impl Feed {
     /// The offset on each lane that a member has everything up to, sent or told.
     pub(super) fn position(&self, member: usize) -> [u64; 2] {
         let member = &self.members[member];
-        let of = |lane: usize| self.lanes[lane].ring.offset_at(member.cursors[lane]);
-        let owed = self.owed.get(&member.slot).filter(|owed| owed.on(NORMAL));
+        let owed = self.owed.get(&member.slot);
+        let of = |lane: usize| match owed.map(|owed| &owed.rest[lane]) {
+            Some(rest) if rest.messages > 0 => rest.after,
+            _ => self.lanes[lane].ring.offset_at(member.cursors[lane]),
+        };
+        let stood = owed.filter(|owed| owed.on(NORMAL)).map(|owed| owed.stood);
         let [high, normal] = self.ahead.get(&member.slot).copied().unwrap_or_default();
-        [of(HIGH).max(high), owed.map_or_else(|| of(NORMAL), |owed| owed.stood).max(normal)]
+        [of(HIGH).max(high), stood.unwrap_or_else(|| of(NORMAL)).max(normal)]
     }
 }

@@ -15,7 +15,7 @@ use super::{
     encode::Encoding,
     event::{Ask, Held},
     places::Place,
-    room::{Entry, Feed, HIGH, Join, Member, NORMAL, Owed, Room, State, Waiter},
+    room::{Entry, Feed, HIGH, Join, Member, NORMAL, Owed, Rest, Room, State, Waiter},
     session::{Dialect, Ending, Phase},
     wheel::tick_of,
 };
@@ -170,11 +170,23 @@ impl Engine {
             if begins > after[lane] && encoding.is_native() {
                 let (count, exact) = room.count(lane, after[lane], begins);
                 owed.add(lane, count, !exact);
-            } else if let Some((end, through)) = ring.gap_at(cursors[lane]).filter(|_| encoding.is_native()) {
-                // It may have some of what the ring tells everyone else as missing.
-                let (count, exact) = room.count(lane, after[lane], through);
-                owed.add(lane, count, !exact);
-                cursors[lane] = end;
+            } else if let Some((end, frame, through)) = ring.frame_after(cursors[lane]).filter(|_| encoding.is_native())
+            {
+                if frame.missing > 0 {
+                    // It may have some of what the ring tells everyone else as missing.
+                    let (count, exact) = room.count(lane, after[lane], through);
+                    owed.add(lane, count, !exact);
+                    cursors[lane] = end;
+                } else if frame.all > 1 {
+                    // Or some of a batch.
+                    let others = room.items(lane, after[lane], through);
+                    let messages = others.len() as u64;
+                    if messages < frame.all && self.config.planted() != Some(Fault::WholeBatch) {
+                        let frames = self.encoder.apart(encoding, (&room.name, &room.log), &others);
+                        owed.rest[lane] = Rest { frames, messages, after: after[lane] };
+                        cursors[lane] = end;
+                    }
+                }
             }
         }
         if owed.on(HIGH) || owed.on(NORMAL) {

@@ -116,7 +116,9 @@ impl Engine {
             for member in &feed.members {
                 let owed = feed.owed.entry(member.slot).or_default();
                 (owed.inexact, owed.stood) = ([true; 2], before);
-                owed.add(NORMAL, missed, true);
+                let unread = std::mem::take(&mut owed.rest).iter().map(|rest| rest.messages).sum::<u64>();
+                self.counters.skipped += unread;
+                owed.add(NORMAL, missed + unread, true);
                 self.slots[member.slot as usize].line_up(member.slot, &mut self.ready);
             }
         }

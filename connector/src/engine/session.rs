@@ -93,6 +93,8 @@ pub(super) struct Session {
     pub(super) paused: bool,
     /// permessage-deflate was agreed on.
     pub(super) deflates: bool,
+    /// Native: it reads several messages a frame.
+    pub(super) batches: bool,
 }
 
 /// The most that a session is while nothing of it is under way, bytes: a size class of the allocator.
@@ -233,6 +235,7 @@ impl Session {
             proxied: false,
             paused: false,
             deflates: false,
+            batches: false,
         };
         session.comes_from(address);
         session
@@ -305,10 +308,11 @@ impl Session {
     /// Its bytes' form, once the dialect is known.
     pub(super) fn encoding(&self) -> Option<Encoding> {
         let web = matches!(self.wire, Wire::WebSocket(_));
+        let batches = self.deflates && self.batches;
         Some(match (self.dialect, web) {
-            (Dialect::Native { json: true }, _) if self.deflates => Encoding::NativeJsonDeflate,
+            (Dialect::Native { json: true }, _) if batches => Encoding::NativeJsonDeflate,
             (Dialect::Native { json: true }, _) => Encoding::NativeJson,
-            (Dialect::Native { json: false }, true) if self.deflates => Encoding::NativeBinaryDeflate,
+            (Dialect::Native { json: false }, true) if batches => Encoding::NativeBinaryDeflate,
             (Dialect::Native { json: false }, true) => Encoding::NativeBinary,
             (Dialect::Native { json: false }, false) => Encoding::NativeTcp,
             (Dialect::Goim, true) if self.deflates => Encoding::GoimWebDeflate,

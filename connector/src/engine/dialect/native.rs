@@ -77,7 +77,7 @@ impl Engine {
     fn connect_native(&mut self, key: Key, request: u32, connect: client::Connect) {
         let id = self.session_id(key);
         let Some(session) = self.session(key) else { return };
-        session.phase = Phase::Authenticating;
+        (session.phase, session.batches) = (Phase::Authenticating, connect.batches);
         let ask = cluster::Authenticate {
             session: id,
             token: connect.token,

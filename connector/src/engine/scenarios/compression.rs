@@ -31,6 +31,11 @@ fn messages(bench: &mut Bench, key: Key) -> Vec<(bool, Vec<u8>)> {
     messages
 }
 
+/// The native frames among them.
+fn frames(got: &[(bool, Vec<u8>)]) -> Vec<ServerFrame> {
+    got.iter().map(|(_, bytes)| wire::from_binary(bytes).unwrap()).collect()
+}
+
 /// The code of the close frame at the end of what came.
 fn closed(bytes: &[u8]) -> u16 {
     let close = bytes.iter().rposition(|byte| *byte == 0x88).unwrap();
@@ -39,6 +44,14 @@ fn closed(bytes: &[u8]) -> u16 {
 
 /// A native session on a WebSocket that offered compression, in `room:1`.
 fn native(bench: &mut Bench) -> Key {
+    let key = joined(bench, true, room("room:1"));
+    let own = messages(bench, key);
+    assert!(own.len() == 2 && own.iter().all(|(compressed, _)| !compressed), "connected, subscribed: {own:?}");
+    key
+}
+
+/// The same, of who reads batches or does not.
+fn joined(bench: &mut Bench, batches: bool, subscribe: client::Subscribe) -> Key {
     let (key, answer) = web(bench, &format!("{NATIVE}{OFFER}"));
     assert!(answer.contains("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"), "{answer}");
     let said = |request, body| {
@@ -46,11 +59,12 @@ fn native(bench: &mut Bench) -> Key {
         wire::to_binary(&ClientFrame { request, body: Some(body) }, &mut bytes);
         masked(Opcode::Binary, &bytes)
     };
-    let _ = bench.say(key, &said(1, client_frame::Body::Connect(client::Connect::default())));
+    let connect = client::Connect { batches, ..client::Connect::default() };
+    let _ = bench.say(key, &said(1, client_frame::Body::Connect(connect)));
     bench.admit();
     // Its own messages may be compressed as well.
     let (mut bytes, mut compressed) = (Vec::new(), Vec::new());
-    let body = Some(client_frame::Body::Subscribe(room("room:1")));
+    let body = Some(client_frame::Body::Subscribe(subscribe));
     wire::to_binary(&ClientFrame { request: 2, body }, &mut bytes);
     Deflater::default().deflate(&bytes, &mut compressed);
     let mut subscribe = masked(Opcode::Binary, &compressed);
@@ -60,8 +74,6 @@ fn native(bench: &mut Bench) -> Key {
     if bench.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
         bench.hold("room:1", 0, Vec::new());
     }
-    let own = messages(bench, key);
-    assert!(own.len() == 2 && own.iter().all(|(compressed, _)| !compressed), "connected, subscribed: {own:?}");
     key
 }
 
@@ -74,10 +86,49 @@ fn a_rooms_messages_are_compressed_and_what_is_a_sessions_own_is_not() {
     let push = event::Push { message: message(0, &long).encode_to_vec().into(), raw: "".into(), operation: 0 };
     bench.input(Input::Push(vec![key], Arc::new(push)));
     let got = messages(&mut bench, key);
-    let texts = texts(&got.iter().map(|(_, bytes)| wire::from_binary(bytes).unwrap()).collect::<Vec<_>>());
-    assert_eq!(texts, [&*long, "short", &*long]);
-    // What is short is sent as it is, and so is a push.
-    assert_eq!(got.iter().map(|(compressed, _)| *compressed).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(texts(&frames(&got)), [&*long, "short", &*long]);
+    // What came together is one frame.
+    assert_eq!(got.iter().map(|(compressed, _)| *compressed).collect::<Vec<_>>(), [true, false]);
+    // What is short is sent as it is.
+    bench.input(Input::Deliver(vec![item(3, "short")]));
+    assert!(matches!(&messages(&mut bench, key)[..], [(false, _)]));
+}
+
+#[test]
+fn who_does_not_read_batches_gets_each_message_by_itself() {
+    let mut bench = Bench::new(|_| {});
+    let key = joined(&mut bench, false, room("room:1"));
+    bench.heard(key);
+    let long = "哈哈哈哈".repeat(30);
+    bench.input(Input::Deliver(vec![item(1, &long), item(2, "short")]));
+    let got = messages(&mut bench, key);
+    assert!(got.len() == 2 && got.iter().all(|(compressed, _)| !compressed), "{got:?}");
+    assert_eq!(texts(&frames(&got)), [&*long, "short"]);
+}
+
+#[test]
+fn who_has_some_of_a_batch_gets_the_others_once() {
+    let mut bench = Bench::new(|_| {});
+    let first = native(&mut bench);
+    let numbered = |offset: u64| item(offset, &offset.to_string());
+    bench.input(Input::Deliver((1..=6).map(numbered).collect()));
+    assert!(
+        matches!(&frames(&messages(&mut bench, first))[0].body, Some(Body::Batch(batch)) if batch.messages.len() == 6)
+    );
+    let history = client::Subscribe { history: 2, ..room("room:1") };
+    let position = client::Position { log: "log".into(), normal: 3, high: 3 };
+    let resume = client::Subscribe { resume: Some(position), ..room("room:1") };
+    for (subscribe, expected) in [(history, &["5", "6"][..]), (resume, &["4", "5", "6"])] {
+        let key = joined(&mut bench, true, subscribe);
+        let got = frames(&messages(&mut bench, key));
+        assert!(matches!(got[1].body, Some(Body::Subscribed(_))) && got.len() == 2 + expected.len(), "{got:?}");
+        assert_eq!(texts(&got), expected);
+    }
+    let deliveries = bench.engine.counters().deliveries;
+    assert_eq!(deliveries, 6 + 2 + 3);
+    bench.input(Input::Deliver((7..=8).map(numbered).collect()));
+    assert_eq!(texts(&frames(&messages(&mut bench, first))), ["7", "8"]);
+    assert_eq!(bench.engine.counters().deliveries, deliveries + 3 * 2);
 }
 
 #[test]

@@ -273,11 +273,13 @@ fn item(offset: u64, text: &str) -> Arc<cluster::Item> {
 fn texts(frames: &[ServerFrame]) -> Vec<String> {
     frames
         .iter()
-        .filter_map(|frame| match &frame.body {
-            Some(Body::Message(message)) => match &message.payload {
-                Some(client::message::Payload::Text(text)) => Some(text.clone()),
-                _ => None,
-            },
+        .flat_map(|frame| match &frame.body {
+            Some(Body::Message(message)) => std::slice::from_ref(message),
+            Some(Body::Batch(batch)) => &batch.messages,
+            _ => &[],
+        })
+        .filter_map(|message| match &message.payload {
+            Some(client::message::Payload::Text(text)) => Some(text.clone()),
             _ => None,
         })
         .collect()

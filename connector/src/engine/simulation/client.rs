@@ -84,6 +84,8 @@ pub(super) struct Client {
     decoder: Option<Decoder>,
     /// Of who offers compression.
     inflater: Option<Inflater>,
+    /// Native: it says that it reads batches.
+    batches: bool,
     input: Vec<u8>,
     upgraded: bool,
     /// Said to be let in.
@@ -103,6 +105,8 @@ pub(super) struct Client {
     /// A close frame came: nothing may follow.
     closed: bool,
     pub(super) received: u64,
+    /// Of them, in native batches.
+    pub(super) batched: u64,
     pub(super) resumed: u64,
     pub(super) pushes: u64,
     /// Nothing it sends breaks a rule: it must not be closed for one.
@@ -132,10 +136,11 @@ fn parse(text: &str) -> Option<(u64, u64, usize)> {
 }
 
 impl Client {
-    pub(super) fn new(speaks: Speaks, deflates: bool, room: u64) -> Self {
+    pub(super) fn new(speaks: Speaks, deflates: bool, batches: bool, room: u64) -> Self {
         Self {
             speaks,
             inflater: (deflates && speaks.is_web()).then(Inflater::default),
+            batches,
             room,
             decoder: None,
             input: Vec::new(),
@@ -150,6 +155,7 @@ impl Client {
             ended: None,
             closed: false,
             received: 0,
+            batched: 0,
             resumed: 0,
             pushes: 0,
             errors: Vec::new(),
@@ -191,7 +197,10 @@ impl Client {
                 let body = format!(r#"{{"uid":0,"roomid":{},"protover":{version}}}"#, self.room);
                 self.packet(packet::operation::AUTH, body.as_bytes())
             }
-            _ => self.request(client_frame::Body::Connect(client::Connect::default()), Asked::Connect),
+            _ => {
+                let connect = client::Connect { batches: self.batches, ..client::Connect::default() };
+                self.request(client_frame::Body::Connect(connect), Asked::Connect)
+            }
         };
         out.extend(first);
         out
@@ -377,12 +386,18 @@ impl Client {
             }
             server_frame::Body::Subscribed(subscribed) => self.subscribed(asked, subscribed),
             server_frame::Body::Unsubscribed(unsubscribed) => {
-                if let Some(asked) = asked {
-                    assert_eq!(asked, Asked::Unsubscribe(unsubscribed.channel.clone()));
+                match asked {
+                    Some(asked) => assert_eq!(asked, Asked::Unsubscribe(unsubscribed.channel.clone())),
+                    None => assert!(matches!(unsubscribed.reason(), ErrorCode::Kicked | ErrorCode::Banned)),
                 }
                 self.watches.remove(&unsubscribed.channel).expect("a subscription");
             }
             server_frame::Body::Message(message) => self.native_message(message),
+            server_frame::Body::Batch(batch) => {
+                assert!(self.batches && self.speaks.is_web() && batch.messages.len() > 1, "{batch:?}");
+                self.batched += batch.messages.len() as u64;
+                batch.messages.into_iter().for_each(|message| self.native_message(message));
+            }
             server_frame::Body::Gap(gap) => {
                 let watch = self.watches.get_mut(&gap.channel).filter(|watch| watch.live).expect("a subscription");
                 watch.gaps += gap.count;

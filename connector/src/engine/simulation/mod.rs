@@ -22,7 +22,7 @@ use world::World;
 /// Seeds of the ordinary run.
 const SEEDS: u64 = 2000;
 /// Seeds within which each planted fault must be found.
-const FAULT_SEEDS: u64 = 100;
+const FAULT_SEEDS: u64 = 1000;
 
 /// SplitMix64: every seed is as good as another.
 #[derive(Debug, Clone)]
@@ -70,7 +70,8 @@ fn every_message_arrives_in_order_or_is_told_as_missing() {
             && total.gaps > 1000
             && total.skipped > 1000
             && total.shed > 100
-            && total.resumed > 100,
+            && total.resumed > 100
+            && total.batched > 1000,
         "{total}"
     );
 }
@@ -97,6 +98,7 @@ fn planted_faults_are_found() {
         Fault::WrapOffByOne,
         Fault::LostRemainder,
         Fault::SentAgain,
+        Fault::WholeBatch,
     ] {
         let seed = found(fault);
         eprintln!("{fault:?} is seen at seed {seed:?}");

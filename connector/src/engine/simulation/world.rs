@@ -40,6 +40,7 @@ const CLIENTS_MAX: usize = 12;
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) received: u64,
+    pub(super) batched: u64,
     pub(super) gaps: u64,
     pub(super) skipped: u64,
     pub(super) shed: u64,
@@ -52,6 +53,7 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn add(&mut self, other: &Self) {
         self.received += other.received;
+        self.batched += other.batched;
         self.gaps += other.gaps;
         self.skipped += other.skipped;
         self.shed += other.shed;
@@ -64,11 +66,11 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, gaps, skipped, shed, resumed, pushes, short_writes, closed } = self;
+        let Self { received, batched, gaps, skipped, shed, resumed, pushes, short_writes, closed } = self;
         write!(
             f,
-            "{received} messages received, {gaps} told as missed, {skipped} skipped, {shed} shed, {resumed} resumptions, \
-             {pushes} pushes, {short_writes} short writes, {closed} sessions closed"
+            "{received} messages received, {batched} of them in batches, {gaps} told as missed, {skipped} skipped, {shed} shed, \
+             {resumed} resumptions, {pushes} pushes, {short_writes} short writes, {closed} sessions closed"
         )
     }
 }
@@ -157,6 +159,7 @@ impl World {
             gaps: watches().map(|watch| watch.gaps).sum(),
             skipped: counters.skipped,
             shed: counters.shed,
+            batched: self.clients.iter().map(|client| client.batched).sum(),
             resumed: self.clients.iter().map(|client| client.resumed).sum(),
             pushes: self.clients.iter().map(|client| client.pushes).sum(),
             short_writes: counters.short_writes,
@@ -205,8 +208,8 @@ impl World {
             away[self.random.below(away.len() as u64) as usize]
         } else {
             let (speaks, room) = (Speaks::random(&mut self.random), self.random.below(self.rooms.len() as u64));
-            let deflates = self.random.below(3) == 0;
-            self.clients.push(Client::new(speaks, deflates, room));
+            let (deflates, batches) = (self.random.one_in(2), !self.random.one_in(4));
+            self.clients.push(Client::new(speaks, deflates, batches, room));
             self.clients.len() - 1
         };
         self.connect(client);
@@ -246,7 +249,7 @@ impl World {
             let (body, asked) = match self.random.below(8) {
                 0..5 => {
                     let asked = |asked: &Asked| matches!(asked, Asked::Subscribe(asked, _) if *asked == room);
-                    if self.random.one_in(3)
+                    if self.random.one_in(2)
                         && !client.open.values().any(asked)
                         && let Some(watch) = client.watches.get_mut(&room).filter(|watch| !watch.live)
                         && let Some(owned) = self.rooms.iter().find(|owned| owned.name == room)
@@ -410,7 +413,8 @@ impl World {
             0 => Act::Kick(record::Kick { code: ErrorCode::Kicked.into(), reason: "enough".into() }),
             1 => {
                 self.clients[self.net.wires[&key].client].taken_out = true;
-                Act::Unsubscribe(record::Leave { channels: names.names, reason: ErrorCode::None.into() })
+                let reason = if self.random.one_in(3) { ErrorCode::Banned } else { ErrorCode::None };
+                Act::Unsubscribe(record::Leave { channels: names.names, reason: reason.into() })
             }
             _ if self.clients[self.net.wires[&key].client].speaks.is_native() => Act::Subscribe(names),
             _ => return,
