@@ -9,8 +9,11 @@
 # BARRAGE=...            a binary to take instead of building one
 # BENCH_RESULTS=DIR      where the results go, instead of bench/results (then BENCHMARKS.md goes there, too)
 #
-# Servers run on the first processor with one event-loop thread, everything else on the others. Kafka and Redis are started
-# where they can be had (scripts/kafka.sh, scripts/redis.sh); what needs them is left out where not.
+# Servers run on the first processor with one event-loop thread, everything else on the others. In the pipelines only the
+# connector does, and logic, job and bus are on the others with what they are held against, a sync and Kafka. Kafka and Redis
+# are started where they can be had (scripts/kafka.sh, scripts/redis.sh); what needs them is left out where not.
+#
+# Cases that are compared with each other take turns, so that a machine whose pace changes is as fast for all of them.
 #
 # It takes about 29 minutes on two cores, and the build. A fan-out's run is its seconds and 8 more (server, entering,
 # counters, `limit`): 5 x (5 x 17 s + 4 x 12 s + 7 x 12 s) and the drivers' 9 x 12 s are 20 minutes; the pipelines' 10 x 25 s
@@ -59,16 +62,20 @@ wanted() {
 }
 
 # measure CASE TIMES ARGUMENT...: `barrage bench ARGUMENT... --json`, on the clients' processors (or those of `on`), so many
-# times. What a run finds wrong with the server is in its result, too: the table tells.
+# times; or so many times more, if that case has had a turn. What a run finds wrong with the server is in its result, too:
+# the table tells.
+declare -A turned
 measure() {
     local name=$1 times=$2 run
     shift 2
     say "$name"
-    rm -f "$results/$name".{json,command,svg,hgrm}
-    # Where this run's servers and files are is no part of how it is done again.
-    echo "barrage bench $*" | sed -E 's# --(svg|hgrm) [^ ]+##g; s# --(connect|http|admin|server-pid|sync|kafka) [^ ]+# --\1 ...#g' \
-        >"$results/$name.command"
-    : >"$results/$name.json"
+    if [ -z "${turned[$name]:-}" ]; then
+        turned[$name]=yes
+        rm -f "$results/$name".{json,command,svg,hgrm}
+        # Where this run's servers and files are is no part of how it is done again.
+        echo "barrage bench $*" | sed -E 's# --(svg|hgrm) [^ ]+##g; s# --(connect|http|admin|server-pid|sync|kafka) [^ ]+# --\1 ...#g' \
+            >"$results/$name.command"
+    fi
     for ((run = 0; run < times; run++)); do
         taskset -c "${on:-$others}" "$BARRAGE" bench "$@" --json >>"$results/$name.json" 2>"$directory/err" ||
             say "$name: $(tail -1 "$directory/err")"
@@ -85,11 +92,24 @@ fan() {
 configure services
 # barrage run, on embedded stores.
 whole() { start whole run services && await whole; }
-# A connector, a logic and a job, on the stores.
+# A logic and a job on the others' processors, and a connector, on the stores.
 cluster() {
-    local role
-    for role in logic job connector; do start "$role" "$role" services "${on_stores[@]}"; done
+    start connector connector services "${on_stores[@]}"
+    local pin_servers=(taskset -c "$others") role
+    for role in logic job; do start "$role" "$role" services "${on_stores[@]}"; done
     await logic job connector
+}
+# apart PID: of all threads of a `barrage run` only the connector's stay on the first processor.
+apart() {
+    local thread processors
+    for thread in "/proc/$1/task/"*; do
+        case $(cat "$thread/comm") in
+        core-* | control) processors=$first ;;
+        *) processors=$others ;;
+        esac
+        # One that has ended meanwhile needs no place.
+        taskset -pc "$processors" "${thread##*/}" >/dev/null 2>&1 || true
+    done
 }
 
 # It places its sender and its readers itself.
@@ -101,20 +121,26 @@ fan direct-goim "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 2
 fan whole "$runs" fanout --stand --via http --dialect goim --viewers 5000 --wire-bytes 123 --seconds "$long_s" --deliveries 10.2e6
 fan over "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 40e6 --probe
 rooms=(--stand --via connector --wire-bytes 123 --seconds "$for_s")
-fan one-room "$runs" fanout "${rooms[@]}" --viewers 15000 --deliveries 75e3
-fan many-rooms "$runs" fanout "${rooms[@]}" --viewers 15000 --rooms 1000 --deliveries 75e3
-fan mixed-rooms "$runs" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 5,2500
+for ((turn = 0; turn < runs; turn++)); do
+    fan one-room 1 fanout "${rooms[@]}" --viewers 15000 --deliveries 75e3
+    fan many-rooms 1 fanout "${rooms[@]}" --viewers 15000 --rooms 1000 --deliveries 75e3
+    fan mixed-rooms 1 fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 5,2500
+done
 fan flooded "$runs" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 1000,500
 chat=(--stand --via connector --viewers 5000 --chat --seconds "$chat_s" --deliveries 5e6)
-for dialect in native goim; do
-    fan "chat-$dialect" "$runs" fanout "${chat[@]}" --dialect "$dialect"
-    fan "chat-$dialect-deflate" "$runs" fanout "${chat[@]}" --dialect "$dialect" --compress
+for ((turn = 0; turn < runs; turn++)); do
+    for dialect in native goim; do
+        fan "chat-$dialect" 1 fanout "${chat[@]}" --dialect "$dialect"
+        fan "chat-$dialect-deflate" 1 fanout "${chat[@]}" --dialect "$dialect" --compress
+    done
+    for dialect in bilibili bilibili-zlib bilibili-brotli; do
+        fan "chat-$dialect" 1 fanout "${chat[@]}" --dialect "$dialect"
+    done
 done
-for dialect in bilibili bilibili-zlib bilibili-brotli; do
-    fan "chat-$dialect" "$runs" fanout "${chat[@]}" --dialect "$dialect"
-done
-for driver in uring monoio glommio; do
-    fan "driver-$driver" "$few" fanout "${direct[@]}" --seconds "$for_s" --deliveries 10e6 --set "connector.driver=$driver"
+for ((turn = 0; turn < few; turn++)); do
+    for driver in uring monoio glommio; do
+        fan "driver-$driver" 1 fanout "${direct[@]}" --seconds "$for_s" --deliveries 10e6 --set "connector.driver=$driver"
+    done
 done
 growing=(--stand --via connector --wire-bytes 123 --seconds 2 --no-limit)
 fan sweep 1 sweep "${growing[@]}" --viewers 5000 --deliveries 2e6 --factor 1.8
@@ -137,6 +163,7 @@ if wanted idle-whole || wanted idle-rooms || wanted storm; then
 fi
 if wanted pipeline-embedded; then
     whole
+    apart "${servers[-1]}"
     measure pipeline-embedded "$runs" pipeline --seconds 20 --connect "$(printed whole clients)" \
         --http "http://$(printed whole page)" --admin "$(printed whole admin)" \
         --sync "$directory/whole" --svg "$results/pipeline-embedded.svg" --hgrm "$results/pipeline-embedded.hgrm"
@@ -153,7 +180,7 @@ if wanted pipeline-kafka || wanted idle-connector; then
         wanted pipeline-kafka && measure pipeline-kafka "$runs" pipeline --seconds 20 --connect "$(printed connector clients)" \
             --http "http://$(printed logic page)" --admin "$(printed logic admin),$(printed job admin),$(printed connector admin)" \
             --kafka "$brokers" --svg "$results/pipeline-kafka.svg"
-        connector=${servers[-1]}
+        connector=${servers[0]}
         wanted idle-connector && measure idle-connector 1 idle --first 2000 --sessions 16000 --rooms 20 --seconds 12 --heartbeat 10 \
             --connect "$(printed connector clients)" --server-pid "$connector"
         servers_down

@@ -160,7 +160,7 @@ fn machine_section(results: &Results, out: &mut String) {
         out.push_str(
             "\nKept apart: the server with its one event-loop thread, its control thread and all else that it has (in `whole` \
              HTTP, logic, bus and job, too), or `limit`'s sender,\non the first processor; clients, publishers, Kafka and \
-             Redis on all others.",
+             Redis on all others, and in the pipelines logic, bus and job.",
         );
         match (environment.get("server_cpus").and_then(Value::as_str), environment.get("client_cpus")) {
             (Some(server), Some(Value::String(clients))) => {
