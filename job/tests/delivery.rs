@@ -69,15 +69,17 @@ async fn who_joins_gets_what_follows_and_a_job_that_stops_takes_its_lease_along(
     let connector = Connector::start(&world, "a", 1).await;
     let job = world.job("job-0");
     job.ready().await;
-    world.publish("room:1", "before", "before").await;
     connector.hold("room:1").await;
-    let offset = world.publish("room:1", "after", "after").await;
-    let got = || connector.with(|state| state.channels["room:1"].clone());
-    until("the message is there", || !got().messages.is_empty()).await;
-    assert_eq!(got().messages, [(offset, "after".to_owned())]);
+    let before = world.publish("room:1", "before", "before").await;
+    let got = |connector: &Connector| connector.with(|state| state.channels["room:1"].messages.clone());
+    until("the owner has read it", || got(&connector) == [(before, "before".to_owned())]).await;
     // Started afterwards: attached, told who owns what, and served.
     let late = Connector::start(&world, "b", 1).await;
     late.hold("room:1").await;
+    let after = world.publish("room:1", "after", "after").await;
+    until("the message is there", || !got(&late).is_empty() && got(&connector).len() == 2).await;
+    assert_eq!(got(&late), [(after, "after".to_owned())]);
+    assert_eq!(got(&connector)[1], (after, "after".to_owned()));
     let jobs = || async {
         let nodes = world.routes.nodes().await.unwrap();
         nodes.into_iter().filter(|lease| lease.role == routes::Role::Job).count()
@@ -87,8 +89,8 @@ async fn who_joins_gets_what_follows_and_a_job_that_stops_takes_its_lease_along(
     assert_eq!(jobs().await, 0);
     let job = world.job("job-1");
     let offset = world.publish("room:1", "new owner", "new owner").await;
-    until("the new owner delivers", || got().messages.len() == 2).await;
-    assert_eq!(got().messages[1], (offset, "new owner".to_owned()));
+    until("the new owner delivers", || got(&connector).len() == 3).await;
+    assert_eq!(got(&connector)[2], (offset, "new owner".to_owned()));
     drop(job);
 }
 
