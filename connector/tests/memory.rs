@@ -175,15 +175,23 @@ impl Host {
     }
 
     fn native(&mut self, nth: usize) -> Key {
+        self.web(nth, false)
+    }
+
+    /// One that reads batches, compressed, or not.
+    fn web(&mut self, nth: usize, compressed: bool) -> Key {
         let (key, room) = (self.open(), self.room(nth));
+        let offer = if compressed { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
         self.say(
             key,
-            b"GET /sub HTTP/1.1\r\nHost: live.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-              Sec-WebSocket-Protocol: barrage.v1\r\n\r\n"
-                .to_vec(),
+            format!(
+                "GET /sub HTTP/1.1\r\nHost: live.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                 Sec-WebSocket-Protocol: barrage.v1\r\n{offer}\r\n"
+            )
+            .into_bytes(),
         );
-        let connect = client::Connect { token: "a.b.c".repeat(60), ..Default::default() };
+        let connect = client::Connect { token: "a.b.c".repeat(60), batches: compressed, ..Default::default() };
         self.say(key, native(1, Body::Connect(connect)));
         self.say(key, native(2, Body::Subscribe(client::Subscribe { channel: room, ..Default::default() })));
         key
@@ -273,12 +281,15 @@ const RECENT_BYTES: usize = (256 << 20) / 100_000 * ROOMS;
 
 /// Live bytes a room of three sessions, before its first message, and when so many messages (in bursts, each of so many
 /// bytes of text) were read some seconds ago. The sessions' places in it are included.
-fn bytes_a_room(messages: u64, text_bytes: usize) -> (isize, isize) {
+fn bytes_a_room(messages: u64, text_bytes: usize, compressed: bool) -> (isize, isize) {
     const SESSIONS: usize = 200;
     const ROOMS_EACH: usize = 15;
     const BURSTS: u64 = 5;
     let mut host = Host::with(EngineConfig { recent_bytes_max: RECENT_BYTES, ..config() }, ROOMS);
-    let keys: Vec<_> = (0..SESSIONS).map(|_| host.native(0)).collect();
+    let keys: Vec<_> = (0..SESSIONS).map(|_| host.web(0, compressed)).collect();
+    // The core's one compressor is no room's.
+    let first = (1..=2).map(|offset| item_of("room:0", offset, &"x".repeat(500))).collect();
+    host.engine.input(host.now, Input::Deliver(first));
     host.pass(2_000);
     let before = live();
     for place in 0..ROOMS_EACH {
@@ -306,10 +317,13 @@ fn bytes_a_room(messages: u64, text_bytes: usize) -> (isize, isize) {
 #[test]
 fn a_quiet_room_costs_little() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    for (messages, text_bytes) in [(5, 30), (100, 30), (300, 500)] {
-        let (empty, quiet) = bytes_a_room(messages, text_bytes);
-        println!("bytes a room: {empty} before its first message, {quiet} after {messages} of {text_bytes} bytes");
-        assert!(empty <= 1024 && quiet <= 4096, "{empty}, {quiet} after {messages} of {text_bytes} bytes");
+    for compressed in [false, true] {
+        for (messages, text_bytes) in [(5, 30), (100, 30), (300, 500)] {
+            let (empty, quiet) = bytes_a_room(messages, text_bytes, compressed);
+            let case = format!("{messages} of {text_bytes} bytes, compressed: {compressed}");
+            println!("bytes a room: {empty} before its first message, {quiet} after {case}");
+            assert!(empty <= 1024 && quiet <= 4096, "{empty}, {quiet} after {case}");
+        }
     }
 }
 

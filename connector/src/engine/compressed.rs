@@ -22,7 +22,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use super::encode::Encoding;
+use super::{encode::Encoding, ring::Count};
 
 /// Batches that are kept: of each room that is busy now, the last ones of each encoding. The cores take them within
 /// milliseconds of each other; one that comes later makes its own. At 16 KiB before compression: a few MiB.
@@ -66,8 +66,8 @@ struct Batch {
 pub(super) struct Made {
     /// One after another.
     pub(super) bytes: Vec<u8>,
-    /// Of each: where it ends, how many messages it carries, the offset of the last.
-    pub(super) frames: Vec<(usize, u64, u64)>,
+    /// Of each: where it ends, its messages, the offset of the last.
+    pub(super) frames: Vec<(usize, Count, u64)>,
 }
 
 /// A part of what a core has waiting, and its batch: to be filled where it is empty.

@@ -26,6 +26,7 @@ use super::{
     compressed::{Compressed, Made, Whose},
     config::Fault,
     event::Push,
+    ring::Count,
     room::Entry,
 };
 
@@ -81,7 +82,7 @@ impl Encoding {
     }
 
     /// Whether it costs so much that it is made once a process.
-    fn is_compressed(self) -> bool {
+    pub(super) fn is_compressed(self) -> bool {
         match self {
             Self::NativeBinaryDeflate | Self::NativeJsonDeflate | Self::GoimWebDeflate => true,
             Self::BilibiliWeb(version) | Self::BilibiliTcp(version) => version != Version::Plain,
@@ -177,8 +178,8 @@ impl Encoder {
                 rest = after;
                 let Made { bytes, frames } = made.get_or_init(|| self.make(encoding, (channel, log), batch));
                 let mut start = 0;
-                for &(end, messages, offset) in frames {
-                    emit(Framed { bytes: &bytes[start..end], messages, missing: 0, offset, inexact: false });
+                for &(end, Count { all: messages, missing }, offset) in frames {
+                    emit(Framed { bytes: &bytes[start..end], messages, missing, offset, inexact: false });
                     start = end;
                 }
             }
@@ -186,10 +187,13 @@ impl Encoder {
     }
 
     /// Some of a room's messages for one session alone, which has the others of their batch.
-    pub(super) fn apart(&mut self, encoding: Encoding, whose: (&str, &str), entries: &[&Entry]) -> Bytes {
-        let mut bytes = Vec::new();
-        self.run(encoding.plain(), whose, entries, &mut |frame| bytes.extend_from_slice(frame.bytes));
-        bytes.into()
+    pub(super) fn apart(&mut self, encoding: Encoding, whose: (&str, &str), entries: &[&Entry]) -> (Bytes, Count) {
+        let (mut bytes, mut count) = (Vec::new(), Count::default());
+        self.run(encoding.plain(), whose, entries, &mut |frame| {
+            bytes.extend_from_slice(frame.bytes);
+            count = Count { all: count.all + frame.messages, missing: count.missing + frame.missing };
+        });
+        (bytes.into(), count)
     }
 
     /// A batch for all cores.
@@ -197,7 +201,8 @@ impl Encoder {
         let mut made = Made::default();
         self.run(encoding, whose, batch, &mut |frame| {
             made.bytes.extend_from_slice(frame.bytes);
-            made.frames.push((made.bytes.len(), frame.messages, frame.offset));
+            let count = Count { all: frame.messages, missing: frame.missing };
+            made.frames.push((made.bytes.len(), count, frame.offset));
         });
         made.bytes.shrink_to_fit();
         made

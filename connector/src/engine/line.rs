@@ -1,5 +1,5 @@
 //! Sending to one session by itself: all that it is due, in the order in which it may go. The rest of a half-sent frame,
-//! what is its own, what it missed, then its rooms, the high lane before the normal one. Walks send to the others
+//! what is its own, then of its rooms what it is owed beside the rings and what these have, the high lane before the normal one. Walks send to the others
 //! ([`super::round`]).
 //!
 //! Invariant: nothing goes between the two parts of a frame (rule 23).
@@ -9,7 +9,7 @@ use proto::client::{self, server_frame::Body};
 use super::{
     Counters,
     encode::Encoder,
-    ring::{Count, Ring},
+    ring::Ring,
     room::{HIGH, NORMAL, Rest, Room},
     session::Session,
 };
@@ -98,19 +98,32 @@ fn member_lane<O: Outlet>(
     (feed, member): (usize, usize),
     lane: usize,
 ) -> Flow {
+    let owed = room.feeds[feed].owed.get_mut(&line.key.slot);
+    let rest = owed.map(|owed| std::mem::take(&mut owed.rest[lane])).filter(|rest| rest.messages > 0);
+    let mut forgotten = 0;
+    if let Some(Rest { after, through, messages }) = rest {
+        let others = room.items(lane, after, through);
+        if others.len() as u64 == messages {
+            let (frames, count) = encoder.apart(room.feeds[feed].encoding, (&room.name, &room.log), &others);
+            session.busy_mut().out.push(frames);
+            line.counters.came(count);
+        } else {
+            // It was blocked for so long.
+            forgotten = messages;
+        }
+    }
     let (name, log, feed) = (&room.name, &room.log, &mut room.feeds[feed]);
     if !feed.owed.is_empty()
-        && let Some(owed) = feed.owed.get_mut(&line.key.slot).filter(|owed| owed.on(lane))
+        && let Some(owed) = feed.owed.get_mut(&line.key.slot)
+        && (rest.is_some() || owed.on(lane))
     {
-        let Rest { frames, messages, .. } = std::mem::take(&mut owed.rest[lane]);
+        owed.add(lane, forgotten, false);
         let (missed, exact) = (owed.missed[lane], !owed.inexact[lane]);
         (owed.missed[lane], owed.inexact[lane]) = (0, false);
         let [high, normal] = feed.position(member);
         if feed.owed.get(&line.key.slot).is_some_and(|owed| !owed.on(HIGH) && !owed.on(NORMAL)) {
             feed.owed.remove(&line.key.slot);
         }
-        session.busy_mut().out.push(frames);
-        line.counters.came(Count { all: messages, missing: 0 });
         if missed > 0 || !exact {
             let position = client::Position { log: log.to_string(), normal, high };
             let gap = client::Gap { channel: name.to_string(), count: missed.into(), exact, position: Some(position) };

@@ -19,12 +19,11 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
 use proto::{client::Lane, cluster::Item};
 use rustc_hash::FxHashMap;
 
 use super::{
-    encode::{Encoder, Encoding},
+    encode::{BATCH_BYTES_MAX, Encoder, Encoding},
     ring::{Count, Ring},
 };
 use crate::driver::Key;
@@ -250,9 +249,10 @@ pub(super) struct Member {
 }
 
 /// What a member is owed beside the rings: before what its cursors stand at.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Owed {
-    /// Of a batch of each lane that it had some of when it came, the others.
+    /// Of each lane what the ring had no frame of its own for when it came: the others of a batch that it has some of, or
+    /// what only the log still has.
     pub(super) rest: [Rest; 2],
     /// Messages of each lane that it missed and was not told of yet.
     pub(super) missed: [u32; 2],
@@ -262,15 +262,15 @@ pub(super) struct Owed {
     pub(super) stood: u64,
 }
 
-/// Messages of a room for one session.
-#[derive(Debug, Default)]
+/// Messages of a lane for one session: made when it is their turn, of what the room still has.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rest {
-    /// Whole frames.
-    pub(super) frames: Bytes,
-    /// How many.
-    pub(super) messages: u64,
     /// The offset up to which the session has what came before.
     pub(super) after: u64,
+    /// Of the last one.
+    pub(super) through: u64,
+    /// How many.
+    pub(super) messages: u64,
 }
 
 impl Owed {
@@ -428,6 +428,15 @@ impl Room {
         self.entries.iter().filter(within).filter(|entry| entry.item().is_some()).collect()
     }
 
+    /// The same as a [`Rest`]; `None` where some are missing, or they are more than a batch.
+    pub(super) fn rest(&self, lane: usize, after: u64, through: u64) -> Option<Rest> {
+        let items = self.items(lane, after, through);
+        let messages = items.len() as u64;
+        let bytes: usize = items.iter().map(|entry| entry.bytes()).sum();
+        let whole = self.count(lane, after, through) == (messages, true);
+        (whole && bytes <= BATCH_BYTES_MAX).then_some(Rest { after, through, messages })
+    }
+
     /// Encodes for a feed what it has not encoded yet. `thin`: of the normal lane only that so many were missed, and it
     /// returns how many.
     pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder, thin: bool) -> u64 {
@@ -470,7 +479,7 @@ impl Room {
         let mut more = false;
         for feed in &mut self.feeds {
             for lane in [HIGH, NORMAL] {
-                feed.trim(lane, self.floor);
+                feed.trim(lane, Some(self.floor));
                 more |= feed.lanes[lane].ring.shrink();
             }
         }
@@ -484,7 +493,8 @@ impl Room {
         let mut all = true;
         for feed in &mut self.feeds {
             for lane in [HIGH, NORMAL] {
-                all &= feed.trim(lane, self.floor);
+                // Of a batch, only what is in it of the last few would be needed: that is in the log.
+                all &= feed.trim(lane, (!feed.encoding.is_compressed()).then_some(self.floor));
                 feed.lanes[lane].ring.fit();
             }
         }
@@ -518,10 +528,10 @@ impl Feed {
     }
 
     /// Drops from a ring what all members have and nobody may ask for: native clients may ask for what is recent, which
-    /// begins after `floor`. `false`: a member has not read all of it.
-    pub(super) fn trim(&mut self, lane: usize, floor: u64) -> bool {
+    /// begins after `floor`, and is to be had from the ring if there is one. `false`: a member has not read all of it.
+    pub(super) fn trim(&mut self, lane: usize, floor: Option<u64>) -> bool {
         let ring = &mut self.lanes[lane].ring;
-        let recent = if self.encoding.is_native() { ring.seek(floor) } else { ring.head() };
+        let recent = floor.filter(|_| self.encoding.is_native()).map_or(ring.head(), |floor| ring.seek(floor));
         if recent <= ring.tail() {
             return true;
         }
@@ -536,7 +546,11 @@ impl Feed {
         let owed = self.owed.get(&member.slot);
         let of = |lane: usize| match owed.map(|owed| &owed.rest[lane]) {
             Some(rest) if rest.messages > 0 => rest.after,
-            _ => self.lanes[lane].ring.offset_at(member.cursors[lane]),
+            _ => {
+                // Of a frame that is half sent, the rest goes before whatever this is told in.
+                let ring = &self.lanes[lane].ring;
+                ring.offset_at(ring.boundary_after(member.cursors[lane]))
+            }
         };
         let stood = owed.filter(|owed| owed.on(NORMAL)).map(|owed| owed.stood);
         let [high, normal] = self.ahead.get(&member.slot).copied().unwrap_or_default();

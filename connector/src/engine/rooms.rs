@@ -166,24 +166,29 @@ impl Engine {
                 continue;
             }
             cursors[lane] = ring.seek(after[lane]);
+            if !encoding.is_native() {
+                continue;
+            }
             let begins = ring.offset_at(ring.tail());
-            if begins > after[lane] && encoding.is_native() {
-                let (count, exact) = room.count(lane, after[lane], begins);
-                owed.add(lane, count, !exact);
-            } else if let Some((end, frame, through)) = ring.frame_after(cursors[lane]).filter(|_| encoding.is_native())
-            {
+            if begins > after[lane] {
+                match room.rest(lane, after[lane], begins).filter(|_| encoding.is_compressed()) {
+                    Some(rest) => owed.rest[lane] = rest,
+                    None => {
+                        let (count, exact) = room.count(lane, after[lane], begins);
+                        owed.add(lane, count, !exact);
+                    }
+                }
+            } else if let Some((end, frame, through)) = ring.frame_after(cursors[lane]) {
                 if frame.missing > 0 {
                     // It may have some of what the ring tells everyone else as missing.
                     let (count, exact) = room.count(lane, after[lane], through);
                     owed.add(lane, count, !exact);
                     cursors[lane] = end;
-                } else if frame.all > 1 {
+                } else if frame.all > 1 && self.config.planted() != Some(Fault::WholeBatch) {
                     // Or some of a batch.
-                    let others = room.items(lane, after[lane], through);
-                    let messages = others.len() as u64;
-                    if messages < frame.all && self.config.planted() != Some(Fault::WholeBatch) {
-                        let frames = self.encoder.apart(encoding, (&room.name, &room.log), &others);
-                        owed.rest[lane] = Rest { frames, messages, after: after[lane] };
+                    let messages = room.items(lane, after[lane], through).len() as u64;
+                    if messages < frame.all {
+                        owed.rest[lane] = Rest { after: after[lane], through, messages };
                         cursors[lane] = end;
                     }
                 }

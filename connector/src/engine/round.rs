@@ -398,7 +398,7 @@ impl Engine {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());
         let feed = &mut room.feeds[feed];
-        feed.trim(lane, floor);
+        feed.trim(lane, Some(floor));
         let walked = &mut feed.lanes[lane];
         if lane == NORMAL {
             let rest_ms = u64::from(walked.sends / self.config.sends_per_ms.max(1));

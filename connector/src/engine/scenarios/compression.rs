@@ -2,7 +2,7 @@
 
 use proto::deflate::{Deflater, Inflater};
 
-use super::*;
+use super::{super::room::RECENT_MESSAGES, *};
 
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const NATIVE: &str = "Sec-WebSocket-Protocol: barrage.v1\r\n";
@@ -54,6 +54,7 @@ fn native(bench: &mut Bench) -> Key {
 fn joined(bench: &mut Bench, batches: bool, subscribe: client::Subscribe) -> Key {
     let (key, answer) = web(bench, &format!("{NATIVE}{OFFER}"));
     assert!(answer.contains("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"), "{answer}");
+    let channel = subscribe.channel.clone();
     let said = |request, body| {
         let mut bytes = Vec::new();
         wire::to_binary(&ClientFrame { request, body: Some(body) }, &mut bytes);
@@ -72,7 +73,7 @@ fn joined(bench: &mut Bench, batches: bool, subscribe: client::Subscribe) -> Key
     let _ = bench.say(key, &subscribe);
     bench.answer(Answer::Joined(cluster::Joined {}));
     if bench.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
-        bench.hold("room:1", 0, Vec::new());
+        bench.hold(&channel, 0, Vec::new());
     }
     key
 }
@@ -126,6 +127,34 @@ fn who_has_some_of_a_batch_gets_the_others_once() {
     }
     let deliveries = bench.engine.counters().deliveries;
     assert_eq!(deliveries, 6 + 2 + 3);
+    // One that cannot be sent to has it when it can; one that cannot for longer than the room keeps it, hears how many.
+    for (more, expected) in [(0, &["5", "6"][..]), (2 * RECENT_MESSAGES as u64, &[])] {
+        let mut bench = Bench::new(|_| {});
+        native(&mut bench);
+        bench.input(Input::Deliver((1..=6).map(numbered).collect()));
+        let key = joined(&mut bench, true, room("room:2"));
+        bench.heard(key);
+        bench.sink.room.insert(key, 0);
+        let position = client::Position { log: "log".into(), normal: 4, high: 4 };
+        let resume = client::Subscribe { resume: Some(position), ..room("room:1") };
+        let mut bytes = Vec::new();
+        wire::to_binary(&ClientFrame { request: 3, body: Some(client_frame::Body::Subscribe(resume)) }, &mut bytes);
+        let _ = bench.say(key, &masked(Opcode::Binary, &bytes));
+        bench.answer(Answer::Joined(cluster::Joined {}));
+        for offset in 7..7 + more {
+            bench.input(Input::Deliver(vec![numbered(offset)]));
+        }
+        bench.sink.room.insert(key, usize::MAX);
+        bench.engine.writable(bench.now, key);
+        bench.round();
+        let got = frames(&messages(&mut bench, key));
+        assert_eq!(texts(&got)[..expected.len()], *expected);
+        let missed = got.iter().filter_map(|frame| match &frame.body {
+            Some(Body::Gap(gap)) => Some(gap.count),
+            _ => None,
+        });
+        assert_eq!(missed.sum::<u64>() + texts(&got).len() as u64, 2 + more);
+    }
     bench.input(Input::Deliver((7..=8).map(numbered).collect()));
     assert_eq!(texts(&frames(&messages(&mut bench, first))), ["7", "8"]);
     assert_eq!(bench.engine.counters().deliveries, deliveries + 3 * 2);

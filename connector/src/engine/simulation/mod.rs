@@ -22,7 +22,9 @@ use world::World;
 /// Seeds of the ordinary run.
 const SEEDS: u64 = 2000;
 /// Seeds within which each planted fault must be found.
-const FAULT_SEEDS: u64 = 1000;
+const FAULT_SEEDS: u64 = 100;
+/// The same of [`Fault::SentAgain`], which needs a client that was on a connector that was further.
+const SENT_AGAIN_SEEDS: u64 = 1000;
 
 /// SplitMix64: every seed is as good as another.
 #[derive(Debug, Clone)]
@@ -86,7 +88,8 @@ fn range(seeds: &str) -> Option<std::ops::Range<u64>> {
 
 /// The first seed that shows a planted fault.
 fn found(fault: Fault) -> Option<u64> {
-    (0..FAULT_SEEDS).find(|seed| catch_unwind(AssertUnwindSafe(|| World::run(*seed, Some(fault)))).is_err())
+    let seeds = if fault == Fault::SentAgain { SENT_AGAIN_SEEDS } else { FAULT_SEEDS };
+    (0..seeds).find(|seed| catch_unwind(AssertUnwindSafe(|| World::run(*seed, Some(fault)))).is_err())
 }
 
 #[test]
@@ -102,6 +105,6 @@ fn planted_faults_are_found() {
     ] {
         let seed = found(fault);
         eprintln!("{fault:?} is seen at seed {seed:?}");
-        assert!(seed.is_some(), "{fault:?} is not found in {FAULT_SEEDS} seeds");
+        assert!(seed.is_some(), "{fault:?} is not found");
     }
 }
