@@ -88,6 +88,8 @@ start() {
     local name=$1 role=$2 configuration=$3
     shift 3
     mkdir -p "$directory/$name"
+    # What an earlier one of that name printed is not this one's.
+    : >"$directory/$name/out"
     (cd "$directory/$name" && TOKIO_WORKER_THREADS=1 exec "${pin_servers[@]}" "$BARRAGE" "$role" \
         --config "$directory/$configuration.toml" "$@" >out 2>log </dev/null) &
     servers+=($!)
