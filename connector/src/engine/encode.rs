@@ -186,7 +186,7 @@ impl Encoder {
         }
     }
 
-    /// Some of a room's messages for one session alone, which has the others of their batch.
+    /// Some of a room's messages for one session alone ([`super::room::Rest`]).
     pub(super) fn apart(&mut self, encoding: Encoding, whose: (&str, &str), entries: &[&Entry]) -> (Bytes, Count) {
         let (mut bytes, mut count) = (Vec::new(), Count::default());
         self.run(encoding.plain(), whose, entries, &mut |frame| {

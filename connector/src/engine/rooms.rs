@@ -171,7 +171,8 @@ impl Engine {
             }
             let begins = ring.offset_at(ring.tail());
             if begins > after[lane] {
-                match room.rest(lane, after[lane], begins).filter(|_| encoding.is_compressed()) {
+                let rest = encoding.is_compressed().then(|| room.rest(lane, after[lane], begins));
+                match rest.flatten() {
                     Some(rest) => owed.rest[lane] = rest,
                     None => {
                         let (count, exact) = room.count(lane, after[lane], begins);
