@@ -80,7 +80,7 @@ pub(crate) fn serve(
             name: format!("echo-{index}"),
             intake,
             inputs_max: 1,
-            asks: Box::new(|ask: Infallible| match ask {}),
+            asks: Box::new(|asks: Vec<Infallible>| asks),
         };
         started.push(spawn(driver, setup, |_| Echo::default())?);
     }

@@ -110,7 +110,7 @@ pub async fn start(
 
     let engine = Arc::new(config.engine(&cluster.node, cores));
     let incarnation: Arc<str> = cluster.incarnation.as_str().into();
-    let (asks, asked) = mpsc::channel(control::ASKS_MAX);
+    let (asks, asked) = mpsc::channel(control::ASKS_A_CORE * cores);
     let said: Vec<_> = (0..cores).map(|_| Arc::new(core::Said::default())).collect();
     let writing = core::Core::writing(registry);
     let mut started = Vec::with_capacity(cores);
@@ -120,7 +120,10 @@ pub async fn start(
             name: format!("core-{core}"),
             intake,
             inputs_max: control::INPUTS_MAX,
-            asks: Box::new(move |ask| asks.try_send((core, ask)).err().map(|error| error.into_inner().1)),
+            asks: Box::new(move |batch| match asks.try_send((core, batch)) {
+                Ok(()) => Vec::new(),
+                Err(refused) => refused.into_inner().1,
+            }),
         };
         let (engine, incarnation) = (engine.clone(), incarnation.clone());
         let (said, writing) = (said[core].clone(), writing.clone());

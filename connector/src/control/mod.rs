@@ -50,10 +50,10 @@ use self::outbox::Outbox;
 use self::ports::Ports;
 use self::registry::Registry;
 
-/// Asks of the cores that wait for the control thread: about one turn of each core. Over it the cores keep their own.
-pub(crate) const ASKS_MAX: usize = 4096;
-/// Asks that are handled before others have their turn.
-const ASKS_A_TURN: usize = 256;
+/// Turns of a core whose asks wait for the control thread. Over it the core keeps its own.
+pub(crate) const ASKS_A_CORE: usize = 16;
+/// Turns of cores whose asks are handled before others have their turn.
+const ASKS_A_TURN: usize = 16;
 /// A job is told what has come after this: it keeps that in its queue for as long, and a write for each frame was a tenth of
 /// what this thread did.
 const ACK_AFTER: Duration = Duration::from_millis(5);
@@ -72,6 +72,8 @@ struct Control {
     renew_now: Notify,
     /// A core is behind.
     behind: Notify,
+    /// A core was told something, and is to be woken.
+    told: Arc<Notify>,
     /// Something is to be acknowledged.
     unacknowledged: Notify,
     draining: AtomicBool,
@@ -91,12 +93,12 @@ struct State {
 
 impl Control {
     fn new(ports: Vec<Port<Told>>, hello: HolderHello, metrics: metrics::Control) -> Self {
-        let registry = Registry::new(ports.len());
+        let (registry, told) = (Registry::new(ports.len()), Arc::new(Notify::new()));
         Self {
             state: Mutex::new(State {
                 gate: Gate::default(),
                 holder: Holder::default(),
-                ports: Ports::new(ports, metrics.clone()),
+                ports: Ports::new(ports, told.clone(), metrics.clone()),
                 registry,
                 logics: FxHashMap::default(),
                 owners: FxHashMap::default(),
@@ -107,6 +109,7 @@ impl Control {
             write: Notify::new(),
             renew_now: Notify::new(),
             behind: Notify::new(),
+            told,
             unacknowledged: Notify::new(),
             draining: AtomicBool::new(false),
             leased: AtomicBool::new(false),
@@ -118,13 +121,16 @@ impl Control {
     }
 
     /// Does what the cores ask, until they have all ended.
-    async fn serve_cores(&self, mut asks: mpsc::Receiver<(usize, Ask)>) {
-        let mut batch = Vec::new();
-        while asks.recv_many(&mut batch, ASKS_A_TURN).await > 0 {
-            for (core, ask) in batch.drain(..) {
-                self.asked(core, ask);
+    async fn serve_cores(&self, mut asks: mpsc::Receiver<(usize, Vec<Ask>)>) {
+        let mut turns = Vec::new();
+        while asks.recv_many(&mut turns, ASKS_A_TURN).await > 0 {
+            let more = turns.len() == ASKS_A_TURN;
+            for (core, asks) in turns.drain(..) {
+                asks.into_iter().for_each(|ask| self.asked(core, ask));
             }
-            tokio::task::yield_now().await;
+            if more {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -326,6 +332,15 @@ impl Control {
     fn note_behind(&self, state: &State) {
         if state.ports.is_behind() {
             self.behind.notify_one();
+        }
+    }
+
+    /// Wakes the cores that were told something, after everything that was at hand: one that is woken may take this
+    /// thread's place on the processor at once. Never ends.
+    async fn ring(&self) {
+        loop {
+            self.told.notified().await;
+            self.lock().ports.ring();
         }
     }
 

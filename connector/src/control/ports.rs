@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use proto::cluster::Item;
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use super::metrics::Control as Metrics;
 use crate::core::Told;
@@ -26,15 +27,21 @@ const WAITING_MAX: usize = 64 * 1024;
 
 /// Where a core takes its inputs from.
 pub(super) trait Queue {
-    /// Never waits; gives back what there is no room for.
-    fn tell(&self, input: Input) -> Option<Input>;
+    /// Never waits; gives back what there is no room for. The core may sleep until [`Queue::ring`].
+    fn put(&self, input: Input) -> Option<Input>;
+    /// Wakes the core.
+    fn ring(&self);
     /// For how many there is room.
     fn room(&self) -> usize;
 }
 
 impl Queue for Port<Told> {
-    fn tell(&self, input: Input) -> Option<Input> {
-        self.tell(input.into()).err().map(|told| told.input)
+    fn put(&self, input: Input) -> Option<Input> {
+        self.put(input.into()).err().map(|told| told.input)
+    }
+
+    fn ring(&self) {
+        self.ring();
     }
 
     fn room(&self) -> usize {
@@ -50,19 +57,37 @@ pub(super) struct Ports<Q> {
 
 struct Core<Q> {
     queue: Q,
+    /// It was told something, and not woken since.
+    news: bool,
+    told: Arc<Notify>,
     waiting: VecDeque<Input>,
     /// Messages of each channel that were dropped and not told.
     missed: FxHashMap<String, u64>,
 }
 
 impl<Q: Queue> Ports<Q> {
-    pub(super) fn new(queues: Vec<Q>, metrics: Metrics) -> Self {
-        let core = |queue| Core { queue, waiting: VecDeque::new(), missed: FxHashMap::default() };
+    /// `told` is notified when there is somebody to [`Ports::ring`].
+    pub(super) fn new(queues: Vec<Q>, told: Arc<Notify>, metrics: Metrics) -> Self {
+        let core = |queue| Core {
+            queue,
+            news: false,
+            told: told.clone(),
+            waiting: VecDeque::new(),
+            missed: FxHashMap::default(),
+        };
         Self { cores: queues.into_iter().map(core).collect(), metrics }
     }
 
     pub(super) fn len(&self) -> usize {
         self.cores.len()
+    }
+
+    /// Wakes the cores that were told something.
+    pub(super) fn ring(&mut self) {
+        for core in self.cores.iter_mut().filter(|core| core.news) {
+            core.news = false;
+            core.queue.ring();
+        }
     }
 
     /// Live messages.
@@ -71,7 +96,7 @@ impl<Q: Queue> Ports<Q> {
         // The core takes from its queue meanwhile: where a gap found no room, what follows it must not find some.
         let told = items.iter().all(|item| core.tell_missed(&item.channel));
         let dropped = if told && core.has_room() {
-            match core.queue.tell(Input::Deliver(items)) {
+            match core.tell(Input::Deliver(items)) {
                 Some(Input::Deliver(items)) => items,
                 _ => return,
             }
@@ -102,7 +127,7 @@ impl<Q: Queue> Ports<Q> {
             self.metrics.queue_drops.inc();
         } else if !core.waiting.is_empty() {
             core.waiting.push_back(input);
-        } else if let Some(input) = core.queue.tell(input) {
+        } else if let Some(input) = core.tell(input) {
             core.waiting.push_back(input);
         }
     }
@@ -115,7 +140,7 @@ impl<Q: Queue> Ports<Q> {
     /// What may be lost: pushes (at most once), numbers that come again.
     pub(super) fn may(&mut self, core: usize, input: Input) {
         let Some(core) = self.cores.get_mut(core) else { return };
-        if !core.has_room() || core.queue.tell(input).is_some() {
+        if !core.has_room() || core.tell(input).is_some() {
             self.metrics.queue_drops.inc();
         }
     }
@@ -133,6 +158,14 @@ impl<Q: Queue> Ports<Q> {
 }
 
 impl<Q: Queue> Core<Q> {
+    fn tell(&mut self, input: Input) -> Option<Input> {
+        let back = self.queue.put(input);
+        if back.is_none() && !std::mem::replace(&mut self.news, true) {
+            self.told.notify_one();
+        }
+        back
+    }
+
     /// For what is not urgent, and behind nothing that is.
     fn has_room(&self) -> bool {
         self.waiting.is_empty() && self.queue.room() > RESERVED
@@ -144,7 +177,7 @@ impl<Q: Queue> Core<Q> {
             return true;
         }
         let Some(&count) = self.missed.get(channel) else { return true };
-        let told = self.has_room() && self.queue.tell(Input::Missed { channel: channel.to_owned(), count }).is_none();
+        let told = self.has_room() && self.tell(Input::Missed { channel: channel.to_owned(), count }).is_none();
         if told {
             self.missed.remove(channel);
         }
@@ -153,7 +186,7 @@ impl<Q: Queue> Core<Q> {
 
     fn retry(&mut self) -> bool {
         while let Some(input) = self.waiting.pop_front() {
-            if let Some(input) = self.queue.tell(input) {
+            if let Some(input) = self.tell(input) {
                 self.waiting.push_front(input);
                 return true;
             }
@@ -165,21 +198,27 @@ impl<Q: Queue> Core<Q> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
+
+    use futures::FutureExt as _;
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Fake(Rc<RefCell<Vec<Input>>>);
+    struct Fake(Rc<RefCell<Vec<Input>>>, Rc<Cell<u32>>);
 
     impl Queue for Fake {
-        fn tell(&self, input: Input) -> Option<Input> {
+        fn put(&self, input: Input) -> Option<Input> {
             if self.room() == 0 {
                 return Some(input);
             }
             self.0.borrow_mut().push(input);
             None
+        }
+
+        fn ring(&self) {
+            self.1.set(self.1.get() + 1);
         }
 
         fn room(&self) -> usize {
@@ -207,9 +246,29 @@ mod tests {
     }
 
     #[test]
+    fn a_core_that_was_told_something_is_woken_once() {
+        let (one, other) = (Fake::default(), Fake::default());
+        let told = Arc::new(Notify::new());
+        let mut ports = Ports::new(vec![one.clone(), other.clone()], told.clone(), Metrics::default());
+        let mut notified = std::pin::pin!(told.notified());
+        assert!((&mut notified).now_or_never().is_none());
+        ports.deliver(0, vec![item("room:1", 0)]);
+        ports.must(0, Input::Drain { within_ms: 0 });
+        assert!(notified.now_or_never().is_some());
+        for _ in 0..2 {
+            ports.ring();
+            assert_eq!((one.1.get(), other.1.get()), (1, 0));
+        }
+        ports.may(0, Input::Drain { within_ms: 0 });
+        assert!(told.notified().now_or_never().is_some());
+        ports.ring();
+        assert_eq!((one.1.get(), other.1.get()), (2, 0));
+    }
+
+    #[test]
     fn what_is_dropped_is_told_before_what_follows() {
         let (slow, quick) = (Fake::default(), Fake::default());
-        let mut ports = Ports::new(vec![slow.clone(), quick.clone()], Metrics::default());
+        let mut ports = Ports::new(vec![slow.clone(), quick.clone()], Arc::default(), Metrics::default());
         for _ in 0..INPUTS_MAX {
             ports.deliver(0, vec![item("room:1", 0)]);
             ports.deliver(1, vec![item("room:1", 0)]);
@@ -231,7 +290,7 @@ mod tests {
     #[test]
     fn a_gap_is_told_when_there_is_room_whatever_follows() {
         let queue = Fake::default();
-        let mut ports = Ports::new(vec![queue.clone()], Metrics::default());
+        let mut ports = Ports::new(vec![queue.clone()], Arc::default(), Metrics::default());
         while queue.room() > RESERVED {
             ports.deliver(0, vec![item("room:1", 0)]);
         }
@@ -247,9 +306,11 @@ mod tests {
     struct Taken(Fake);
 
     impl Queue for Taken {
-        fn tell(&self, input: Input) -> Option<Input> {
-            self.0.tell(input)
+        fn put(&self, input: Input) -> Option<Input> {
+            self.0.put(input)
         }
+
+        fn ring(&self) {}
 
         fn room(&self) -> usize {
             let room = self.0.room();
@@ -261,13 +322,13 @@ mod tests {
     #[test]
     fn what_follows_a_gap_finds_no_room_before_it() {
         let queue = Taken::default();
-        let mut ports = Ports::new(vec![queue.clone()], Metrics::default());
+        let mut ports = Ports::new(vec![queue.clone()], Arc::default(), Metrics::default());
         while queue.0.room() > RESERVED {
-            let _ = queue.0.tell(Input::Drain { within_ms: 0 });
+            let _ = queue.0.put(Input::Drain { within_ms: 0 });
         }
         ports.deliver(0, vec![item("room:1", 0)]);
         while queue.0.room() > RESERVED {
-            let _ = queue.0.tell(Input::Drain { within_ms: 0 });
+            let _ = queue.0.put(Input::Drain { within_ms: 0 });
         }
         // No room for the gap; when the message is looked at, there is.
         ports.deliver(0, vec![item("room:1", 0)]);
@@ -280,7 +341,7 @@ mod tests {
     #[test]
     fn answers_are_not_lost_and_keep_their_order() {
         let queue = Fake::default();
-        let mut ports = Ports::new(vec![queue.clone()], Metrics::default());
+        let mut ports = Ports::new(vec![queue.clone()], Arc::default(), Metrics::default());
         for within_ms in 0..INPUTS_MAX as u64 {
             ports.must(0, Input::Drain { within_ms });
         }

@@ -28,7 +28,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the control thread is given.
 pub(crate) struct Plan {
     pub(crate) cores: Vec<Core<Told>>,
-    pub(crate) asks: mpsc::Receiver<(usize, Ask)>,
+    pub(crate) asks: mpsc::Receiver<(usize, Vec<Ask>)>,
     pub(crate) grpc: std::net::TcpListener,
     /// What jobs dial.
     pub(crate) grpc_address: String,
@@ -100,6 +100,8 @@ async fn run(control: Arc<Control>, plan: Plan) {
         let control = control.clone();
         tokio::spawn(async move { control.serve_cores(asks).await })
     };
+    let ringing = control.clone();
+    tokio::spawn(async move { ringing.ring().await });
     let endless = control.clone();
     tokio::spawn(async move { tokio::join!(endless.retry(), endless.acknowledge(), endless.measure()) });
     let renewing = tokio::spawn(leases::renew(control.clone(), routes.clone(), lease, end.clone()));

@@ -1,32 +1,41 @@
-//! What a core's machine asks of other threads, and the one ask that was given back: the same for every driver.
+//! What a core's machine asks of other threads, and the asks that were given back: the same for every driver.
+//!
+//! A turn's asks go together. One by one, the first woke who answers, which on a busy processor takes the core's place at once:
+//! in a storm of connections it came round twice a turn, to a few asks each time.
 
-use super::limits::ASK_PAUSE_MS;
+use super::limits::{ASK_PAUSE_MS, ASKS_A_BATCH};
 use super::{Asks, Machine};
 
 /// See the module's opening.
 pub(super) struct Asking<A> {
     asks: Asks<A>,
-    /// The machine is asked nothing more before it is taken.
-    refused: Option<A>,
+    /// The machine is asked nothing more before they are taken.
+    refused: Vec<A>,
 }
 
 impl<A> Asking<A> {
     pub(super) fn new(asks: Asks<A>) -> Self {
-        Self { asks, refused: None }
+        Self { asks, refused: Vec::new() }
     }
 
-    /// Passes on what the machine asks, until that is all or one is given back.
+    /// Passes on what the machine asks, until that is all or some are given back.
     pub(super) fn ask(&mut self, machine: &mut impl Machine<Ask = A>) {
-        while let Some(ask) = self.refused.take().or_else(|| machine.ask()) {
-            self.refused = (self.asks)(ask);
-            if self.refused.is_some() {
+        loop {
+            let mut batch = std::mem::take(&mut self.refused);
+            let room = ASKS_A_BATCH.saturating_sub(batch.len());
+            batch.extend(std::iter::from_fn(|| machine.ask()).take(room));
+            if batch.is_empty() {
+                return;
+            }
+            self.refused = (self.asks)(batch);
+            if !self.refused.is_empty() {
                 return;
             }
         }
     }
 
-    /// When the one that was given back is offered again, milliseconds; `None`: none was.
+    /// When those that were given back are offered again, milliseconds; `None`: none were.
     pub(super) fn due_ms(&self, now_ms: u64) -> Option<u64> {
-        self.refused.is_some().then_some(now_ms + ASK_PAUSE_MS)
+        (!self.refused.is_empty()).then_some(now_ms + ASK_PAUSE_MS)
     }
 }

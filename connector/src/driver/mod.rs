@@ -260,9 +260,9 @@ fn glommio() -> Option<Driver> {
     None
 }
 
-/// Takes what a machine asks, without waiting; an ask that it gives back is offered again some milliseconds later, and
-/// the machine is asked nothing more until then.
-pub type Asks<A> = Box<dyn FnMut(A) -> Option<A> + Send>;
+/// Takes what a machine asked in a turn, without waiting, and returns those that there was no room for: they are offered
+/// again some milliseconds later, in the same order, and the machine is asked nothing more until then.
+pub type Asks<A> = Box<dyn FnMut(Vec<A>) -> Vec<A> + Send>;
 
 /// What a core has besides its machine.
 pub struct Setup<A> {
@@ -374,13 +374,24 @@ impl<I> Port<I> {
     /// # Errors
     /// `input` itself, where the queue is full or the core has ended.
     pub fn tell(&self, input: I) -> Result<(), I> {
-        match self.inputs.try_send(input) {
-            Ok(()) => {
-                self.doorbell.ring();
-                Ok(())
-            }
-            Err(TrySendError::Full(input) | TrySendError::Disconnected(input)) => Err(input),
-        }
+        self.put(input)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Puts `input` into the core's queue. A core that sleeps does not notice before [`Port::ring`]. Never waits.
+    ///
+    /// # Errors
+    /// `input` itself, where the queue is full or the core has ended.
+    pub fn put(&self, input: I) -> Result<(), I> {
+        self.inputs.try_send(input).map_err(|refused| match refused {
+            TrySendError::Full(input) | TrySendError::Disconnected(input) => input,
+        })
+    }
+
+    /// Wakes the core.
+    pub fn ring(&self) {
+        self.doorbell.ring();
     }
 
     /// How many more inputs its queue takes now.

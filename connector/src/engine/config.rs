@@ -142,6 +142,8 @@ pub enum Fault {
     SentAgain,
     /// Who has some of a batch is sent all of it.
     WholeBatch,
+    /// Who is in two rooms is sent to twice by one call.
+    TwiceInABatch,
 }
 
 /// A network in CIDR notation; a single address is one with all its bits.

@@ -32,6 +32,7 @@ use slab::Slab;
 use crate::driver::{Key, Machine, Next, Now, Outlet, Reading};
 
 mod ahead;
+mod batch;
 mod compressed;
 pub mod config;
 mod counters;
@@ -101,6 +102,7 @@ pub struct Engine {
     /// Lent to a decoder for one call.
     inflater: Inflater,
     schedule: schedule::Schedule,
+    batch: batch::Batch,
     /// Sessions that have something of their own to send or to finish.
     ready: VecDeque<Key>,
     /// Sessions that may be read from again.
@@ -157,6 +159,7 @@ impl Engine {
             rooms: Slab::new(),
             names: FxHashMap::default(),
             schedule: schedule::Schedule::default(),
+            batch: batch::Batch::default(),
             ready: VecDeque::new(),
             readable: VecDeque::new(),
             hopeless: Vec::new(),

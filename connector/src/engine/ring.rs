@@ -27,6 +27,8 @@ use std::{collections::VecDeque, ops::Sub};
 pub(super) const CAPACITY_BYTES_MIN: usize = 1024;
 /// What one send takes at most, unless a single frame is longer, bytes: a socket's send buffer is as large.
 pub(super) const SEND_BYTES_MAX: u64 = 64 * 1024;
+/// Frames at the end where one is likely to be found, which are looked at before the others are searched: two cache lines.
+const NEAR_FRAMES: usize = 4;
 
 /// See the module's opening.
 #[derive(Debug, Default)]
@@ -188,14 +190,18 @@ impl Ring {
     /// The position after the last frame whose offset is at most `offset`.
     #[must_use]
     pub(super) fn seek(&self, offset: u64) -> u64 {
-        let index = self.frames.partition_point(|frame| frame.offset <= offset);
+        // What is recent begins with one of the first, to begin with.
+        let index = match self.frames.iter().take(NEAR_FRAMES).take_while(|frame| frame.offset <= offset).count() {
+            NEAR_FRAMES => self.frames.partition_point(|frame| frame.offset <= offset),
+            near => near,
+        };
         if index == 0 { self.tail } else { self.frames[index - 1].end }
     }
 
     /// The frame after `at`, a frame's end: where it ends, its messages, the offset of the last of them.
     #[must_use]
     pub(super) fn frame_after(&self, at: u64) -> Option<(u64, Count, u64)> {
-        let frame = self.frames.get(self.frames.partition_point(|frame| frame.end <= at))?;
+        let frame = self.frames.get(self.first_after(at))?;
         Some((frame.end, frame.count - self.count_at(at), frame.offset))
     }
 
@@ -249,12 +255,21 @@ impl Ring {
         }
     }
 
+    /// Index of the first frame that ends after `at`. Most readers are at one of the last frames, which lie in the cache; of
+    /// those that a small room keeps for who comes, a search would touch eight that do not.
+    fn first_after(&self, at: u64) -> usize {
+        let near = self.frames.len().saturating_sub(NEAR_FRAMES);
+        match near.checked_sub(1).map(|before| self.frames[before].end <= at) {
+            Some(false) => self.frames.partition_point(|frame| frame.end <= at),
+            _ => near + self.frames.range(near..).take_while(|frame| frame.end <= at).count(),
+        }
+    }
+
     fn frame_before(&self, at: u64) -> Option<&Frame> {
         if at >= self.head() {
             return self.frames.back();
         }
-        let index = self.frames.partition_point(|frame| frame.end <= at);
-        index.checked_sub(1).map(|index| &self.frames[index])
+        self.first_after(at).checked_sub(1).map(|index| &self.frames[index])
     }
 }
 

@@ -6,12 +6,9 @@
 //!   writable, replies, joins, gaps ─▶ ready ─▶ serve: the half-sent frame's rest, own output, gaps, all its rooms
 //! ```
 //!
-//! The hot path is [`Engine::stride`]: of a member that has nothing of its own to do it touches the `Member`, the `Slot`
-//! and the driver's descriptor, three cache lines, and never the `Session`. So whatever is a session's own makes it
-//! *ready* and is sent from there, and a walk leaves out who is ready or blocked.
-//!
-//! The members of a walk whose turn it is are sent to all together: the driver hands a batch of sends to the kernel with
-//! one call ([`Outlet::send_all`]).
+//! The hot path, a walk's strides, is in [`batch`](super::batch): the members whose turn it is, of one large room or of
+//! several small ones, are sent to with one call. Whatever is a session's own makes it *ready* and is sent from here, and
+//! a walk leaves out who is ready or blocked.
 //!
 //! A walk sends to the ring's head of the moment, not of its beginning: what comes while it is under way is encoded every
 //! [`GATHER_MS`] and reaches each member with its next visit. So a message waits for one walk at most.
@@ -24,7 +21,6 @@
 //!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
 //! - Who takes nothing while the ring runs full is skipped to its head.
 
-use arrayvec::ArrayVec;
 use proto::client::ErrorCode;
 
 use super::{
@@ -32,54 +28,20 @@ use super::{
     ahead::go_along,
     config::{EngineConfig, Fault},
     line::{Flow, Line, all_of},
-    ring::{Count, Ring},
     room::{Feed, FeedLane, HIGH, NORMAL},
     session::{Ending, Slot},
     wheel::Wheel,
 };
-use crate::driver::{BATCH_MAX, Key, Next, Outlet, Sending, Sent};
+use crate::driver::{BATCH_MAX, Key, Next, Outlet};
 
 /// Sends that a room's lane has before the next one's turn: a batch of the driver's.
 const QUANTUM: i32 = BATCH_MAX as i32;
-/// Members that may be looked at for the price of a send: nothing is due to them.
-const LOOKS_PER_SEND: usize = 32;
 /// What comes while a walk is under way is encoded no more often, milliseconds: batches of some messages, for a fraction
 /// of the time that a long walk takes anyway.
 const GATHER_MS: u64 = 4;
 /// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each member: three of
 /// five thousand sends.
 const LATE_MS: u64 = 90;
-/// What members who stand at the same place of a ring are sent: nearly all of a walk's do, so that it is searched for once.
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    from: u64,
-    to: u64,
-    before: Count,
-    count: Count,
-}
-
-impl Piece {
-    const NONE: Self = Self {
-        from: u64::MAX,
-        to: u64::MAX,
-        before: Count { all: 0, missing: 0 },
-        count: Count { all: 0, missing: 0 },
-    };
-
-    fn at(ring: &Ring, from: u64) -> Self {
-        let (to, before) = (ring.send_end(from), ring.count_at(from));
-        Self { from, to, before, count: ring.count_at(to) - before }
-    }
-}
-
-/// A member whom a stride sends a piece of a lane's ring.
-#[derive(Debug, Clone, Copy)]
-struct Due {
-    member: usize,
-    lane: usize,
-    piece: Piece,
-}
-
 impl Engine {
     /// There is something new in a room.
     pub(super) fn news(&mut self, index: usize) {
@@ -282,31 +244,30 @@ impl Engine {
     /// Walks over the members of rooms, as long as there are sends `left`.
     fn walk(&mut self, lane: usize, left: &mut i32, outlet: &mut impl Outlet) {
         while *left > 0 {
-            let Some(mut turn) = self.schedule.lanes[lane].pop_front() else { return };
+            let Some(mut turn) = self.schedule.lanes[lane].pop_front() else {
+                // Walks that are not over come up again when their members in the batch have been sent to.
+                if self.send_batch(lane, outlet) {
+                    continue;
+                }
+                return;
+            };
             let feed = self.rooms.get(turn.room).and_then(|room| room.feed(turn.encoding));
             let Some(feed) = feed.filter(|feed| self.rooms[turn.room].feeds[*feed].lanes[lane].queued) else {
                 continue;
             };
             turn.credit = (turn.credit + QUANTUM).min(QUANTUM);
-            let given = turn.credit.min(*left);
-            let (took, over) = self.walk_on((turn.room, feed, lane), given, outlet);
+            self.begin_walk(turn.room, feed, lane);
+            let (took, full) = self.stride(turn, (feed, lane), turn.credit.min(*left));
             *left -= took;
-            turn.credit -= took;
-            let walked = &self.rooms[turn.room].feeds[feed].lanes[lane];
-            if walked.queued {
-                let at_ms = if over { walked.rest_until_ms } else { 0 };
-                self.schedule.put(at_ms, lane, turn, self.now.mono_ms);
+            if full {
+                self.send_batch(lane, outlet);
             }
         }
+        self.send_batch(lane, outlet);
     }
 
-    /// Goes on with a walk. How many sends it took, and whether it is over: then it may be queued for the next one.
-    fn walk_on(
-        &mut self,
-        (index, at, lane): (usize, usize, usize),
-        sends: i32,
-        outlet: &mut impl Outlet,
-    ) -> (i32, bool) {
+    /// Encodes what gathered, before a walk's first stride and now and then while it is under way.
+    fn begin_walk(&mut self, index: usize, at: usize, lane: usize) {
         let now_ms = self.now.mono_ms;
         let room = &self.rooms[index];
         let (end, feed) = (room.end(), &room.feeds[at]);
@@ -327,74 +288,11 @@ impl Engine {
                 walked.at = (walked.at + 1 + members / 8) % members.max(1);
             }
         }
-        let took = self.stride((index, at, lane), sends, outlet);
-        let over = self.rooms[index].feeds[at].lanes[lane].left == 0;
-        if over {
-            self.end_walk(index, at, lane);
-        }
-        (took, over)
-    }
-
-    /// Sends to the members whose turn it is, all together. How many sends it took, looks reckoned in.
-    fn stride(&mut self, (index, feed, lane): (usize, usize, usize), sends: i32, outlet: &mut impl Outlet) -> i32 {
-        let Self { slots, rooms, counters, ready, wheel, config, .. } = self;
-        let Feed { lanes, members, .. } = &mut rooms[index].feeds[feed];
-        let heads = [lanes[HIGH].ring.head(), lanes[NORMAL].ring.head()];
-        let mut pieces = [Piece::NONE; 2];
-        let (mut at, mut left) = (lanes[lane].at, lanes[lane].left.min(members.len()));
-        let (mut due, mut looks) = (ArrayVec::<Due, BATCH_MAX>::new(), 0);
-        let mut sending = ArrayVec::<Sending<'_>, BATCH_MAX>::new();
-        let most = BATCH_MAX.min(usize::try_from(sends).unwrap_or(0));
-        while left > 0 && most > due.len() + looks / LOOKS_PER_SEND {
-            at = if at < members.len() { at } else { 0 };
-            let (member, cursors) = (at, members[at].cursors);
-            (at, left, looks) = (at + 1, left - 1, looks + 1);
-            let Some(lane) = (HIGH..=lane).find(|lane| cursors[*lane] < heads[*lane]) else { continue };
-            let slot = members[member].slot;
-            let Slot { generation, blocked, queued, .. } = slots[slot as usize];
-            if blocked || queued {
-                continue;
-            }
-            let (ring, cursor) = (&lanes[lane].ring, cursors[lane]);
-            if pieces[lane].from != cursor {
-                pieces[lane] = Piece::at(ring, cursor);
-            }
-            let bytes = ring.between(cursor, pieces[lane].to);
-            sending.push(Sending { key: Key { slot, generation }, bytes, sent: Sent::Took(0) });
-            due.push(Due { member, lane, piece: pieces[lane] });
-        }
-        outlet.send_all(&mut sending);
-        for (due, sending) in due.iter().zip(&sending) {
-            let Piece { to, before, count, .. } = due.piece;
-            let (member, ring) = (&mut members[due.member], &lanes[due.lane].ring);
-            let slot = &mut slots[member.slot as usize];
-            let cursor = &mut member.cursors[due.lane];
-            *cursor += counters.wrote(sending) as u64;
-            if *cursor < to {
-                counters.came(ring.count_at(*cursor) - before);
-                block(slot, wheel, config, self.now.mono_ms, true);
-                if let Some(session) = slot.session.as_deref_mut().filter(|_| !ring.rest(*cursor).is_empty()) {
-                    session.busy_mut().half = Some((index, due.lane));
-                }
-                continue;
-            }
-            counters.came(count);
-            // The rest of it in its own turn; so what is normal comes after all that is high.
-            if (HIGH..=lane).any(|lane| member.cursors[lane] < heads[lane]) {
-                slot.line_up(member.slot, ready);
-            }
-        }
-        drop(sending);
-        let took = due.len() as i32;
-        let walked = &mut lanes[lane];
-        (walked.at, walked.left) = (at, left);
-        walked.sends += took as u32;
-        took + (looks / LOOKS_PER_SEND) as i32
     }
 
     /// All members have been looked at. Drops what all of them have, and has the next walk follow after a rest if there
     /// is more for them by now.
-    fn end_walk(&mut self, index: usize, feed: usize, lane: usize) {
+    pub(super) fn end_walk(&mut self, index: usize, feed: usize, lane: usize) {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());
         let feed = &mut room.feeds[feed];
@@ -411,7 +309,7 @@ impl Engine {
 }
 
 /// The kernel takes no more for a session: it comes up by `writable`, or is closed when that does not come.
-fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_ms: u64, progress: bool) {
+pub(super) fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_ms: u64, progress: bool) {
     (slot.blocked, slot.woken) = (true, false);
     if let Some(session) = slot.session.as_deref_mut() {
         if progress {

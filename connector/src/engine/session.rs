@@ -43,6 +43,8 @@ pub(super) struct Slot {
     pub(super) woken: bool,
     /// Stands in the queue of sessions that have something of their own to do.
     pub(super) queued: bool,
+    /// Is in the batch that is sent next.
+    pub(super) sending: bool,
     /// Who.
     pub(super) session: Option<Box<Session>>,
 }

@@ -261,7 +261,7 @@ impl Server {
         seen: Receiver<Seen>,
         asks: impl FnMut(Seen) -> Option<Seen> + Send + 'static,
     ) -> Self {
-        let setup = Setup { name: "probe".into(), intake, inputs_max: INPUTS_MAX, asks: Box::new(asks) };
+        let setup = Setup { name: "probe".into(), intake, inputs_max: INPUTS_MAX, asks: Box::new(each(asks)) };
         let core = spawn(kind.choose().unwrap().0, setup, |_| Probe::default()).unwrap();
         Self { addresses, port: core.port(), core, seen }
     }
@@ -331,5 +331,14 @@ impl Server {
     pub(crate) fn stop(self) {
         self.tell(Tell::Drain);
         self.join();
+    }
+}
+
+/// Takes asks one by one, until one is given back.
+fn each(mut take: impl FnMut(Seen) -> Option<Seen>) -> impl FnMut(Vec<Seen>) -> Vec<Seen> {
+    move |asks| {
+        let mut asks = asks.into_iter();
+        let refused = asks.by_ref().find_map(&mut take);
+        refused.into_iter().chain(asks).collect()
     }
 }

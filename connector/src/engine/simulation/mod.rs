@@ -102,6 +102,7 @@ fn planted_faults_are_found() {
         Fault::LostRemainder,
         Fault::SentAgain,
         Fault::WholeBatch,
+        Fault::TwiceInABatch,
     ] {
         let seed = found(fault);
         eprintln!("{fault:?} is seen at seed {seed:?}");

@@ -1,8 +1,8 @@
 //! The network: sockets that take what they like, are slow, or break.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::driver::{Key, Outlet, Sent};
+use crate::driver::{Key, Outlet, Sending, Sent};
 
 /// A connection in the network.
 #[derive(Debug)]
@@ -44,6 +44,14 @@ impl Outlet for Net {
         wire.down.extend(&bytes[..took]);
         wire.full = took < bytes.len();
         Sent::Took(took)
+    }
+
+    fn send_all(&mut self, sends: &mut [Sending<'_>]) {
+        let keys: BTreeSet<_> = sends.iter().map(|sending| sending.key).collect();
+        assert_eq!(keys.len(), sends.len(), "somebody is sent to twice by one call");
+        for sending in sends {
+            sending.sent = self.send(sending.key, sending.bytes);
+        }
     }
 
     fn read(&mut self, key: Key) {
