@@ -66,7 +66,7 @@ impl Case {
     /// The runs that count: those during which the machine was as fast as the targets take for granted, and those that
     /// did not ask how fast it was.
     pub(crate) fn counted(&self) -> Vec<&Value> {
-        self.runs.iter().filter(|run| machine(run).is_none_or(|writes| writes >= FAIR_WRITES_PER_CPU_S)).collect()
+        self.runs.iter().filter(|run| counts(run)).collect()
     }
 
     /// The median of a number over the runs that count, or over all where none does.
@@ -81,11 +81,25 @@ impl Case {
         median(runs.into_iter().filter_map(of).collect())
     }
 
+    /// The median over turns, in which this case and another were measured one soon after the other, of what is computed from
+    /// both; of the turns in which both runs count, or of all where there are none.
+    pub(crate) fn median_of_turns(&self, other: &Self, of: impl Fn(&Value, &Value) -> Option<f64>) -> Option<f64> {
+        let turns = || self.runs.iter().zip(&other.runs);
+        let counted: Vec<_> = turns().filter(|(run, beside)| counts(run) && counts(beside)).collect();
+        let turns = if counted.is_empty() { turns().collect() } else { counted };
+        median(turns.into_iter().filter_map(|(run, beside)| of(run, beside)).collect())
+    }
+
     /// Whether a median of what counts says something: at least half of the runs do.
     pub(crate) fn is_fair(&self) -> bool {
         let counted = self.counted().len();
         counted > 0 && 2 * counted >= self.runs.len()
     }
+}
+
+/// See [`Case::counted`].
+fn counts(run: &Value) -> bool {
+    machine(run).is_none_or(|writes| writes >= FAIR_WRITES_PER_CPU_S)
 }
 
 /// A number in a result.
@@ -162,6 +176,18 @@ mod tests {
         // Of rows flat out; the fair one of plain calls, a size's of the way that makes more.
         assert_eq!(machine_near(&run(1.0, 1.0), 20_000.0), Some(95_000.0));
         assert_eq!(machine(&run(1.0, 7.0)), Some(7.0));
+    }
+
+    #[test]
+    fn what_took_turns_is_compared_turn_by_turn() {
+        let case = |runs: Vec<Value>| Case { command: String::new(), runs };
+        let ratio = |run: &Value, beside: &Value| Some(number(run, "/latency/p99")? / number(beside, "/latency/p99")?);
+        // The machine was half as fast in the second turn, and too slow to count in the last.
+        let one = case(vec![run(10.0, 2e5), run(20.0, 2e5), run(10.0, 2e5), run(9.0, 2e5)]);
+        let other = case(vec![run(11.0, 2e5), run(22.0, 2e5), run(12.0, 2e5), run(90.0, 1.0)]);
+        assert_eq!(other.median_of_turns(&one, ratio), Some(1.1));
+        assert_eq!(case(other.runs[3..].to_vec()).median_of_turns(&case(one.runs[3..].to_vec()), ratio), Some(10.0));
+        assert_eq!(case(Vec::new()).median_of_turns(&one, ratio), None);
     }
 
     #[test]
