@@ -21,6 +21,8 @@ use crate::engine::event::{Held, Input};
 pub(crate) const INPUTS_MAX: usize = 1024;
 /// Of these, what only answers and commands may use.
 const RESERVED: usize = INPUTS_MAX / 4;
+/// Inputs after which a core is woken at once: it is not to sleep while its queue fills.
+const NEWS_MAX: usize = INPUTS_MAX / 8;
 /// Answers and commands that wait here for a core whose queue is full. As many as a core can have asked for; over it the
 /// core has stopped, and what is for it is dropped and counted.
 const WAITING_MAX: usize = 64 * 1024;
@@ -57,8 +59,8 @@ pub(super) struct Ports<Q> {
 
 struct Core<Q> {
     queue: Q,
-    /// It was told something, and not woken since.
-    news: bool,
+    /// What it was told and not woken for.
+    news: usize,
     told: Arc<Notify>,
     waiting: VecDeque<Input>,
     /// Messages of each channel that were dropped and not told.
@@ -68,13 +70,8 @@ struct Core<Q> {
 impl<Q: Queue> Ports<Q> {
     /// `told` is notified when there is somebody to [`Ports::ring`].
     pub(super) fn new(queues: Vec<Q>, told: Arc<Notify>, metrics: Metrics) -> Self {
-        let core = |queue| Core {
-            queue,
-            news: false,
-            told: told.clone(),
-            waiting: VecDeque::new(),
-            missed: FxHashMap::default(),
-        };
+        let core =
+            |queue| Core { queue, news: 0, told: told.clone(), waiting: VecDeque::new(), missed: FxHashMap::default() };
         Self { cores: queues.into_iter().map(core).collect(), metrics }
     }
 
@@ -84,10 +81,7 @@ impl<Q: Queue> Ports<Q> {
 
     /// Wakes the cores that were told something.
     pub(super) fn ring(&mut self) {
-        for core in self.cores.iter_mut().filter(|core| core.news) {
-            core.news = false;
-            core.queue.ring();
-        }
+        self.cores.iter_mut().filter(|core| core.news > 0).for_each(Core::ring);
     }
 
     /// Live messages.
@@ -159,11 +153,21 @@ impl<Q: Queue> Ports<Q> {
 
 impl<Q: Queue> Core<Q> {
     fn tell(&mut self, input: Input) -> Option<Input> {
-        let back = self.queue.put(input);
-        if back.is_none() && !std::mem::replace(&mut self.news, true) {
-            self.told.notify_one();
+        if let Some(back) = self.queue.put(input) {
+            return Some(back);
         }
-        back
+        self.news += 1;
+        match self.news {
+            1 => self.told.notify_one(),
+            NEWS_MAX => self.ring(),
+            _ => {}
+        }
+        None
+    }
+
+    fn ring(&mut self) {
+        self.news = 0;
+        self.queue.ring();
     }
 
     /// For what is not urgent, and behind nothing that is.
@@ -263,6 +267,9 @@ mod tests {
         assert!(told.notified().now_or_never().is_some());
         ports.ring();
         assert_eq!((one.1.get(), other.1.get()), (2, 0));
+        // One that is told much meanwhile sleeps no longer.
+        (0..NEWS_MAX).for_each(|_| ports.deliver(1, vec![item("room:1", 0)]));
+        assert_eq!((one.1.get(), other.1.get()), (2, 1));
     }
 
     #[test]
