@@ -94,7 +94,7 @@ const DRIVERS: [(&str, &str); 3] =
 fn write(results: &Results, rows: &[Row], pictures: &Path, has: impl Fn(&str) -> bool) -> String {
     let mut out = String::from(
         "# Benchmarks\n\n`make bench` makes this page anew, on the machine that it runs on, from the results in \
-         `bench/results/`; each number is the median of\nthe runs that count, and the command that made it stands \
+         `bench/results/`; each number is the median of\nthe runs that count (what one case costs more than another: of their turns), and the command that made it stands \
          below. A run counts where the machine alone (`barrage bench limit`) makes at least 150,000\nwrites of 128 bytes \
          a CPU second in the same run. What a target asks, and what each subcommand measures, says `barrage bench \
          --help`.\n\n",

@@ -82,12 +82,18 @@ impl Case {
     }
 
     /// The median over turns, in which this case and another were measured one soon after the other, of what is computed from
-    /// both; of the turns in which both runs count, or of all where there are none.
+    /// both; `None` where it was not so (as many runs of each, of the same commits), and where both runs count in fewer than
+    /// half of the turns.
     pub(crate) fn median_of_turns(&self, other: &Self, of: impl Fn(&Value, &Value) -> Option<f64>) -> Option<f64> {
+        let commit = |run: &Value| run.pointer("/environment/commit").cloned();
         let turns = || self.runs.iter().zip(&other.runs);
+        let together =
+            self.runs.len() == other.runs.len() && turns().all(|(run, beside)| commit(run) == commit(beside));
         let counted: Vec<_> = turns().filter(|(run, beside)| counts(run) && counts(beside)).collect();
-        let turns = if counted.is_empty() { turns().collect() } else { counted };
-        median(turns.into_iter().filter_map(|(run, beside)| of(run, beside)).collect())
+        if !together || 2 * counted.len() < self.runs.len() {
+            return None;
+        }
+        median(counted.into_iter().filter_map(|(run, beside)| of(run, beside)).collect())
     }
 
     /// Whether a median of what counts says something: at least half of the runs do.
@@ -186,8 +192,13 @@ mod tests {
         let one = case(vec![run(10.0, 2e5), run(20.0, 2e5), run(10.0, 2e5), run(9.0, 2e5)]);
         let other = case(vec![run(11.0, 2e5), run(22.0, 2e5), run(12.0, 2e5), run(90.0, 1.0)]);
         assert_eq!(other.median_of_turns(&one, ratio), Some(1.1));
-        assert_eq!(case(other.runs[3..].to_vec()).median_of_turns(&case(one.runs[3..].to_vec()), ratio), Some(10.0));
-        assert_eq!(case(Vec::new()).median_of_turns(&one, ratio), None);
+        let few = |of: &Case| case(of.runs[3..].to_vec());
+        assert_eq!(few(&other).median_of_turns(&few(&one), ratio), None, "it counts in none of one");
+        assert_eq!(few(&other).median_of_turns(&one, ratio), None, "one has failed in some turn");
+        let mut later = case(one.runs.clone());
+        later.runs[0]["environment"] = json!({ "commit": "abc" });
+        assert_eq!(other.median_of_turns(&later, ratio), None, "of another day");
+        assert_eq!(case(Vec::new()).median_of_turns(&case(Vec::new()), ratio), None);
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub async fn start(
 
     let engine = Arc::new(config.engine(&cluster.node, cores));
     let incarnation: Arc<str> = cluster.incarnation.as_str().into();
-    let (asks, asked) = mpsc::channel(control::ASKS_A_CORE * cores);
+    let (asks, asked) = mpsc::channel(control::ASK_BATCHES_MAX);
     let said: Vec<_> = (0..cores).map(|_| Arc::new(core::Said::default())).collect();
     let writing = core::Core::writing(registry);
     let mut started = Vec::with_capacity(cores);

@@ -50,10 +50,10 @@ use self::outbox::Outbox;
 use self::ports::Ports;
 use self::registry::Registry;
 
-/// Turns of a core whose asks wait for the control thread. Over it the core keeps its own.
-pub(crate) const ASKS_A_CORE: usize = 16;
-/// Turns of cores whose asks are handled before others have their turn.
-const ASKS_A_TURN: usize = 16;
+/// Batches of cores' asks that wait for the control thread, each of up to 64. Over it the cores keep their own.
+pub(crate) const ASK_BATCHES_MAX: usize = 64;
+/// Asks that are handled before others have their turn.
+const ASKS_A_TURN: usize = 256;
 /// A job is told what has come after this: it keeps that in its queue for as long, and a write for each frame was a tenth of
 /// what this thread did.
 const ACK_AFTER: Duration = Duration::from_millis(5);
@@ -122,13 +122,12 @@ impl Control {
 
     /// Does what the cores ask, until they have all ended.
     async fn serve_cores(&self, mut asks: mpsc::Receiver<(usize, Vec<Ask>)>) {
-        let mut turns = Vec::new();
-        while asks.recv_many(&mut turns, ASKS_A_TURN).await > 0 {
-            let more = turns.len() == ASKS_A_TURN;
-            for (core, asks) in turns.drain(..) {
-                asks.into_iter().for_each(|ask| self.asked(core, ask));
-            }
-            if more {
+        let mut handled = 0;
+        while let Some((core, asks)) = asks.recv().await {
+            handled += asks.len();
+            asks.into_iter().for_each(|ask| self.asked(core, ask));
+            if handled >= ASKS_A_TURN {
+                handled = 0;
                 tokio::task::yield_now().await;
             }
         }

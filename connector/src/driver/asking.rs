@@ -9,7 +9,7 @@ use super::{Asks, Machine};
 /// See the module's opening.
 pub(super) struct Asking<A> {
     asks: Asks<A>,
-    /// The machine is asked nothing more before they are taken.
+    /// They come first, and the machine is asked no more than what fills their batch before they are taken.
     refused: Vec<A>,
 }
 
@@ -37,5 +37,74 @@ impl<A> Asking<A> {
     /// When those that were given back are offered again, milliseconds; `None`: none were.
     pub(super) fn due_ms(&self, now_ms: u64) -> Option<u64> {
         (!self.refused.is_empty()).then_some(now_ms + ASK_PAUSE_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::driver::{Key, Next, Now, Outlet, Reading};
+
+    /// Asks the numbers up to it, from 0.
+    struct Counts(std::ops::Range<usize>);
+
+    impl Machine for Counts {
+        type Input = ();
+        type Ask = usize;
+
+        fn opened(&mut self, _: Now, _: usize, _: SocketAddr) -> Option<Key> {
+            None
+        }
+
+        fn bytes(&mut self, _: Now, _: Key, _: &mut [u8]) -> Reading {
+            Reading::On
+        }
+
+        fn writable(&mut self, _: Now, _: Key) {}
+
+        fn closed(&mut self, _: Now, _: Key) {}
+
+        fn input(&mut self, _: Now, (): ()) {}
+
+        fn round(&mut self, now: Now, _: &mut impl Outlet) -> Next {
+            Next { again: false, wake_ms: now.mono_ms }
+        }
+
+        fn ask(&mut self) -> Option<usize> {
+            self.0.next()
+        }
+
+        fn done(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn asks_keep_their_order_whatever_is_given_back() {
+        let (taken, calls) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let (into, called) = (taken.clone(), calls.clone());
+        let mut asking = Asking::new(Box::new(move |mut asks: Vec<usize>| {
+            let mut called = called.lock().unwrap();
+            called.push(asks.len());
+            // Room for all, for some, for none.
+            let refused = asks.split_off([asks.len(), 10, 0][called.len() % 3].min(asks.len()));
+            into.lock().unwrap().extend(asks);
+            refused
+        }));
+        let mut machine = Counts(0..3 * ASKS_A_BATCH);
+        let mut turns = 0;
+        while taken.lock().unwrap().len() < 3 * ASKS_A_BATCH {
+            asking.ask(&mut machine);
+            assert_eq!(asking.due_ms(7).is_some(), !asking.refused.is_empty());
+            turns += 1;
+            assert!(turns < 100, "{:?}", calls.lock().unwrap());
+        }
+        assert!(taken.lock().unwrap().iter().copied().eq(0..3 * ASKS_A_BATCH));
+        assert!(calls.lock().unwrap().iter().all(|asks| (1..=ASKS_A_BATCH).contains(asks)));
+        asking.ask(&mut machine);
+        assert_eq!(asking.due_ms(7), None);
     }
 }

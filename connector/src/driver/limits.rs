@@ -12,8 +12,8 @@ pub(super) const INPUTS_A_TURN: usize = 256;
 pub(super) const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Accepting rests this long when there are no descriptors or no memory: connections wait in the backlog meanwhile.
 pub(super) const ACCEPT_PAUSE_MS: u64 = 50;
-/// Asks that are handed over together: about a turn's.
-pub(super) const ASKS_A_BATCH: usize = 256;
+/// Asks that are handed over together: a turn has seldom more.
+pub(super) const ASKS_A_BATCH: usize = 64;
 /// How soon asks are offered again that were given back.
 pub(super) const ASK_PAUSE_MS: u64 = 2;
 /// Longest sleep: only keeps the clock's arithmetic in bounds.

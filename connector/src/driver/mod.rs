@@ -260,8 +260,8 @@ fn glommio() -> Option<Driver> {
     None
 }
 
-/// Takes what a machine asked in a turn, without waiting, and returns those that there was no room for: they are offered
-/// again some milliseconds later, in the same order, and the machine is asked nothing more until then.
+/// Takes what a machine asked in a turn, without waiting, and returns those that there was no room for, the last ones: they
+/// are offered again some milliseconds later, in the same order, before any others.
 pub type Asks<A> = Box<dyn FnMut(Vec<A>) -> Vec<A> + Send>;
 
 /// What a core has besides its machine.

@@ -14,8 +14,9 @@
 //! driver's descriptor, three cache lines, and never the `Session`.
 //!
 //! Invariants: nobody is in a batch twice, since a half-sent piece would be cut by the next one: who is due a second time
-//! waits for the next batch. A feed's lane stands in one once at most, as its turn comes back to the schedule when the batch
-//! is sent; so between a stride and its sends nobody touches its ring or its members.
+//! waits for the next batch. A feed stands in one once at most: all walks of a batch are on one lane, which has one turn
+//! in each feed, and that comes back to the schedule when the batch is sent. So between a stride and its sends nobody touches the feed's ring
+//! or its members' cursors.
 
 use arrayvec::ArrayVec;
 
@@ -85,6 +86,10 @@ impl Engine {
     pub(super) fn stride(&mut self, mut turn: Turn, (feed, lane): (usize, usize), most: i32) -> (i32, bool) {
         let twice = self.config.planted() == Some(Fault::TwiceInABatch);
         let Self { slots, rooms, batch: Batch { strides, due, pieces }, .. } = self;
+        debug_assert!(
+            !strides.iter().any(|other| (other.turn.room, other.feed) == (turn.room, feed)),
+            "a feed is in a batch once"
+        );
         let Feed { lanes, members, .. } = &mut rooms[turn.room].feeds[feed];
         let heads = [lanes[0].ring.head(), lanes[1].ring.head()];
         let first = due.len();
@@ -114,14 +119,16 @@ impl Engine {
                 };
                 let key = Key { slot: member.slot, generation: slot.generation };
                 due.push(Due { key, member: index, lane, piece, took: 0 });
+            } else {
+                looks += 1;
             }
-            (at, left, looks) = (index + 1, left - 1, looks + 1);
+            (at, left) = (index + 1, left - 1);
         }
         let sends = due.len() - first;
         let walked = &mut lanes[lane];
         (walked.at, walked.left) = (at, left);
         walked.sends += sends as u32;
-        // One at least: a round comes to an end where nobody is due anything.
+        // One at least, which bounds the walks that a round begins.
         let took = (sends + looks / LOOKS_PER_SEND).max(1) as i32;
         turn.credit -= took;
         strides.push(Stride { turn, feed, sends });
@@ -151,14 +158,17 @@ impl Engine {
         let mut dues = due.iter();
         for Stride { turn, feed, sends } in strides.drain(..) {
             dues.by_ref().take(sends).for_each(|due| self.carry_on((turn.room, feed, lane), due, &pieces[due.piece]));
-            let over = self.rooms[turn.room].feeds[feed].lanes[lane].left == 0;
-            if over {
+            if self.rooms[turn.room].feeds[feed].lanes[lane].left == 0 {
                 self.end_walk(turn.room, feed, lane);
-            }
-            let walked = &self.rooms[turn.room].feeds[feed].lanes[lane];
-            if walked.queued {
-                let at_ms = if over { walked.rest_until_ms } else { 0 };
-                self.schedule.put(at_ms, lane, turn, self.now.mono_ms);
+                let walked = &self.rooms[turn.room].feeds[feed].lanes[lane];
+                if walked.turn > 0 {
+                    self.schedule.put(walked.rest_until_ms, lane, Turn { credit: 0, ..turn }, self.now.mono_ms);
+                }
+            } else if turn.credit > 0 {
+                // The batch or the round was full: its turn goes on.
+                self.schedule.lanes[lane].push_front(turn);
+            } else {
+                self.schedule.lanes[lane].push_back(turn);
             }
         }
         due.clear();

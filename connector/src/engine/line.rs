@@ -1,6 +1,6 @@
 //! Sending to one session by itself: all that it is due, in the order in which it may go. The rest of a half-sent frame,
 //! what is its own, then of its rooms what it is owed beside the rings and what these have, the high lane before the
-//! normal one. Walks send to the others ([`super::round`]).
+//! normal one. Walks send to the others ([`super::batch`]).
 //!
 //! Invariant: nothing goes between the two parts of a frame (rule 23).
 

@@ -27,7 +27,7 @@ use std::{collections::VecDeque, ops::Sub};
 pub(super) const CAPACITY_BYTES_MIN: usize = 1024;
 /// What one send takes at most, unless a single frame is longer, bytes: a socket's send buffer is as large.
 pub(super) const SEND_BYTES_MAX: u64 = 64 * 1024;
-/// Frames at the end where one is likely to be found, which are looked at before the others are searched: two cache lines.
+/// Frames that are looked at one by one before the others are searched: two cache lines.
 const NEAR_FRAMES: usize = 4;
 
 /// See the module's opening.
@@ -190,7 +190,7 @@ impl Ring {
     /// The position after the last frame whose offset is at most `offset`.
     #[must_use]
     pub(super) fn seek(&self, offset: u64) -> u64 {
-        // What is recent begins with one of the first, to begin with.
+        // A walk asks where a room's log begins, which is at one of the oldest.
         let index = match self.frames.iter().take(NEAR_FRAMES).take_while(|frame| frame.offset <= offset).count() {
             NEAR_FRAMES => self.frames.partition_point(|frame| frame.offset <= offset),
             near => near,

@@ -220,8 +220,8 @@ pub(super) struct FeedLane {
     pub(super) ring: Ring,
     /// Where the last hole ends whose count is not exact.
     pub(super) inexact_at: u64,
-    /// Stands in the schedule.
-    pub(super) queued: bool,
+    /// The number of its turn in the schedule; 0: it stands in none.
+    pub(super) turn: u64,
     /// The walk over the members: the next one.
     pub(super) at: usize,
     /// Members that it has still to look at.

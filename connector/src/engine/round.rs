@@ -42,6 +42,7 @@ const GATHER_MS: u64 = 4;
 /// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each member: three of
 /// five thousand sends.
 const LATE_MS: u64 = 90;
+
 impl Engine {
     /// There is something new in a room.
     pub(super) fn news(&mut self, index: usize) {
@@ -252,10 +253,11 @@ impl Engine {
                 return;
             };
             let feed = self.rooms.get(turn.room).and_then(|room| room.feed(turn.encoding));
-            let Some(feed) = feed.filter(|feed| self.rooms[turn.room].feeds[*feed].lanes[lane].queued) else {
-                continue;
-            };
-            turn.credit = (turn.credit + QUANTUM).min(QUANTUM);
+            let due = |feed: &usize| self.rooms[turn.room].feeds[*feed].lanes[lane].turn == turn.number;
+            let Some(feed) = feed.filter(due) else { continue };
+            if turn.credit <= 0 {
+                turn.credit += QUANTUM;
+            }
             self.begin_walk(turn.room, feed, lane);
             let (took, full) = self.stride(turn, (feed, lane), turn.credit.min(*left));
             *left -= took;
@@ -303,8 +305,10 @@ impl Engine {
             walked.rest_until_ms = self.now.mono_ms + rest_ms.min(u64::from(self.config.rest_ms_max));
         }
         walked.sends = 0;
-        walked.queued = walked.ring.head() != walked.goal || feed.encoded < end;
-        walked.follows = walked.queued;
+        walked.follows = walked.ring.head() != walked.goal || feed.encoded < end;
+        if !walked.follows {
+            walked.turn = 0;
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Which walks over the members of rooms come next: those that can go on, by lane, in the order of their turns, and those
 //! that rest.
 //!
-//! Invariant: a feed's lane stands in it once at most ([`FeedLane::queued`]). That of a feed that is gone may still be
-//! there: it goes at its turn, or is a new feed's of the same encoding.
+//! Invariant: a feed's lane has one turn at most ([`FeedLane::turn`]). That of a feed that is gone may still be there: it goes
+//! when it comes up, as its number is no feed's.
 //!
-//! [`FeedLane::queued`]: super::room::FeedLane::queued
+//! [`FeedLane::turn`]: super::room::FeedLane::turn
 
 use std::collections::VecDeque;
 
@@ -17,11 +17,14 @@ pub(super) struct Schedule {
     pub(super) lanes: [VecDeque<Turn>; 2],
     /// Their lane, and when they are due, milliseconds. Only rooms of hundreds of sessions rest: few.
     resting: Vec<(u64, usize, Turn)>,
+    /// The number of the last turn.
+    last: u64,
 }
 
 /// A walk over the members of a feed, for one lane.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
+    pub(super) number: u64,
     pub(super) room: usize,
     pub(super) encoding: Encoding,
     /// Sends that it has left of its turns; negative: it took more.
@@ -32,10 +35,13 @@ impl Schedule {
     /// Has a feed's lane walked, if it is not to be anyway.
     pub(super) fn add(&mut self, room: usize, feed: &mut Feed, lane: usize, now_ms: u64) {
         let walked = &mut feed.lanes[lane];
-        if !std::mem::replace(&mut walked.queued, true) {
-            walked.left = 0;
-            self.put(walked.rest_until_ms, lane, Turn { room, encoding: feed.encoding, credit: 0 }, now_ms);
+        if walked.turn > 0 {
+            return;
         }
+        self.last += 1;
+        (walked.turn, walked.left) = (self.last, 0);
+        let turn = Turn { number: self.last, room, encoding: feed.encoding, credit: 0 };
+        self.put(walked.rest_until_ms, lane, turn, now_ms);
     }
 
     pub(super) fn put(&mut self, at_ms: u64, lane: usize, turn: Turn, now_ms: u64) {
@@ -68,10 +74,10 @@ impl Schedule {
         self.due() + self.resting.len()
     }
 
-    /// Whether a feed's lane is to be walked.
+    /// How many turns of this number there are.
     #[cfg(test)]
-    pub(super) fn holds(&self, room: usize, encoding: Encoding, lane: usize) -> bool {
-        let resting = self.resting.iter().filter(|(_, of, _)| *of == lane).map(|(.., turn)| turn);
-        self.lanes[lane].iter().chain(resting).any(|turn| turn.room == room && turn.encoding == encoding)
+    pub(super) fn turns(&self, number: u64) -> usize {
+        let resting = self.resting.iter().map(|(.., turn)| turn);
+        self.lanes.iter().flatten().chain(resting).filter(|turn| turn.number == number).count()
     }
 }

@@ -1,6 +1,7 @@
 //! What each dialect and each limit promises, one scenario a promise, under a clock that the test moves. What holds
 //! whatever the schedule is the simulation's.
 
+mod batches;
 mod compression;
 mod limits;
 mod native;
@@ -21,7 +22,7 @@ use super::{
     Compressed, Engine, EngineConfig,
     event::{self, Ask, Held, Input},
 };
-use crate::driver::{Key, Machine, Now, Outlet, Reading, Sent};
+use crate::driver::{Key, Machine, Now, Outlet, Reading, Sending, Sent};
 
 /// A network that takes what it is given, unless it is told to take only so much.
 #[derive(Default)]
@@ -30,6 +31,8 @@ struct Sink {
     room: BTreeMap<Key, usize>,
     closed: Vec<Key>,
     read: Vec<Key>,
+    /// Of each call of [`Outlet::send_all`], to whom.
+    calls: Vec<Vec<Key>>,
 }
 
 impl Outlet for Sink {
@@ -39,6 +42,13 @@ impl Outlet for Sink {
         *room -= took;
         self.out.entry(key).or_default().extend_from_slice(&bytes[..took]);
         Sent::Took(took)
+    }
+
+    fn send_all(&mut self, sends: &mut [Sending<'_>]) {
+        self.calls.push(sends.iter().map(|sending| sending.key).collect());
+        for sending in sends {
+            sending.sent = self.send(sending.key, sending.bytes);
+        }
     }
 
     fn read(&mut self, key: Key) {
@@ -266,8 +276,12 @@ fn message(offset: u64, text: &str) -> client::Message {
 }
 
 fn item(offset: u64, text: &str) -> Arc<cluster::Item> {
-    let message = message(offset, text).encode_to_vec().into();
-    Arc::new(cluster::Item { channel: "room:1".into(), offset, message, ..Default::default() })
+    item_of("room:1", offset, text)
+}
+
+fn item_of(channel: &str, offset: u64, text: &str) -> Arc<cluster::Item> {
+    let message = client::Message { channel: channel.into(), ..message(offset, text) }.encode_to_vec().into();
+    Arc::new(cluster::Item { channel: channel.into(), offset, message, ..Default::default() })
 }
 
 fn texts(frames: &[ServerFrame]) -> Vec<String> {

@@ -485,9 +485,9 @@ impl World {
         for (index, room) in &self.engine.rooms {
             let feeds = room.feeds.iter().flat_map(|feed| feed.lanes.iter().enumerate().map(move |lane| (feed, lane)));
             for (feed, (at, lane)) in feeds {
-                let what = (&room.name, feed.encoding, at);
-                if lane.queued {
-                    assert!(self.engine.schedule.holds(index, feed.encoding, at), "{what:?} is never walked");
+                let what = (index, &room.name, feed.encoding, at);
+                if lane.turn > 0 {
+                    assert_eq!(self.engine.schedule.turns(lane.turn), 1, "{what:?} is walked once a turn");
                     continue;
                 }
                 let head = lane.ring.head();
