@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use arrayvec::ArrayVec;
 use rustc_hash::FxHashMap;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -34,8 +35,6 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// Fewer sends than this are plain calls.
 const BATCH_MIN: usize = 4;
-/// A send that is on its way into the kernel; no result is this long.
-const UNDER_WAY: Sent = Sent::Took(usize::MAX);
 
 /// A receive is in flight.
 const ARMED: u8 = 1 << 0;
@@ -439,13 +438,20 @@ impl Outlet for Table {
         }
         let Self { slots, ring, sender, gone, .. } = self;
         for sends in sends.chunks_mut(BATCH_MAX) {
-            for sending in sends.iter_mut() {
-                sending.sent = sendable(slots, sending.key).err().unwrap_or(UNDER_WAY);
+            let (mut open, mut sockets) = (ArrayVec::<_, BATCH_MAX>::new(), ArrayVec::<_, BATCH_MAX>::new());
+            for (index, sending) in sends.iter_mut().enumerate() {
+                match sendable(slots, sending.key) {
+                    Ok(socket) => {
+                        open.push(index);
+                        sockets.push(socket);
+                    }
+                    Err(sent) => sending.sent = sent,
+                }
             }
-            let open = sends.iter().filter(|sending| sending.sent == UNDER_WAY);
-            let results = sender.send(open.filter_map(|open| Some((sendable(slots, open.key).ok()?, open.bytes))));
-            for (open, &result) in sends.iter_mut().filter(|sending| sending.sent == UNDER_WAY).zip(results) {
-                open.sent = sent_to(slots, ring, gone, (open.key, open.bytes.len()), result);
+            let results = sender.send(sockets.into_iter().zip(open.iter().map(|index| sends[*index].bytes)));
+            for (&index, &result) in open.iter().zip(results) {
+                let sending = &mut sends[index];
+                sending.sent = sent_to(slots, ring, gone, (sending.key, sending.bytes.len()), result);
             }
         }
     }
