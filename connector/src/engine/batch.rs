@@ -195,8 +195,13 @@ impl Engine {
             return;
         }
         counters.came(piece.count);
-        // The rest of it in its own turn; so what is normal comes after all that is high.
-        if (HIGH..=lane).any(|lane| member.cursors[lane] < lanes[lane].ring.head()) {
+        if due.lane == lane {
+            // What a send did not carry comes with the walk: in turns of their own everybody's rests would go past it, and
+            // it would look short. What came since is for the next one.
+            let walked = &mut lanes[lane];
+            walked.short |= piece.to < walked.goal;
+        } else if (HIGH..=lane).any(|lane| member.cursors[lane] < lanes[lane].ring.head()) {
+            // In its own turn, so what is normal comes after all that is high.
             slot.line_up(member.slot, ready);
         }
     }

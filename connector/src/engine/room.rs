@@ -232,6 +232,8 @@ pub(super) struct FeedLane {
     pub(super) began_ms: u64,
     /// Sends that it took.
     pub(super) sends: u32,
+    /// A send did not carry somebody to the goal.
+    pub(super) short: bool,
     /// It followed another: it goes round from where that ended, so that everyone's turn comes at equal intervals.
     pub(super) follows: bool,
     /// The next one begins no earlier, milliseconds.

@@ -19,6 +19,7 @@
 //! - A walk that takes longer than [`LATE_MS`] though it carries much shows that the core cannot keep up. Then what comes
 //!   to the room on the normal lane is not encoded but counted, and told by one gap to everyone ([`Engine::encode`]):
 //!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
+//!   It goes round until everyone has reached its goal, so that it is as long as the work is.
 //! - Who takes nothing while the ring runs full is skipped to its head.
 
 use proto::client::ErrorCode;
@@ -28,6 +29,7 @@ use super::{
     ahead::go_along,
     config::{EngineConfig, Fault},
     line::{Flow, Line, all_of},
+    ring::SEND_BYTES_MAX,
     room::{Feed, FeedLane, HIGH, NORMAL},
     session::{Ending, Slot},
     wheel::Wheel,
@@ -42,6 +44,9 @@ const GATHER_MS: u64 = 4;
 /// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each member: three of
 /// five thousand sends.
 const LATE_MS: u64 = 90;
+/// And one that takes longer than this, milliseconds, if more gathered meanwhile than a send carries: the next one would
+/// have to go round twice, and fall behind further. A burst that comes within a shorter walk is none of that.
+const FULL_MS: u64 = LATE_MS / 2;
 
 impl Engine {
     /// There is something new in a room.
@@ -96,8 +101,10 @@ impl Engine {
         let room = &mut rooms[index];
         let walked = &room.feeds[feed].lanes[NORMAL];
         let gathered = walked.ring.head() - walked.goal;
-        let late =
-            walked.left > 0 && now_ms - walked.began_ms > LATE_MS && gathered > u64::from(self.config.late_bytes);
+        let since_ms = now_ms - walked.began_ms;
+        let late = walked.left > 0
+            && gathered > u64::from(self.config.late_bytes)
+            && (since_ms > LATE_MS || (since_ms > FULL_MS && gathered > SEND_BYTES_MAX));
         room.feeds[feed].encoded_ms = now_ms;
         let thinned = room.encode(feed, encoder, late);
         counters.shed += thinned * room.feeds[feed].members.len() as u64;
@@ -292,14 +299,18 @@ impl Engine {
         }
     }
 
-    /// All members have been looked at. Drops what all of them have, and has the next walk follow after a rest if there
-    /// is more for them by now.
+    /// All members have been looked at. Drops what all of them have, and goes round again where a send did not carry
+    /// somebody to the goal; or has the next walk follow after a rest if there is more for them by now.
     pub(super) fn end_walk(&mut self, index: usize, feed: usize, lane: usize) {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());
         let feed = &mut room.feeds[feed];
         feed.trim(lane, Some(floor));
-        let walked = &mut feed.lanes[lane];
+        let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
+        if std::mem::take(&mut walked.short) {
+            walked.left = members;
+            return;
+        }
         if lane == NORMAL {
             let rest_ms = u64::from(walked.sends / self.config.sends_per_ms.max(1));
             walked.rest_until_ms = self.now.mono_ms + rest_ms.min(u64::from(self.config.rest_ms_max));

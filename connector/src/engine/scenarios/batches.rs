@@ -53,6 +53,22 @@ fn small_rooms_share_a_call_and_a_large_one_has_as_many_as_it_takes() {
 }
 
 #[test]
+fn a_walk_goes_round_until_everyone_has_reached_its_goal() {
+    let mut bench = Bench::new(|config| config.ring_bytes_max = 1 << 20);
+    let room = names("", 1);
+    let keys = viewers(&mut bench, 20, &room);
+    bench.sink.calls.clear();
+    // A send carries one of them, and not two.
+    let long: Vec<String> = (b'a'..=b'c').map(|letter| char::from(letter).to_string().repeat(40_000)).collect();
+    let items = (1..).zip(&long).map(|(offset, text)| item_of(&room[0], offset, text)).collect();
+    bench.input(Input::Deliver(items));
+    assert_eq!(sizes(&bench.sink.calls), [20, 20, 20], "nobody's rest goes by itself");
+    for key in keys {
+        assert_eq!(texts(&bench.frames(key)), long);
+    }
+}
+
+#[test]
 fn who_is_in_several_rooms_is_sent_to_once_by_a_call() {
     let mut bench = Bench::new(|_| ());
     let rooms = names("", 5);
