@@ -146,9 +146,7 @@ pub trait Outlet {
 
     /// Sends to several, nobody twice, each as [`Outlet::send`] does: with one system call where the driver can.
     fn send_all(&mut self, sends: &mut [Sending<'_>]) {
-        for sending in sends {
-            sending.sent = self.send(sending.key, sending.bytes);
-        }
+        send_each(self, sends);
     }
 
     /// Reads again from a connection that was paused.
@@ -160,6 +158,13 @@ pub trait Outlet {
 
     /// Accepts no more connections, and takes none from other cores; the backlog is drained (rule 33).
     fn stop_accepting(&mut self);
+}
+
+/// [`Outlet::send_all`] by one call after the other.
+pub(crate) fn send_each(outlet: &mut (impl Outlet + ?Sized), sends: &mut [Sending<'_>]) {
+    for sending in sends {
+        sending.sent = outlet.send(sending.key, sending.bytes);
+    }
 }
 
 /// Which loop runs a core.

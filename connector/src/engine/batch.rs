@@ -15,8 +15,8 @@
 //!
 //! Invariants: nobody is in a batch twice, since a half-sent piece would be cut by the next one: who is due a second time
 //! waits for the next batch. A feed stands in one once at most: all walks of a batch are on one lane, which has one turn
-//! in each feed, and that comes back to the schedule when the batch is sent. So between a stride and its sends nobody touches the feed's ring
-//! or its members' cursors.
+//! in each feed, and that comes back to the schedule when the batch is sent. So between a stride and its sends nobody
+//! touches the feed's ring or its members' cursors.
 
 use arrayvec::ArrayVec;
 

@@ -24,7 +24,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
 use super::super::share::Share;
-use super::super::{BATCH_MAX, BatchedSender, Key, Outlet, Sending, Sent};
+use super::super::{BATCH_MAX, BatchedSender, Key, Outlet, Sending, Sent, send_each};
 use super::buffers::Buffer;
 use super::ring::Ring;
 use super::token::{Kind, SLOT_MAX, Token};
@@ -431,10 +431,7 @@ impl Outlet for Table {
 
     fn send_all(&mut self, sends: &mut [Sending<'_>]) {
         if sends.len() < BATCH_MIN {
-            for sending in sends {
-                sending.sent = self.send(sending.key, sending.bytes);
-            }
-            return;
+            return send_each(self, sends);
         }
         let Self { slots, ring, sender, gone, .. } = self;
         for sends in sends.chunks_mut(BATCH_MAX) {

@@ -22,7 +22,7 @@ use super::{
     Compressed, Engine, EngineConfig,
     event::{self, Ask, Held, Input},
 };
-use crate::driver::{Key, Machine, Now, Outlet, Reading, Sending, Sent};
+use crate::driver::{Key, Machine, Now, Outlet, Reading, Sending, Sent, send_each};
 
 /// A network that takes what it is given, unless it is told to take only so much.
 #[derive(Default)]
@@ -46,9 +46,7 @@ impl Outlet for Sink {
 
     fn send_all(&mut self, sends: &mut [Sending<'_>]) {
         self.calls.push(sends.iter().map(|sending| sending.key).collect());
-        for sending in sends {
-            sending.sent = self.send(sending.key, sending.bytes);
-        }
+        send_each(self, sends);
     }
 
     fn read(&mut self, key: Key) {

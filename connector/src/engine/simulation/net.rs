@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::driver::{Key, Outlet, Sending, Sent};
+use crate::driver::{Key, Outlet, Sending, Sent, send_each};
 
 /// A connection in the network.
 #[derive(Debug)]
@@ -49,9 +49,7 @@ impl Outlet for Net {
     fn send_all(&mut self, sends: &mut [Sending<'_>]) {
         let keys: BTreeSet<_> = sends.iter().map(|sending| sending.key).collect();
         assert_eq!(keys.len(), sends.len(), "somebody is sent to twice by one call");
-        for sending in sends {
-            sending.sent = self.send(sending.key, sending.bytes);
-        }
+        send_each(self, sends);
     }
 
     fn read(&mut self, key: Key) {
