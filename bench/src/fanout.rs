@@ -66,7 +66,7 @@ const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Deliveries a second that are checked one by one where it is not said: a tenth of a processor.
 const CHECKED_PER_S: f64 = 200_000.0;
 /// How long each way and size of `limit` is measured beside a run, seconds.
-const LIMIT_SECONDS: f64 = 1.0;
+const LIMIT_SECONDS: f64 = 0.8;
 /// The same, where its rounds come as rarely as the run's messages, seconds.
 const PACED_LIMIT_SECONDS: f64 = 3.0;
 /// Descriptors a process should keep of its limit for `limit`'s two for each connection.
