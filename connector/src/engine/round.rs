@@ -41,12 +41,14 @@ const QUANTUM: i32 = BATCH_MAX as i32;
 /// What comes while a walk is under way is encoded no more often, milliseconds: batches of some messages, for a fraction
 /// of the time that a long walk takes anyway.
 const GATHER_MS: u64 = 4;
-/// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each member: three of
-/// five thousand sends.
-const LATE_MS: u64 = 90;
+/// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each
+/// member: what comes during one waits for it and for the next, which should be over within 300. A machine that stands
+/// still for some 50 in a walk of as many is none of that: at 90 such a pause lost messages at two thirds of the load
+/// that the core could carry.
+const LATE_MS: u64 = 130;
 /// And one that takes longer than this, milliseconds, if more gathered meanwhile than a send carries: the next one would
 /// have to go round twice, and fall behind further. A burst that comes within a shorter walk is none of that.
-const FULL_MS: u64 = LATE_MS / 2;
+const FULL_MS: u64 = 45;
 
 impl Engine {
     /// There is something new in a room.
