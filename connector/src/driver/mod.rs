@@ -149,7 +149,7 @@ pub trait Outlet {
         send_each(self, sends);
     }
 
-    /// Reads again from a connection that was paused.
+    /// Reads again from a connection, if it was paused.
     fn read(&mut self, key: Key);
 
     /// Closes: what was sent goes out, nothing more is read, the key is dead. A machine may have given the key's slot

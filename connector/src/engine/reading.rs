@@ -23,6 +23,10 @@ use crate::driver::{Key, Reading};
 /// Longest WebSocket message of a goim or Bilibili client, bytes: some packets in one.
 const PACKETS_MESSAGE_BYTES_MAX: u32 = 4 * packet::PACKET_BYTES_MAX as u32;
 
+/// What a session may have sent ahead while logic is asked about it, before its reading is paused, bytes: some requests.
+/// Nearly nobody sends any, and to pause and go on costs a cancelled receive, a plain one, and a new one.
+const AHEAD_BYTES_MAX: usize = 1024;
+
 /// Paths that a WebSocket is opened at.
 const PATHS: &[&str] = &["/", "/sub", "/ws"];
 
@@ -70,6 +74,9 @@ impl Engine {
             return Reading::On;
         }
         session.paused = true;
+        if session.phase == Phase::Authenticating && session.busy().inbox.len() <= AHEAD_BYTES_MAX {
+            return Reading::On;
+        }
         Reading::Paused
     }
 

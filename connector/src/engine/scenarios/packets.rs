@@ -53,9 +53,12 @@ fn goim_ignores_what_comes_before_the_authentication() {
     assert_eq!((bench.packets(key).len(), bench.gate.len(), bench.sink.closed.len()), (0, 0, 0));
     // Pipelined behind the authentication: answered after it.
     let pipelined = [packet_bytes(operation::AUTH, 2, b"{}"), packet_bytes(operation::HEARTBEAT, 3, b"")].concat();
-    assert_eq!(bench.say(key, &pipelined), Reading::Paused);
+    assert_eq!(bench.say(key, &pipelined), Reading::On);
+    // As far as that may be long.
+    assert_eq!(bench.say(key, &packet_bytes(operation::HEARTBEAT, 4, &[0; 1100])), Reading::Paused);
     bench.admit();
-    assert_eq!(bench.packets(key), [(8, 2, vec![]), (3, 3, vec![0, 0, 0, 0])]);
+    let beat = vec![0, 0, 0, 0];
+    assert_eq!(bench.packets(key), [(8, 2, vec![]), (3, 3, beat.clone()), (3, 4, beat)]);
     assert_eq!(bench.sink.read, [key]);
 }
 
