@@ -91,7 +91,7 @@ pub(super) struct Session {
     pub(super) counted: bool,
     /// May begin with a PROXY header.
     pub(super) proxied: bool,
-    /// The driver was told not to read.
+    /// What comes waits in `inbox`. The driver was told not to read, unless logic is asked about it and that is little.
     pub(super) paused: bool,
     /// permessage-deflate was agreed on.
     pub(super) deflates: bool,
