@@ -114,8 +114,8 @@ apart() {
 
 # It places its sender and its readers itself.
 wanted limit && on=$first,$others measure limit 1 limit
-# So rarely that each message is a write of its own; at 20 a second a machine that stands still for a moment makes one of two.
-fan rare "$runs" fanout "${direct[@]}" --seconds "$for_s" --rate 16
+# So rarely that each message is a write of its own; at 26 a second a machine that stands still for a moment makes one of two.
+fan rare "$runs" fanout "${direct[@]}" --seconds "$for_s" --rate 20
 # 2 % more than the targets, for that hundredth.
 fan direct "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 20.4e6
 fan direct-goim "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 20.4e6 --dialect goim

@@ -67,8 +67,8 @@ const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 const CHECKED_PER_S: f64 = 200_000.0;
 /// How long each way and size of `limit` is measured beside a run, seconds.
 const LIMIT_SECONDS: f64 = 0.8;
-/// The same, where its rounds come as rarely as the run's messages, seconds.
-const PACED_LIMIT_SECONDS: f64 = 3.0;
+/// The same beside a run in which nothing batches, which is held against little else, seconds.
+const RARE_LIMIT_SECONDS: f64 = 2.0;
 /// Descriptors a process should keep of its limit for `limit`'s two for each connection.
 const LIMIT_SESSIONS_MAX: u32 = 5000;
 
@@ -513,22 +513,20 @@ impl Fanout {
         };
         let mut sizes = vec![FAIR_BYTES];
         sizes.extend(Some((bytes / writes).max(1) as usize).filter(|size| size.abs_diff(FAIR_BYTES) > FAIR_BYTES / 10));
-        let limit = |sizes, (pace, seconds)| Limit {
+        let limit = |sizes, pace| Limit {
             sessions: sessions.min(LIMIT_SESSIONS_MAX),
             sizes,
-            seconds,
+            seconds: if self.is_rare() { RARE_LIMIT_SECONDS } else { LIMIT_SECONDS },
             pace,
             no_uring: false,
             server_cpus: server.clone(),
             client_cpus: clients.clone(),
             output: Printing::default(),
         };
-        let mut rows = limit(sizes, (0.0, LIMIT_SECONDS)).measure("")?.rows;
+        let mut rows = limit(sizes, 0.0).measure("")?.rows;
         if self.is_rare() {
             // Nothing batches, and between messages everyone sleeps: the machine does the same, a round a message.
-            rows.extend(
-                limit(vec![(bytes / writes).max(1) as usize], (self.rate, PACED_LIMIT_SECONDS)).measure("")?.rows,
-            );
+            rows.extend(limit(vec![(bytes / writes).max(1) as usize], self.rate).measure("")?.rows);
         }
         Ok(Some(rows))
     }

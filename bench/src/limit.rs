@@ -66,8 +66,8 @@ pub struct Limit {
     /// How long each is measured.
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
-    /// Rounds a second, a write to each connection in each; 0: one round after the other. Between paced rounds readers
-    /// fall asleep, and to wake one is part of the next write's cost.
+    /// Rounds a second, a write to each connection in each; 0: one round after the other. Between paced rounds both
+    /// processors sleep, and a write after that costs more.
     #[arg(long, default_value_t = 0.0)]
     pub pace: f64,
     /// Without the rows of io_uring; they are left out too where it is not permitted.
@@ -189,12 +189,12 @@ impl Limit {
         let mut ring = if self.no_uring { None } else { BatchedSender::new().ok() };
         let mut rows = Vec::new();
         for &bytes in &self.sizes {
-            let mut work =
-                Work { connections: served.len() as u64, bytes, warming: WARMING_MEMORY, seconds, pace: self.pace };
-            rows.push(row((SEND, &mut |payload| plain(served, payload)), &work, &mut sent, taken)?);
-            work.warming = WARMING;
+            let work = |warming| Work { connections: served.len() as u64, bytes, warming, seconds, pace: self.pace };
+            let first = work(WARMING_MEMORY);
+            rows.push(row((SEND, &mut |payload| plain(served, payload)), &first, &mut sent, taken)?);
             if let Some(ring) = &mut ring {
-                rows.push(row((IO_URING, &mut |payload| batched(ring, served, payload)), &work, &mut sent, taken)?);
+                let next = work(WARMING);
+                rows.push(row((IO_URING, &mut |payload| batched(ring, served, payload)), &next, &mut sent, taken)?);
             }
         }
         Ok(rows)
