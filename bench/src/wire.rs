@@ -130,6 +130,8 @@ impl Wire {
                 let agent = concat!("barrage-bench/", env!("CARGO_PKG_VERSION")).to_owned();
                 let connect = Connect { token: viewer.token.to_owned(), agent, batches: true, ..Connect::default() };
                 wire.ask(client_frame::Body::Connect(connect));
+                // Behind it, as the web client does: the answers come in order.
+                wire.subscribe();
             }
             Dialect::Goim => {
                 let auth = serde_json::json!({
@@ -347,7 +349,6 @@ impl Wire {
         match frame.body {
             Some(server_frame::Body::Connected(connected)) => {
                 self.heartbeat_s = u64::from(connected.heartbeat_s).max(1);
-                self.subscribe();
             }
             Some(server_frame::Body::Subscribed(_)) => {
                 if self.subscribe() {

@@ -27,6 +27,25 @@ test("connect resolves with who one is", async () => {
   assert.deepEqual(world.events("state").map((s) => s.name), ["connecting", "connected"]);
 });
 
+test("rooms are asked for behind Connect, and one left before its answer is given back", async () => {
+  const world = new World();
+  void world.client.connect();
+  void world.client.subscribe(ROOM, { history: 5 });
+  await settle();
+  world.socket.open();
+  const { request } = world.socket.take("connect");
+  const asked = world.socket.take("subscribe");
+  assert.deepEqual(asked.subscribe, { channel: ROOM, history: 5 });
+  void world.client.unsubscribe(ROOM);
+  void world.client.subscribe("room:2");
+  assert.equal(world.socket.take("unsubscribe").unsubscribe.channel, ROOM);
+  assert.equal(world.socket.take("subscribe").subscribe.channel, "room:2");
+  world.socket.tell({ request, connected: { session: "s.1", uid: "u1", name: "U", heartbeatS: 30 } });
+  world.socket.tell({ request: asked.request, subscribed: { channel: ROOM, position: { log: "L1", normal: "1", high: "1" } } });
+  assert.equal(world.events("subscribed").length, 0, "it was left");
+  assert.equal(world.socket.has("subscribe"), false, "once a connection");
+});
+
 test("after a drop the room goes on from the last message of each lane", async () => {
   const world = new World();
   await world.connect();

@@ -16,6 +16,26 @@ fn history_and_what_is_live_come_without_a_hole_between() {
 }
 
 #[test]
+fn what_is_asked_right_behind_connect_is_done_once_that_is_answered() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.open().unwrap();
+    let connect = native_bytes(1, client_frame::Body::Connect(client::Connect::default()));
+    let subscribe = native_bytes(2, client_frame::Body::Subscribe(room("room:1")));
+    let _ = bench.say(key, &[&wire::MAGIC[..], &connect, &subscribe].concat());
+    bench.admit();
+    bench.answer(Answer::Joined(cluster::Joined {}));
+    bench.hold("room:1", 0, Vec::new());
+    let frames = bench.frames(key);
+    let [
+        ServerFrame { request: 1, body: Some(Body::Connected(_)), .. },
+        ServerFrame { request: 2, body: Some(Body::Subscribed(_)), .. },
+    ] = &frames[..]
+    else {
+        panic!("{frames:?}")
+    };
+}
+
+#[test]
 fn a_client_resumes_where_it_was_or_is_told_that_it_cannot() {
     let mut bench = Bench::new(|_| {});
     let first = bench.native();
