@@ -58,16 +58,18 @@ XML
 java=(java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:MaxDirectMemorySize=128m -XX:+ExitOnOutOfMemoryError
     -XX:TieredStopAtLevel=1 -cp "$cache:$cache/*")
 
-# A port that nobody listens on, below those that the kernel hands out.
+# A port that nobody listens on, below those that the kernel hands out and those of redis.sh. A broker binds it only seconds
+# later, and several tests may begin at once: each gets the next one in turn.
 free_port() {
     local port
+    exec 8>>"$cache.port"
+    flock 8
+    port=$(cat "$cache.port")
     while :; do
-        port=$((20000 + RANDOM % 12000))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-            echo "$port"
-            return
-        fi
+        port=$((20000 + (${port:-20000} - 19999) % 8000))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
+    echo "$port" | tee "$cache.port"
 }
 
 # Whether broker directory $1 has a live process; its number may have gone to another one.

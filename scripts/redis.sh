@@ -36,9 +36,10 @@ need() {
     esac
 }
 
-# A port that is probably free, below those that the kernel hands out; with 10000 more it is the bus of a cluster.
+# A port that is probably free, below those that the kernel hands out and above those of kafka.sh; with 10000 more it is the
+# bus of a cluster.
 random_port() {
-    echo $((20000 + RANDOM % 12000))
+    echo $((28000 + RANDOM % 4000))
 }
 
 # Whether the server of a folder is alive; its pid may have gone to another process.
