@@ -511,22 +511,23 @@ impl Fanout {
         else {
             return Ok(None);
         };
-        let mut sizes = vec![FAIR_BYTES];
-        sizes.extend(Some((bytes / writes).max(1) as usize).filter(|size| size.abs_diff(FAIR_BYTES) > FAIR_BYTES / 10));
+        let (rare, written) = (self.is_rare(), (bytes / writes).max(1) as usize);
         let limit = |sizes, pace| Limit {
             sessions: sessions.min(LIMIT_SESSIONS_MAX),
             sizes,
-            seconds: if self.is_rare() { RARE_LIMIT_SECONDS } else { LIMIT_SECONDS },
+            seconds: if rare { RARE_LIMIT_SECONDS } else { LIMIT_SECONDS },
             pace,
             no_uring: false,
             server_cpus: server.clone(),
             client_cpus: clients.clone(),
             output: Printing::default(),
         };
+        let mut sizes = vec![FAIR_BYTES];
+        sizes.extend(Some(written).filter(|size| size.abs_diff(FAIR_BYTES) > FAIR_BYTES / 10));
         let mut rows = limit(sizes, 0.0).measure("")?.rows;
-        if self.is_rare() {
+        if rare {
             // Nothing batches, and between messages everyone sleeps: the machine does the same, a round a message.
-            rows.extend(limit(vec![(bytes / writes).max(1) as usize], self.rate).measure("")?.rows);
+            rows.extend(limit(vec![written], self.rate).measure("")?.rows);
         }
         Ok(Some(rows))
     }
