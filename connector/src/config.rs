@@ -170,14 +170,13 @@ impl Config {
     /// What the engine of one of `cores` cores is told. The kernel shares connections out among the cores by their
     /// ports, not evenly, and one that has far fewer than the others is handed new ones: each may have half as many again
     /// as its part. While a core fills up so, an address can come to its end there before it has all that it may.
-    pub(crate) fn engine(&self, node: &str, cores: usize) -> EngineConfig {
+    pub(crate) fn engine(&self, cores: usize) -> EngineConfig {
         let part = |all: u32| match cores {
             1 => all,
             cores => (u64::from(all) * 3).div_ceil(2 * cores as u64) as u32,
         };
         let Limits { connections, connections_per_address, .. } = self.limits;
         EngineConfig {
-            node: node.to_owned(),
             proxies: self.proxy_from.iter().filter_map(|net| net.parse().ok()).collect(),
             operations: self.operations.clone(),
             compression: self.compression,
@@ -342,11 +341,8 @@ pub(crate) mod tests {
     #[test]
     fn a_cores_part_of_a_limit_leaves_room_for_uneven_shares() {
         let config = shipped();
-        assert_eq!(config.engine("n", 1).connections_per_address, config.limits.connections_per_address);
-        assert_eq!(
-            config.engine("n", 4).connections_per_address,
-            (config.limits.connections_per_address * 3).div_ceil(8)
-        );
-        assert_eq!(config.engine("n", 4).sessions_max, u32::MAX);
+        assert_eq!(config.engine(1).connections_per_address, config.limits.connections_per_address);
+        assert_eq!(config.engine(4).connections_per_address, (config.limits.connections_per_address * 3).div_ceil(8));
+        assert_eq!(config.engine(4).sessions_max, u32::MAX);
     }
 }

@@ -108,7 +108,7 @@ pub async fn start(
     let grpc_address = grpc.local_addr()?;
     let listeners = Listeners::bind(&config.listen, cores, &config.socket_options())?;
 
-    let engine = Arc::new(config.engine(&cluster.node, cores));
+    let engine = Arc::new(config.engine(cores));
     let incarnation: Arc<str> = cluster.incarnation.as_str().into();
     let (asks, asked) = mpsc::channel(control::ASK_BATCHES_MAX);
     let said: Vec<_> = (0..cores).map(|_| Arc::new(core::Said::default())).collect();

@@ -64,7 +64,6 @@ struct Host {
 /// A core of a connector as shipped.
 fn config() -> EngineConfig {
     EngineConfig {
-        node: "connector-host-1".into(),
         proxies: Vec::new(),
         operations: Default::default(),
         compression: true,

@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Asker;
 use super::{Control, State};
+use crate::engine::RouteChanges;
 use crate::engine::event::Input;
 
-/// Changes in one call.
-const CHANGES_MAX: usize = 500;
 /// Numbers in one call, and that are told in one go: the thread does nothing else meanwhile.
 const COUNTS_MAX: usize = 1000;
 /// Numbers that are read in one call, cheaply: in Redis a command for each shard that they are of, so the fewer calls the
@@ -85,7 +84,7 @@ pub(super) async fn write(
     loop {
         let (changes, counts) = {
             let mut state = control.lock();
-            let (changes, counts) = (state.registry.take(CHANGES_MAX), state.registry.take_counts(COUNTS_MAX));
+            let (changes, counts) = (state.registry.take(), state.registry.take_counts(COUNTS_MAX));
             for (core, from) in state.registry.more() {
                 state.ports.must(core, Input::Routes { from });
             }
@@ -102,7 +101,7 @@ pub(super) async fn write(
             }
             continue;
         }
-        let written = changes.is_empty() || apply(&control, &*routes, changes).await;
+        let written = changes.is_empty() || apply(&control, &*routes, &node, &incarnation, changes).await;
         let counted = counts.is_empty() || {
             let call = tokio::time::timeout(CALL_TIMEOUT, routes.count(&node, &incarnation, &counts)).await;
             let counted = matches!(call, Ok(Ok(())));
@@ -121,7 +120,8 @@ pub(super) async fn write(
 }
 
 /// `false`: not written, and put back.
-async fn apply(control: &Control, routes: &dyn Routes, changes: Vec<Change>) -> bool {
+async fn apply(control: &Control, routes: &dyn Routes, node: &str, incarnation: &str, batch: RouteChanges) -> bool {
+    let changes: Vec<Change> = batch.iter().map(|change| change.of(node, incarnation)).collect();
     match tokio::time::timeout(CALL_TIMEOUT, routes.apply(&changes)).await {
         Ok(Ok(displaced)) => {
             control.metrics.routes_written.inc_by(changes.len() as u64);
@@ -139,7 +139,7 @@ async fn apply(control: &Control, routes: &dyn Routes, changes: Vec<Change>) -> 
             if let Ok(Err(error)) = failed {
                 tracing::warn!(%error, "routes are not written");
             }
-            control.lock().registry.put_back(changes);
+            control.lock().registry.put_back(batch);
             false
         }
     }

@@ -147,7 +147,7 @@ impl Control {
                 self.act(&mut state);
             }
             Ask::Routes(changes) => {
-                self.lock().registry.change(changes);
+                self.lock().registry.change(&changes);
                 self.write.notify_one();
             }
             Ask::Told { next } => {

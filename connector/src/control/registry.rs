@@ -12,19 +12,21 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use routes::Change;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// Changes that wait to be written. Over it (Routes are away for long) they are forgotten: all that is there is written
+use crate::engine::RouteChanges;
+
+/// Changes that are written in one call.
+const BATCH_MAX: usize = 500;
+/// Batches that wait to be written. Over it (Routes are away for long) they are forgotten: all that is there is written
 /// anew when Routes are back, and what is gone lapses with the node's lease.
-const PENDING_MAX: usize = 256 * 1024;
-/// Room for so many is kept when none waits.
-const PENDING_KEPT: usize = 1024;
+const PENDING_MAX: usize = 512;
 
 /// See the module's opening.
 #[derive(Debug)]
 pub(super) struct Registry {
-    pending: VecDeque<Change>,
+    /// In order; all but the last are full.
+    pending: VecDeque<RouteChanges>,
     /// How far each core has told its sessions anew.
     telling: Vec<Telling>,
     /// Sessions in each channel, by core.
@@ -62,8 +64,15 @@ impl Registry {
     }
 
     /// Sessions came and went, or are told anew.
-    pub(super) fn change(&mut self, changes: Vec<Change>) {
-        self.pending.extend(changes);
+    pub(super) fn change(&mut self, changes: &RouteChanges) {
+        for change in changes.iter() {
+            if self.pending.back().is_none_or(|batch| batch.len() == BATCH_MAX) {
+                self.pending.push_back(RouteChanges::default());
+            }
+            if let Some(batch) = self.pending.back_mut() {
+                batch.push(change);
+            }
+        }
         if self.pending.len() > PENDING_MAX {
             self.pending.clear();
             self.anew();
@@ -115,14 +124,9 @@ impl Registry {
         self.changed.extend(self.counts.keys().cloned());
     }
 
-    /// Up to `most` changes, in order.
-    pub(super) fn take(&mut self, most: usize) -> Vec<Change> {
-        let batch = self.pending.drain(..most.min(self.pending.len())).collect();
-        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
-            // A storm's.
-            self.pending = VecDeque::new();
-        }
-        batch
+    /// The changes that are to be written next, in order.
+    pub(super) fn take(&mut self) -> RouteChanges {
+        self.pending.pop_front().unwrap_or_default()
     }
 
     /// The cores that are to be asked to tell their sessions anew, and from which slot on: none before all that waits is
@@ -149,10 +153,8 @@ impl Registry {
     }
 
     /// They could not be written: they go first again.
-    pub(super) fn put_back(&mut self, batch: Vec<Change>) {
-        for change in batch.into_iter().rev() {
-            self.pending.push_front(change);
-        }
+    pub(super) fn put_back(&mut self, batch: RouteChanges) {
+        self.pending.push_front(batch);
     }
 
     /// Up to `most` numbers that have changed.
@@ -191,53 +193,59 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use routes::{By, SessionRoute};
-
     use super::*;
+    use crate::engine::RouteChange;
 
-    fn route(session: &str) -> SessionRoute {
-        SessionRoute { session: session.into(), device: String::new(), node: "n".into(), incarnation: "i".into() }
+    /// Those of sessions that came, by their IDs.
+    fn puts<'a>(sessions: impl IntoIterator<Item = &'a str>) -> RouteChanges {
+        let mut changes = RouteChanges::default();
+        for session in sessions {
+            changes.push(RouteChange { gone: false, by_key: false, name: "u", session, device: "" });
+        }
+        changes
     }
 
-    fn put(session: &str) -> Change {
-        Change::Put(By::User("u".into()), route(session))
-    }
-
-    fn remove(session: &str) -> Change {
-        Change::Remove(By::User("u".into()), route(session))
+    fn sessions(changes: &RouteChanges) -> Vec<String> {
+        changes.iter().map(|change| change.session.to_owned()).collect()
     }
 
     #[test]
     fn changes_go_out_in_order() {
         let mut registry = Registry::new(1);
-        registry.change(vec![put("a"), put("b"), remove("a")]);
-        let batch = registry.take(2);
-        assert_eq!(batch, [put("a"), put("b")]);
+        let all: Vec<String> = (0..2 * BATCH_MAX + 3).map(|session| session.to_string()).collect();
+        let (first, rest) = all.split_at(BATCH_MAX + 1);
+        registry.change(&puts(first.iter().map(String::as_str)));
+        let batch = registry.take();
+        assert_eq!(sessions(&batch), all[..BATCH_MAX]);
         registry.put_back(batch);
-        registry.change(vec![put("c")]);
-        assert_eq!(registry.take(10), [put("a"), put("b"), remove("a"), put("c")]);
-        assert!(registry.take(10).is_empty());
+        for one in rest {
+            registry.change(&puts([one.as_str()]));
+        }
+        for batch in all.chunks(BATCH_MAX) {
+            assert_eq!(sessions(&registry.take()), batch);
+        }
+        assert!(registry.take().is_empty());
     }
 
     #[test]
     fn everything_can_be_written_anew() {
         let mut registry = Registry::new(2);
-        registry.change(vec![put("a"), put("b"), remove("a")]);
+        registry.change(&puts(["a", "b"]));
         registry.count(0, vec![("room:1".into(), 3), ("room:2".into(), 1)]);
         registry.count(1, vec![("room:1".into(), 4), ("room:2".into(), 0)]);
-        registry.take(10);
+        registry.take();
         let mut counts = registry.take_counts(10);
         counts.sort();
         assert_eq!(counts, [("room:1".into(), 7), ("room:2".into(), 1)]);
         registry.count(0, vec![("room:2".into(), 0)]);
         assert_eq!(registry.take_counts(10), [("room:2".into(), 0)]);
-        assert!(registry.take(10).is_empty() && registry.take_counts(10).is_empty() && registry.more().is_empty());
+        assert!(registry.take().is_empty() && registry.take_counts(10).is_empty() && registry.more().is_empty());
 
-        registry.change(vec![put("c")]);
+        registry.change(&puts(["c"]));
         registry.anew();
         assert_eq!(registry.take_counts(10), [("room:1".into(), 7)]);
         assert!(registry.more().is_empty(), "first what waits");
-        assert_eq!(registry.take(10), [put("c")]);
+        assert_eq!(sessions(&registry.take()), ["c"]);
         assert_eq!(registry.more(), [(0, 0), (1, 0)]);
         assert!(registry.more().is_empty(), "once");
         registry.told(0, Some(500));
@@ -256,13 +264,13 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_and_told_anew() {
         let mut registry = Registry::new(1);
-        for _ in 0..=PENDING_MAX / 1000 {
-            registry.change(vec![put("a"); 1000]);
-            assert!(registry.pending.len() <= PENDING_MAX);
+        for _ in 0..PENDING_MAX {
+            registry.change(&puts(["a"; BATCH_MAX]));
         }
-        registry.take(PENDING_MAX);
+        assert_eq!((registry.pending.len(), registry.more()), (PENDING_MAX, vec![]));
+        registry.change(&puts(["a"]));
+        assert!(registry.take().is_empty());
         assert_eq!(registry.more(), [(0, 0)]);
-        assert!(registry.pending.capacity() <= PENDING_KEPT, "a storm's memory goes with it");
     }
 
     #[test]

@@ -7,8 +7,6 @@ use super::compressed::Compressed;
 /// Limits and names. Milliseconds, seconds and bytes are in the fields' names.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// The node's name: stands in the routes of its sessions.
-    pub node: String,
     /// Who may send a PROXY header: the proxies in front.
     pub proxies: Vec<Net>,
     /// The operations of message types, for goim's viewers.
@@ -82,7 +80,6 @@ impl EngineConfig {
     #[must_use]
     pub fn small() -> Self {
         Self {
-            node: "test".into(),
             proxies: Vec::new(),
             operations: proto::operation::Operations::default(),
             compression: true,

@@ -110,7 +110,7 @@ impl Engine {
         let (packets, address) = (session.packets.take(), session.address());
         let identity = session.identity.take();
         if let Some(identity) = &identity {
-            self.change(key, identity, packets.as_deref(), routes::Change::Remove);
+            self.change(key, identity, packets.as_deref(), true);
         }
         if let Some(packets) = packets {
             self.accepts.give_back(packets.accepts);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::{client, cluster};
 
+use super::RouteChanges;
 use crate::driver::Key;
 
 /// From the control thread to one core.
@@ -105,7 +106,7 @@ pub enum Ask {
         channel: String,
     },
     /// Changes of session routes.
-    Routes(Vec<routes::Change>),
+    Routes(RouteChanges),
     /// The answer to [`Input::Routes`]: what was asked for is told.
     Told {
         /// Where it goes on; `None`: that was all.

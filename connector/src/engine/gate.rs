@@ -7,10 +7,9 @@ use proto::{
     cluster::{self, gate_reply::Answer, gate_request},
     error::{error, row},
 };
-use routes::{By, Change, SessionRoute};
 
 use super::{
-    Engine,
+    Engine, RouteChange,
     event::Ask,
     identity::{Grant, Identity},
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
@@ -137,7 +136,7 @@ impl Engine {
         let Some(session) = self.session(key) else { return false };
         session.phase = Phase::Live;
         let (packets, address) = (session.packets.take(), session.address());
-        self.change(key, &identity, packets.as_deref(), Change::Put);
+        self.change(key, &identity, packets.as_deref(), false);
         if let Some(session) = self.session(key) {
             (session.identity, session.packets) = (Some(identity), packets);
         }
@@ -160,7 +159,7 @@ impl Engine {
             let Some(session) = self.session(key) else { continue };
             let Some(identity) = session.identity.take() else { continue };
             let packets = session.packets.take();
-            self.change(key, &identity, packets.as_deref(), Change::Put);
+            self.change(key, &identity, packets.as_deref(), false);
             if let Some(session) = self.session(key) {
                 (session.identity, session.packets) = (Some(identity), packets);
             }
@@ -170,31 +169,20 @@ impl Engine {
         self.asks.push_back(Ask::Told { next });
     }
 
-    /// Notes a change of all that a session is found by: its user, and goim's by its key.
-    pub(super) fn change(
-        &mut self,
-        key: Key,
-        identity: &Identity,
-        packets: Option<&Packets>,
-        change: fn(By, SessionRoute) -> Change,
-    ) {
+    /// Notes that a session can be found, or is `gone`, by all that it is found by: its user, and goim's by its key.
+    pub(super) fn change(&mut self, key: Key, identity: &Identity, packets: Option<&Packets>, gone: bool) {
         let session = self.session_id(key);
         let goim = self.session(key).is_some_and(|session| session.dialect == Dialect::Goim);
         let goim_key = packets.filter(|_| goim).map(|packets| match &*packets.key {
-            "" => session.clone(),
-            key => key.to_owned(),
+            "" => &session,
+            key => key,
         });
-        let route = SessionRoute {
-            session,
-            device: identity.device().to_owned(),
-            node: self.config.node.clone(),
-            incarnation: self.incarnation.to_string(),
-        };
+        let change = |by_key, name| RouteChange { gone, by_key, name, session: &session, device: identity.device() };
         if let Some(key) = goim_key {
-            self.changes.push(change(By::Key(key), route.clone()));
+            self.changes.push(change(true, key));
         }
         if !identity.uid().is_empty() {
-            self.changes.push(change(By::User(identity.uid().to_owned()), route));
+            self.changes.push(change(false, identity.uid()));
         }
     }
 

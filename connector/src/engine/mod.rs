@@ -52,6 +52,7 @@ mod ring;
 mod room;
 mod rooms;
 mod round;
+mod route_changes;
 #[cfg(test)]
 mod scenarios;
 mod schedule;
@@ -70,6 +71,7 @@ use event::{Ask, Input};
 use identity::Grant;
 use limits::Addresses;
 use room::Room;
+pub use route_changes::{RouteChange, RouteChanges};
 use session::{Session, Slot};
 use shared::Shared;
 use wheel::Wheel;
@@ -116,7 +118,7 @@ pub struct Engine {
     asked: FxHashMap<u64, gate::Asked>,
     next_ask: u64,
     asks: VecDeque<Ask>,
-    changes: Vec<routes::Change>,
+    changes: RouteChanges,
     /// Rooms whose number of sessions is to be told.
     changed: Vec<usize>,
     /// Rooms that may have memory to give back.
@@ -169,7 +171,7 @@ impl Engine {
             asked: FxHashMap::default(),
             next_ask: 1,
             asks: VecDeque::new(),
-            changes: Vec::new(),
+            changes: RouteChanges::default(),
             changed: Vec::new(),
             stirred: Vec::new(),
             quiet: quiet::Quiet::default(),

@@ -71,7 +71,9 @@ fn a_goim_session_has_its_key_and_its_users_routes() {
         let (routes, rest) = std::mem::take(&mut bench.asks).into_iter().partition(|ask| matches!(ask, Ask::Routes(_)));
         bench.asks = rest;
         let routes: Vec<Ask> = routes;
-        routes.into_iter().flat_map(|ask| if let Ask::Routes(changes) = ask { changes } else { Vec::new() }).collect()
+        let of = |changes: RouteChanges| changes.iter().map(|change| change.of("test", "incarnation")).collect();
+        let changes = |ask| if let Ask::Routes(changes) = ask { of(changes) } else { Vec::new() };
+        routes.into_iter().flat_map(changes).collect()
     };
     let route = routes::SessionRoute {
         session: "incarnation.1.0.0".into(),

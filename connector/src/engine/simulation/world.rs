@@ -25,7 +25,7 @@ use super::{
 use crate::{
     driver::{Key, Machine, Now, Reading},
     engine::{
-        Engine, EngineConfig,
+        Engine, EngineConfig, RouteChange,
         config::Fault,
         encode::BATCH_BYTES_MAX,
         event::{Ask, Input, Push},
@@ -437,12 +437,8 @@ impl World {
                     owned.held = false;
                 }
                 Ask::Routes(changes) => {
-                    for change in changes {
-                        let (by, step) = match change {
-                            routes::Change::Put(by, _) => (by, 1),
-                            routes::Change::Remove(by, _) => (by, -1),
-                        };
-                        *self.routes.entry(format!("{by:?}")).or_default() += step;
+                    for RouteChange { gone, by_key, name, .. } in changes.iter() {
+                        *self.routes.entry(format!("{by_key} {name}")).or_default() += if gone { -1 } else { 1 };
                     }
                 }
                 Ask::Told { .. } | Ask::Counts(_) | Ask::Sessions { .. } => {}
