@@ -389,7 +389,17 @@ mod tests {
         assert_eq!(verdict(&results(&[("direct", fan(20.1e6, 95.0, 1))]), "2a"), Verdict::NotMet, "one lost");
         let mut slow = fan(20.1e6, 95.0, 0);
         slow["limit"][0]["writes_per_cpu_s"] = json!(140e3);
-        assert_eq!(verdict(&results(&[("direct", slow)]), "2a"), Verdict::SlowMachine);
+        assert_eq!(verdict(&results(&[("direct", slow.clone())]), "2a"), Verdict::SlowMachine);
+        // Each case counts in two runs of three, both in one turn only.
+        let turns = |slow_at: usize| {
+            let mut runs = vec![fan(20.1e6, 95.0, 0); 3];
+            runs[slow_at] = slow.clone();
+            Case { command: String::new(), runs }
+        };
+        let apart = |one, other| Results([("many-rooms".into(), turns(one)), ("one-room".into(), turns(other))].into());
+        assert_eq!(verdict(&apart(0, 0), "4a"), Verdict::Met);
+        assert_eq!(verdict(&apart(0, 1), "4a"), Verdict::SlowMachine);
+        assert_eq!(verdict(&results(&[("many-rooms", fan(20.1e6, 95.0, 0))]), "4a"), Verdict::NotMeasured);
         for (pointer, wrong) in [
             ("/published/accepted", 3999),
             ("/deliveries/disordered", 1),

@@ -82,25 +82,33 @@ impl Case {
     }
 
     /// The median over turns, in which this case and another were measured one soon after the other, of what is computed from
-    /// both; `None` where it was not so (as many runs of each, of the same commits), and where both runs count in fewer than
-    /// half of the turns.
-    pub(crate) fn median_of_turns(&self, other: &Self, of: impl Fn(&Value, &Value) -> Option<f64>) -> Option<f64> {
+    /// both, and whether it is fair: over the turns in which both runs count, or over all where there is none. `None`: they
+    /// were not measured so (as many runs of each, of the same commits).
+    pub(crate) fn median_of_turns(
+        &self,
+        other: &Self,
+        of: impl Fn(&Value, &Value) -> Option<f64>,
+    ) -> Option<(f64, bool)> {
         let commit = |run: &Value| run.pointer("/environment/commit").cloned();
-        let turns = || self.runs.iter().zip(&other.runs);
-        let together =
-            self.runs.len() == other.runs.len() && turns().all(|(run, beside)| commit(run) == commit(beside));
-        let counted: Vec<_> = turns().filter(|(run, beside)| counts(run) && counts(beside)).collect();
-        if !together || 2 * counted.len() < self.runs.len() {
+        let turns: Vec<_> = self.runs.iter().zip(&other.runs).collect();
+        if self.runs.len() != other.runs.len() || turns.iter().any(|(run, beside)| commit(run) != commit(beside)) {
             return None;
         }
-        median(counted.into_iter().filter_map(|(run, beside)| of(run, beside)).collect())
+        let counted: Vec<_> = turns.iter().copied().filter(|(run, beside)| counts(run) && counts(beside)).collect();
+        let fair = is_fair(counted.len(), turns.len());
+        let turns = if counted.is_empty() { turns } else { counted };
+        Some((median(turns.into_iter().filter_map(|(run, beside)| of(run, beside)).collect())?, fair))
     }
 
-    /// Whether a median of what counts says something: at least half of the runs do.
+    /// Whether a median of what counts says something.
     pub(crate) fn is_fair(&self) -> bool {
-        let counted = self.counted().len();
-        counted > 0 && 2 * counted >= self.runs.len()
+        is_fair(self.counted().len(), self.runs.len())
     }
+}
+
+/// At least half of them count.
+fn is_fair(counted: usize, all: usize) -> bool {
+    counted > 0 && 2 * counted >= all
 }
 
 /// See [`Case::counted`].
@@ -191,9 +199,9 @@ mod tests {
         // The machine was half as fast in the second turn, and too slow to count in the last.
         let one = case(vec![run(10.0, 2e5), run(20.0, 2e5), run(10.0, 2e5), run(9.0, 2e5)]);
         let other = case(vec![run(11.0, 2e5), run(22.0, 2e5), run(12.0, 2e5), run(90.0, 1.0)]);
-        assert_eq!(other.median_of_turns(&one, ratio), Some(1.1));
+        assert_eq!(other.median_of_turns(&one, ratio), Some((1.1, true)));
         let few = |of: &Case| case(of.runs[3..].to_vec());
-        assert_eq!(few(&other).median_of_turns(&few(&one), ratio), None, "it counts in none of one");
+        assert_eq!(few(&other).median_of_turns(&few(&one), ratio), Some((10.0, false)), "the one turn does not count");
         assert_eq!(few(&other).median_of_turns(&one, ratio), None, "one has failed in some turn");
         let mut later = case(one.runs.clone());
         later.runs[0]["environment"] = json!({ "commit": "abc" });

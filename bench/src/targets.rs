@@ -121,11 +121,8 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         ("4a", "1,000 rooms of 15: CPU a write, against one room's", "many-rooms"),
         ("4b", "one room of 10,000 beside 500 of 10: the same", "mixed-rooms"),
     ] {
-        rows.push(row(target, what, &[name, "one-room"], results, |_| {
-            let (case, one) = (results.case(name)?, results.case("one-room")?);
-            let ratio = case.median_of_turns(one, |run, one| {
-                Some(number(one, WRITES_PER_CPU_S)? / number(run, WRITES_PER_CPU_S)?)
-            })?;
+        let ratio = |run: &Value, one: &Value| Some(number(one, WRITES_PER_CPU_S)? / number(run, WRITES_PER_CPU_S)?);
+        rows.push(compared(target, what, [name, "one-room"], results, ratio, |ratio, case, _| {
             let measured = format!("{:+.0} %{}", (ratio - 1.0) * 100.0, faults(case));
             Some((measured, "at most +15 %, all made".into(), ratio <= 1.15 && is_whole(case)))
         }));
@@ -237,11 +234,8 @@ pub(crate) fn rows(results: &Results) -> Vec<Row> {
         }));
     }
     for (target, what, [name, without]) in COMPRESSED {
-        rows.push(row(target, what, &[name, without], results, |_| {
-            let (case, plain) = (results.case(name)?, results.case(without)?);
-            let ratio = case.median_of_turns(plain, |run, plain| {
-                Some(number(run, CPU_A_MILLION)? / number(plain, CPU_A_MILLION)?)
-            })?;
+        let ratio = |run: &Value, plain: &Value| Some(number(run, CPU_A_MILLION)? / number(plain, CPU_A_MILLION)?);
+        rows.push(compared(target, what, [name, without], results, ratio, |ratio, case, plain| {
             let (bytes, before) = (case.median(BYTES_EACH)?, plain.median(BYTES_EACH)?);
             let measured = format!(
                 "{:+.0} %, {before:.0} bytes become {bytes:.0}: {:.2}{}",
@@ -297,11 +291,37 @@ fn row(
     results: &Results,
     judge: impl FnOnce(&Case) -> Option<Judged>,
 ) -> Row {
+    let fair = cases.iter().filter_map(|name| results.case(name)).all(Case::is_fair);
+    let judged = cases.first().and_then(|name| results.case(name)).and_then(judge);
+    judged_row(target, what, cases, results, judged, fair)
+}
+
+/// What a case makes of a number beside another, as the median over their turns.
+fn compared(
+    target: &'static str,
+    what: &'static str,
+    cases: [&'static str; 2],
+    results: &Results,
+    of: impl Fn(&Value, &Value) -> Option<f64>,
+    judge: impl FnOnce(f64, &Case, &Case) -> Option<Judged>,
+) -> Row {
+    let both = results.case(cases[0]).zip(results.case(cases[1]));
+    let ratio = both.and_then(|(case, beside)| case.median_of_turns(beside, of));
+    let judged = both.zip(ratio).and_then(|((case, beside), (ratio, _))| judge(ratio, case, beside));
+    judged_row(target, what, &cases, results, judged, ratio.is_some_and(|(_, fair)| fair))
+}
+
+fn judged_row(
+    target: &'static str,
+    what: &'static str,
+    cases: &[&'static str],
+    results: &Results,
+    judged: Option<Judged>,
+    fair: bool,
+) -> Row {
     let first = cases.first().and_then(|name| results.case(name));
-    let judged = first.and_then(judge);
-    let slow = cases.iter().filter_map(|name| results.case(name)).any(|case| !case.is_fair());
     let (measured, wanted, verdict) = match judged {
-        Some((measured, wanted, _)) if slow => (measured, wanted, Verdict::SlowMachine),
+        Some((measured, wanted, _)) if !fair => (measured, wanted, Verdict::SlowMachine),
         Some((measured, wanted, true)) => (measured, wanted, Verdict::Met),
         Some((measured, wanted, false)) => (measured, wanted, Verdict::NotMet),
         None => (String::new(), String::new(), Verdict::NotMeasured),
