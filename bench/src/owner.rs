@@ -375,15 +375,17 @@ async fn listen(mut frames: Streaming<FromHolder>, state: Rc<RefCell<State>>, ou
                     break "the connector has ended the stream".to_owned();
                 }
             }
-            from_holder::Frame::Ack(ack) => {
+            from_holder::Frame::Acks(cluster::Acks { acks }) => {
                 let now_ns = now_ns();
                 let mut state = state.borrow_mut();
                 let State { partitions, flying_bytes, published, .. } = &mut *state;
-                let Some(partition) = partitions.get_mut(&ack.partition) else { continue };
-                while let Some((_, bytes, times)) = partition.flying.pop_front_if(|(seq, ..)| *seq <= ack.seq) {
-                    *flying_bytes -= bytes;
-                    for intended_ns in times {
-                        record(&mut published.acceptance, now_ns.saturating_sub(intended_ns) / 1000);
+                for ack in acks {
+                    let Some(partition) = partitions.get_mut(&ack.partition) else { continue };
+                    while let Some((_, bytes, times)) = partition.flying.pop_front_if(|(seq, ..)| *seq <= ack.seq) {
+                        *flying_bytes -= bytes;
+                        for intended_ns in times {
+                            record(&mut published.acceptance, now_ns.saturating_sub(intended_ns) / 1000);
+                        }
                     }
                 }
             }

@@ -229,7 +229,7 @@ impl Rooms {
                 self.one(release.partition, |owner, _| owner.release(from, &release.channel));
             }
             // The link takes these itself.
-            Event::Frame(_, Frame::Ack(_) | Frame::Hello(_)) => {}
+            Event::Frame(_, Frame::Acks(_) | Frame::Hello(_)) => {}
         }
     }
 

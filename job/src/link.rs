@@ -170,8 +170,8 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
     let _ = dial.events.send(Event::Attached(holder)).await;
     let why = loop {
         match frames.message().await {
-            Ok(Some(cluster::FromHolder { frame: Some(Body::Ack(ack)) })) => {
-                outbox.with(|outbox| outbox.acked(ack.partition, ack.epoch, ack.seq));
+            Ok(Some(cluster::FromHolder { frame: Some(Body::Acks(cluster::Acks { acks })) })) => {
+                outbox.with(|outbox| acks.iter().for_each(|ack| outbox.acked(ack.partition, ack.epoch, ack.seq)));
             }
             Ok(Some(cluster::FromHolder { frame: Some(frame) })) => {
                 let _ = dial.events.send(Event::Frame(holder, frame)).await;

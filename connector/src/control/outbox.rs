@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use futures::Stream;
 use futures::task::AtomicWaker;
-use proto::cluster::{Ack, FromHolder, from_holder};
+use proto::cluster::{Ack, Acks, FromHolder, from_holder};
 use rustc_hash::FxHashMap;
 use tonic::Status;
 
@@ -102,8 +102,8 @@ impl Inner {
             self.taken += 1;
             return Some(frame);
         }
-        let partition = self.due.pop_front()?;
-        self.acks.remove(&partition).map(from_holder::Frame::Ack)
+        let acks: Vec<Ack> = self.due.drain(..).filter_map(|partition| self.acks.remove(&partition)).collect();
+        (!acks.is_empty()).then_some(from_holder::Frame::Acks(Acks { acks }))
     }
 }
 
@@ -133,17 +133,20 @@ mod tests {
         assert!(stream.next().now_or_never().is_none());
         for seq in 1..=3 {
             outbox.ack(Ack { partition: 7, epoch: 1, seq });
+            outbox.ack(Ack { partition: 8, epoch: 1, seq: 10 * seq });
             outbox.send(from_holder::Frame::HoldsDone(HoldsDone { partition: seq as u32, epoch: 1 }));
         }
         let mut said = Vec::new();
         while let Some(Some(Ok(FromHolder { frame: Some(frame) }))) = stream.next().now_or_never() {
             said.push(match frame {
                 from_holder::Frame::HoldsDone(done) => format!("done {}", done.partition),
-                from_holder::Frame::Ack(ack) => format!("ack {}", ack.seq),
+                from_holder::Frame::Acks(Acks { acks }) => {
+                    format!("acks {:?}", acks.iter().map(|ack| ack.seq).collect::<Vec<_>>())
+                }
                 other => format!("{other:?}"),
             });
         }
-        assert_eq!(said, ["done 1", "done 2", "done 3", "ack 3"]);
+        assert_eq!(said, ["done 1", "done 2", "done 3", "acks [3, 30]"]);
         let woken = Arc::new(AtomicBool::new(false));
         let waker = futures::task::waker(Arc::new(Woken(woken.clone())));
         assert!(stream.as_mut().poll_next(&mut Context::from_waker(&waker)).is_pending());

@@ -13,8 +13,8 @@ use proto::client::{self, ClientFrame, ServerFrame, client_frame, server_frame};
 use proto::cluster::gate_reply::Answer;
 use proto::cluster::gate_request::Ask;
 use proto::cluster::{
-    Admitted, Displaced, FromHolder, FromOwner, GateReplies, GateReply, GateRequest, GateRequests, Item, Joined, Own,
-    Published, from_holder, from_owner,
+    Acks, Admitted, Displaced, FromHolder, FromOwner, GateReplies, GateReply, GateRequest, GateRequests, Item, Joined,
+    Own, Published, from_holder, from_owner,
 };
 use proto::config::{Cluster, Secret};
 use proto::native;
@@ -274,7 +274,7 @@ impl Job {
     pub(crate) async fn acked(&mut self) {
         let seq = self.seq;
         self.next("an acknowledgement", |frame| match frame {
-            from_holder::Frame::Ack(ack) if ack.seq == seq => Some(()),
+            from_holder::Frame::Acks(Acks { acks }) if acks.iter().any(|ack| ack.seq == seq) => Some(()),
             _ => None,
         })
         .await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Topic};
 use prost::Message as _;
 use proto::cluster::{
-    Ack, CommandOut, FromHolder, FromOwner, Hold, HolderHello, HoldsDone, Item, PushOut, from_holder, from_owner,
+    Ack, Acks, CommandOut, FromHolder, FromOwner, Hold, HolderHello, HoldsDone, Item, PushOut, from_holder, from_owner,
 };
 use proto::config::{Cluster, Secret};
 use proto::record;
@@ -298,7 +298,7 @@ impl State {
         let owner = self.owners.get_mut(&partition).unwrap();
         assert_eq!(seq, owner.seq + 1, "numbers are dense");
         owner.seq = seq;
-        frame(from_holder::Frame::Ack(Ack { partition, epoch: owner.epoch, seq }))
+        frame(from_holder::Frame::Acks(Acks { acks: vec![Ack { partition, epoch: owner.epoch, seq }] }))
     }
 
     fn item(&mut self, item: Item) {
