@@ -25,7 +25,7 @@ const PENDING_MAX: usize = 512;
 /// See the module's opening.
 #[derive(Debug)]
 pub(super) struct Registry {
-    /// In order; all but the last are full.
+    /// In order, of [`BATCH_MAX`] at most.
     pending: VecDeque<RouteChanges>,
     /// How far each core has told its sessions anew.
     telling: Vec<Telling>,

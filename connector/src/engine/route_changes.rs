@@ -1,5 +1,5 @@
-//! Changes of session routes on their way to who writes them. Where Routes are slower than sessions come, tens of
-//! thousands of them wait there: so the texts of many stand in one string. A string for each, among what its session keeps
+//! Changes of session routes on their way to who writes them. Where Routes are slower than sessions come, thousands
+//! of them wait there: so the texts of many stand in one string. A string for each, among what its session keeps
 //! for good, left the allocator's pages half empty for good (some 40 bytes a session).
 
 use routes::{By, Change, SessionRoute};

@@ -19,7 +19,7 @@ use proto::{
 };
 
 use super::{
-    Compressed, Engine, EngineConfig, RouteChanges,
+    Compressed, Engine, EngineConfig,
     event::{self, Ask, Held, Input},
 };
 use crate::driver::{Key, Machine, Now, Outlet, Reading, Sending, Sent, send_each};

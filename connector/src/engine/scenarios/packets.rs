@@ -68,12 +68,14 @@ fn a_goim_session_has_its_key_and_its_users_routes() {
     let key = bench.packet_client(r#"{"mid":1,"key":"k-1","room_id":"game://7"}"#);
     assert_eq!(bench.admit().channel, "room:game.7");
     let routes = |bench: &mut Bench| -> Vec<routes::Change> {
-        let (routes, rest) = std::mem::take(&mut bench.asks).into_iter().partition(|ask| matches!(ask, Ask::Routes(_)));
-        bench.asks = rest;
-        let routes: Vec<Ask> = routes;
-        let of = |changes: RouteChanges| changes.iter().map(|change| change.of("test", "incarnation")).collect();
-        let changes = |ask| if let Ask::Routes(changes) = ask { of(changes) } else { Vec::new() };
-        routes.into_iter().flat_map(changes).collect()
+        let mut routes = Vec::new();
+        for ask in std::mem::take(&mut bench.asks) {
+            match ask {
+                Ask::Routes(changes) => routes.extend(changes.iter().map(|change| change.of("test", "incarnation"))),
+                ask => bench.asks.push(ask),
+            }
+        }
+        routes
     };
     let route = routes::SessionRoute {
         session: "incarnation.1.0.0".into(),
