@@ -139,6 +139,9 @@ impl Stream {
             Some(Ask::Authenticate(ask)) => {
                 let answer = self.clients.authenticate(&ask, now_ms);
                 self.metrics.asked("authenticate", &answer);
+                for _ in answer.iter().flat_map(|admitted| &admitted.joined) {
+                    self.metrics.asked("join", &answer);
+                }
                 self.reply(id, answer.map(Answer::Admitted));
             }
             Some(Ask::Join(ask)) => {

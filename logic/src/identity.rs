@@ -77,6 +77,7 @@ impl Identities {
             expires_at_ms: i64::try_from(claims.exp.saturating_mul(1000)).unwrap_or(i64::MAX),
             subscribe: patterns(claims.subscribe),
             publish: patterns(claims.publish),
+            joined: Vec::new(),
             uid: claims.sub,
         })
     }
@@ -93,6 +94,7 @@ impl Identities {
             expires_at_ms: 0,
             subscribe: vec![ANY_ROOM.to_owned()],
             publish: vec![ANY_ROOM.to_owned()],
+            joined: Vec::new(),
         })
     }
 
@@ -114,6 +116,7 @@ impl Identities {
             expires_at_ms: 0,
             subscribe: vec![ANY_ROOM.to_owned()],
             publish,
+            joined: Vec::new(),
         })
     }
 }

@@ -226,6 +226,14 @@ async fn a_session_is_who_its_token_says() {
     assert_eq!(ask(joining("room:game.7")).await, ErrorCode::None);
     assert_eq!(ask(joining("room:7")).await, ErrorCode::Forbidden);
 
+    let joins = ["room:game.7", "room:7", "room:game.8"].map(String::from).to_vec();
+    let Answer::Admitted(admitted) = gate.ask(Ask::Authenticate(Authenticate { joins, ..native(&narrow) })).await
+    else {
+        panic!()
+    };
+    assert_eq!(admitted.joined, ["room:game.7", "room:game.8"], "what it may be in of what it asks for right behind");
+    let mut ask = async |ask: Authenticate| code(&gate.ask(Ask::Authenticate(ask)).await);
+
     // goim and Bilibili: mid and uid are claims.
     for dialect in [Dialect::Goim, Dialect::Bilibili] {
         let with = |token: &str, claimed: &str| Authenticate {

@@ -300,6 +300,10 @@ async fn penalties_hold_on_every_logic_also_on_one_that_starts_later() {
     let open = world.logic(|config| config.guests = Guests::Send).await;
     let mut gate = open.gate().await;
     let Answer::Admitted(admitted) = gate.ask(Ask::Authenticate(guest.clone())).await else { panic!() };
+    sentence(&open, &admitted.uid, "7", "ban", 600).await;
+    let asked = Authenticate { joins: vec!["room:7".into(), "room:8".into()], ..guest.clone() };
+    let Answer::Admitted(again) = gate.ask(Ask::Authenticate(asked)).await else { panic!() };
+    assert_eq!(again.joined, ["room:8"]);
     sentence(&open, &admitted.uid, "", "ban", 600).await;
     let Answer::Error(refused) = gate.ask(Ask::Authenticate(guest)).await else { panic!() };
     assert!(refused.code() == ErrorCode::Banned && refused.retry_after_ms > 500_000);

@@ -209,7 +209,12 @@ impl Engine {
             ));
         }
         let uid = identity.uid().to_owned();
+        let allowed = session.busy().allowed.iter().any(|allowed| allowed == channel);
         self.draw_new_room(key, channel)?;
+        if allowed {
+            self.enter(key, channel, join);
+            return Ok(());
+        }
         self.begin_joining(key, channel, self.next_ask);
         let ask = cluster::Join { uid, channel: channel.to_owned() };
         self.ask_gate(key, gate_request::Ask::Join(ask), What::Join(channel.to_owned(), join));

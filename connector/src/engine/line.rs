@@ -53,7 +53,7 @@ impl<O: Outlet> Line<'_, O> {
     fn own(&mut self, session: &mut Session) -> Flow {
         let Some(out) = session.own_mut() else { return Flow::Clear };
         while let Some(front) = out.front() {
-            let (bytes, took) = (front.len(), self.send(front));
+            let (bytes, took) = (front.len(), self.send(&front));
             out.took(took);
             if took < bytes {
                 return Flow::Blocked;

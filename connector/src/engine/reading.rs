@@ -25,7 +25,7 @@ const PACKETS_MESSAGE_BYTES_MAX: u32 = 4 * packet::PACKET_BYTES_MAX as u32;
 
 /// What a session may have sent ahead while logic is asked about it, before its reading is paused, bytes: some requests.
 /// Nearly nobody sends any, and to pause and go on costs a cancelled receive, a plain one, and a new one.
-const AHEAD_BYTES_MAX: usize = 1024;
+pub(super) const AHEAD_BYTES_MAX: usize = 1024;
 
 /// Paths that a WebSocket is opened at.
 const PATHS: &[&str] = &["/", "/sub", "/ws"];
@@ -58,10 +58,12 @@ impl Engine {
             }
         } else {
             let left = self.read(key, bytes);
+            let behind = &bytes[bytes.len() - left..];
+            self.announce(key, behind);
             if left > 0
                 && let Some(session) = self.session(key)
             {
-                session.busy_mut().inbox.extend_from_slice(&bytes[bytes.len() - left..]);
+                session.busy_mut().inbox.extend_from_slice(behind);
             }
         }
         self.counters.bytes_in += bytes.len() as u64;

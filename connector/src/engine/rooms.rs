@@ -483,6 +483,9 @@ impl Engine {
                 joining.out.get_or_insert(reason);
             }
         }
+        if let Some(session) = self.session(key).filter(|session| !session.busy().allowed.is_empty()) {
+            session.busy_mut().allowed.retain(|allowed| allowed != channel);
+        }
         if !self.leave(key, channel) {
             return;
         }

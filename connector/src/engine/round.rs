@@ -205,6 +205,9 @@ impl Engine {
 
     fn read_again(&mut self, key: Key, outlet: &mut impl Outlet) {
         self.read_kept(key);
+        if let Some(session) = self.session(key).filter(|session| !session.busy().allowed.is_empty()) {
+            session.busy_mut().allowed = Vec::new();
+        }
         let (in_flight, private_bytes) = (self.config.requests_in_flight, self.config.private_bytes_max);
         if let Some(session) = self.session(key)
             && session.paused

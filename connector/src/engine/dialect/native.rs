@@ -7,18 +7,21 @@ use proto::{
     client::{self, ClientFrame, ErrorCode, client_frame, server_frame::Body},
     cluster::{self, gate_request},
     error::error,
-    native::published_bytes,
+    native,
     operation::is_type,
+    websocket::{Decoder, Event, Role},
 };
 
 use super::super::{
     Engine,
     encode::Encoding,
+    event::Ask,
     gate::What,
     identity::Grant,
     limits::Verdict,
+    reading::AHEAD_BYTES_MAX,
     room::{Join, RECENT_MESSAGES},
-    session::{Ending, Phase},
+    session::{Ending, Phase, Wire},
 };
 use crate::driver::Key;
 
@@ -88,14 +91,75 @@ impl Engine {
             address: session.address().to_string(),
             channel: String::new(),
             refreshes_uid: String::new(),
+            joins: Vec::new(),
         };
         self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Connect(request));
     }
 
+    /// What stands `behind` a `Connect` that was handled just now is handled when logic has answered. Which rooms it asks
+    /// for is looked up before, so that logic is asked once and both answers go out together.
+    pub(in super::super) fn announce(&mut self, key: Key, behind: &[u8]) {
+        // The question stands where it was put: nothing has been asked since, or taken from there.
+        let Some(Ask::Gate { session, ask: gate_request::Ask::Authenticate(_), .. }) = self.asks.back() else { return };
+        if *session != key || behind.is_empty() || behind.len() > AHEAD_BYTES_MAX {
+            return;
+        }
+        let channels = self.channels_asked_for(key, behind);
+        if let Some(Ask::Gate { ask: gate_request::Ask::Authenticate(ask), .. }) = self.asks.back_mut() {
+            ask.joins = channels;
+        }
+    }
+
+    /// Of the subscriptions that `input` begins with. What is wrong with it is found when it is handled.
+    fn channels_asked_for(&mut self, key: Key, input: &[u8]) -> Vec<String> {
+        let Self { slots, inflater, .. } = self;
+        let Some(session) = slots[key.slot as usize].session.as_deref() else { return Vec::new() };
+        let mut channels = Vec::new();
+        let mut note = |frame: Result<ClientFrame, native::BadFrame>| match frame {
+            Ok(ClientFrame { body: Some(client_frame::Body::Subscribe(subscribe)), .. }) => {
+                channels.push(subscribe.channel);
+                true
+            }
+            _ => false,
+        };
+        match session.wire {
+            Wire::Tcp => {
+                let mut rest = input;
+                while let Ok(Some(frame)) = native::unpack(&mut rest, native::CLIENT_FRAME_BYTES_MAX)
+                    && note(native::from_binary(frame))
+                {}
+            }
+            Wire::WebSocket(_) => {
+                // It is unmasked where it lies, and has to be read once more.
+                let (mut copy, mut decoder) = (input.to_vec(), Decoder::new(Role::Server, input.len() as u32));
+                let mut rest = &mut copy[..];
+                loop {
+                    let event = match session.deflates {
+                        true => decoder.next_inflated(inflater, &mut rest),
+                        false => decoder.next(&mut rest),
+                    };
+                    let goes_on = match event {
+                        Ok(Some(Event::Text(text))) => note(native::from_json(text)),
+                        Ok(Some(Event::Binary(bytes))) => note(native::from_binary(bytes)),
+                        _ => false,
+                    };
+                    if !goes_on {
+                        break;
+                    }
+                }
+            }
+            Wire::Sniff | Wire::Http => {}
+        }
+        channels
+    }
+
     /// Logic has let it in.
-    pub(in super::super) fn connected(&mut self, key: Key, request: u32, admitted: cluster::Admitted) {
+    pub(in super::super) fn connected(&mut self, key: Key, request: u32, mut admitted: cluster::Admitted) {
         if !self.admit(key, &admitted) {
             return;
+        }
+        if let Some(session) = self.session(key) {
+            session.busy_mut().allowed = std::mem::take(&mut admitted.joined);
         }
         let limits = client::Limits {
             payload_bytes_max: self.config.payload_bytes_max,
@@ -128,6 +192,7 @@ impl Engine {
             address: session.address().to_string(),
             channel: String::new(),
             refreshes_uid: identity.uid().to_owned(),
+            joins: Vec::new(),
         };
         self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Refresh(request));
     }
@@ -195,7 +260,7 @@ impl Engine {
         if !is_type(&publish.r#type) {
             return Err(error(ErrorCode::BadRequest, "a type is 1-32 of A-Z a-z 0-9 _ . -"));
         }
-        let payload = published_bytes(publish.payload);
+        let payload = native::published_bytes(publish.payload);
         if payload.len() > most as usize {
             return Err(error(ErrorCode::TooLarge, format!("a payload may be {most} bytes long")));
         }

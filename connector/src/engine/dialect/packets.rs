@@ -105,6 +105,7 @@ impl Engine {
             address: session.address().to_string(),
             channel: channel.clone().unwrap_or_default(),
             refreshes_uid: String::new(),
+            joins: Vec::new(),
         };
         let turn = self.turn(key, None);
         let what = What::Auth { turn, sequence: packet.sequence, channel };

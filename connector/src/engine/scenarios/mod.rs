@@ -31,12 +31,15 @@ struct Sink {
     room: BTreeMap<Key, usize>,
     closed: Vec<Key>,
     read: Vec<Key>,
+    /// Calls of [`Outlet::send`].
+    sends: usize,
     /// Of each call of [`Outlet::send_all`], to whom.
     calls: Vec<Vec<Key>>,
 }
 
 impl Outlet for Sink {
     fn send(&mut self, key: Key, bytes: &[u8]) -> Sent {
+        self.sends += 1;
         let room = self.room.entry(key).or_insert(usize::MAX);
         let took = bytes.len().min(*room);
         *room -= took;

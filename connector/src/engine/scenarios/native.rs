@@ -1,5 +1,7 @@
 //! The native protocol: rooms, history, resuming, gaps, publishing.
 
+use proto::error::error;
+
 use super::*;
 
 #[test]
@@ -33,6 +35,73 @@ fn what_is_asked_right_behind_connect_is_done_once_that_is_answered() {
     else {
         panic!("{frames:?}")
     };
+}
+
+#[test]
+fn logic_is_asked_once_for_a_session_and_for_the_rooms_that_it_asks_for_right_behind() {
+    let body = |body| ClientFrame { request: 1, body: Some(body) };
+    let connect = body(client_frame::Body::Connect(client::Connect::default()));
+    let subscribe = |name: &str| body(client_frame::Body::Subscribe(room(name)));
+    let frames = [connect, subscribe("room:1"), subscribe("room:2")];
+    for (offer, deflates) in [("", false), ("barrage.v1", false), ("barrage.v1", true), ("barrage.v1.json", true)] {
+        let mut bench = Bench::new(|config| config.compression = true);
+        bench.viewer();
+        let key = bench.open().unwrap();
+        let mut said = Vec::new();
+        if offer.is_empty() {
+            said.extend_from_slice(wire::MAGIC);
+        } else {
+            let extension = if deflates { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
+            let _ = bench.say(key, &upgrade("/ws", &format!("Sec-WebSocket-Protocol: {offer}\r\n{extension}")));
+        }
+        for frame in &frames {
+            let mut payload = Vec::new();
+            match offer {
+                "barrage.v1.json" => {
+                    wire::to_json(frame, &mut payload).unwrap();
+                    said.extend(masked(Opcode::Text, &payload));
+                }
+                "barrage.v1" => {
+                    wire::to_binary(frame, &mut payload);
+                    said.extend(masked(Opcode::Binary, &payload));
+                }
+                _ => said.extend(native_bytes(1, frame.body.clone().unwrap())),
+            }
+        }
+        let _ = bench.say(key, &said);
+        bench.heard(key);
+        let sends = bench.sink.sends;
+        let joined = vec!["room:1".to_owned()];
+        let asked = bench.answer(Answer::Admitted(cluster::Admitted { joined, ..admitted() }));
+        let gate_request::Ask::Authenticate(asked) = asked else { panic!("{asked:?}") };
+        assert_eq!(asked.joins, ["room:1", "room:2"], "{offer}");
+        assert_eq!(bench.sink.sends - sends, 1, "{offer}: both answers in one send");
+        assert_eq!(bench.engine.footprint().members, 2, "{offer}: it is in the room");
+        let [(_, gate_request::Ask::Join(join))] = &bench.gate[..] else { panic!("{:?}", bench.gate) };
+        assert_eq!(join.channel, "room:2", "{offer}: for what logic has not allowed it is asked by itself");
+        bench.answer(Answer::Error(error(client::ErrorCode::Banned, "not you")));
+        assert!(bench.gate.is_empty());
+        // What was allowed then is allowed no longer.
+        if offer.is_empty() {
+            bench.request(key, client_frame::Body::Unsubscribe(client::Unsubscribe { channel: "room:1".into() }));
+            bench.subscribe(key, room("room:1"));
+        }
+    }
+}
+
+#[test]
+fn who_is_taken_out_before_what_came_behind_connect_is_handled_asks_anew() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.open().unwrap();
+    let connect = native_bytes(1, client_frame::Body::Connect(client::Connect::default()));
+    let subscribe = native_bytes(2, client_frame::Body::Subscribe(room("room:1")));
+    let _ = bench.say(key, &[&wire::MAGIC[..], &connect, &subscribe].concat());
+    let (id, _) = bench.gate.remove(0);
+    let joined = vec!["room:1".to_owned()];
+    let answer = Answer::Admitted(cluster::Admitted { joined, ..admitted() });
+    bench.engine.input(bench.now, Input::Reply { id, answer });
+    bench.take_out(key, client::ErrorCode::Banned);
+    assert!(matches!(bench.gate[..], [(_, gate_request::Ask::Join(_))]), "{:?}", bench.gate);
 }
 
 #[test]

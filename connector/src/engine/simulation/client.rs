@@ -163,8 +163,8 @@ impl Client {
         }
     }
 
-    /// A connection is there: what it says first.
-    pub(super) fn hello(&mut self) -> Vec<u8> {
+    /// A connection is there: what it says first, and (native) whether it asks for its rooms `at_once`.
+    pub(super) fn hello(&mut self, at_once: bool) -> Vec<u8> {
         self.decoder = self.speaks.is_web().then(|| Decoder::new(Role::Client, 1 << 20));
         (self.upgraded, self.admitted, self.closed) = (!self.speaks.is_web(), false, false);
         self.taken_out = false;
@@ -203,6 +203,17 @@ impl Client {
             }
         };
         out.extend(first);
+        if at_once && self.speaks.is_native() {
+            let mut rooms: Vec<_> =
+                self.watches.iter().map(|(room, watch)| (room.clone(), Some(watch.position.clone()))).collect();
+            if rooms.is_empty() {
+                rooms.push((format!("room:{}", self.room), None));
+            }
+            for (channel, resume) in rooms {
+                let subscribe = client::Subscribe { channel: channel.clone(), resume: resume.clone(), history: 0 };
+                out.extend(self.request(client_frame::Body::Subscribe(subscribe), Asked::Subscribe(channel, resume)));
+            }
+        }
         out
     }
 

@@ -222,7 +222,8 @@ impl World {
         let room = if slow { 64 + self.random.below(2000) } else { 65536 } as usize;
         // What was still on its way over the last one does not arrive.
         self.net.wires.retain(|_, wire| wire.client != client);
-        let up = self.clients[client].hello();
+        let at_once = self.random.one_in(2);
+        let up = self.clients[client].hello(at_once);
         let wire = Wire { client, up, down: VecDeque::new(), room, full: false, paused: false, slow, open: true };
         assert!(self.net.wires.insert(key, wire).is_none_or(|wire| !wire.open), "a key is given twice");
     }
@@ -367,6 +368,7 @@ impl World {
                 uid: format!("u{}", ask.session),
                 subscribe: vec!["room:*".into()],
                 publish: vec!["room:*".into()],
+                joined: ask.joins.into_iter().filter(|_| !self.random.one_in(4)).collect(),
                 expires_at_ms: if self.random.one_in(20) { self.now.unix_ms + 20_000 } else { 0 },
                 ..Default::default()
             }),
