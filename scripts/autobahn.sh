@@ -21,7 +21,7 @@ fi
 
 cargo build --release -p connector --example echo
 port=${PORT:-9001}
-target/release/examples/echo --listen "127.0.0.1:$port" &
+"${CARGO_TARGET_DIR:-target}/release/examples/echo" --listen "127.0.0.1:$port" &
 echo_pid=$!
 trap 'kill "$echo_pid" 2>/dev/null || true' EXIT
 [ $# -gt 0 ] || set -- '*'

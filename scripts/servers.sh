@@ -26,7 +26,7 @@ export BARRAGE_TOKEN_KEY
 begin() {
     if [ -z "${BARRAGE:-}" ]; then
         cargo build --release --bin barrage "$@"
-        BARRAGE=$PWD/target/release/barrage
+        BARRAGE=$(realpath "${CARGO_TARGET_DIR:-target}")/release/barrage
     fi
     ulimit -n "$(ulimit -Hn)"
 }

@@ -17,9 +17,10 @@ use crate::engine::event::Input;
 
 /// Numbers in one call, and that are told in one go: the thread does nothing else meanwhile.
 const COUNTS_MAX: usize = 1000;
-/// Numbers that are read in one call, cheaply: in Redis a command for each shard that they are of, so the fewer calls the
-/// better, and one command's time (some 256 names) is what others wait.
-const NUMBERS_MAX: usize = 16 * 1024;
+/// Numbers that are read each time: in Redis a command for each shard that they are of. A node that has n channels is
+/// through in n / 4096 times [`ONLINE_EVERY`] (10,000: six seconds), so that what 50 nodes with the same channels read is
+/// bounded.
+const NUMBERS_A_TICK: usize = 4096;
 /// Between two calls: what gathers meanwhile goes together, and a node that registers everything anew after Routes were
 /// lost does it at 25,000 sessions a second.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -150,24 +151,26 @@ async fn apply(control: &Control, routes: &dyn Routes, node: &str, incarnation: 
 pub(super) async fn online(control: Arc<Control>, routes: Arc<dyn Routes>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(ONLINE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut round = Vec::new();
+    let channels = || control.lock().holder.channels().cloned().collect();
+    let (mut exact, mut written) = (Vec::new(), Vec::new());
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let channels: Vec<Arc<str>> = control.lock().holder.channels().cloned().collect();
-        put_right(&*routes, &channels, &mut round).await;
-        for channels in channels.chunks(NUMBERS_MAX) {
-            let call = tokio::time::timeout(CALL_TIMEOUT, routes.written_counts(channels)).await;
-            let Ok(Ok(counts)) = call else { break };
-            for (channels, counts) in channels.chunks(COUNTS_MAX).zip(counts.chunks(COUNTS_MAX)) {
-                tell(&control, channels, counts);
-                tokio::task::yield_now().await;
-            }
+        put_right(&*routes, &mut exact, channels).await;
+        let due = due(&mut written, NUMBERS_A_TICK, channels);
+        let call = tokio::time::timeout(CALL_TIMEOUT, routes.written_counts(&due)).await;
+        let Ok(Ok(counts)) = call else {
+            written.extend(due);
+            continue;
+        };
+        for (channels, counts) in due.chunks(COUNTS_MAX).zip(counts.chunks(COUNTS_MAX)) {
+            tell(&control, channels, counts);
+            tokio::task::yield_now().await;
         }
     }
 }
 
 /// Reads some of the channels exactly, which puts right what Routes say of them to everyone.
-async fn put_right(routes: &dyn Routes, channels: &[Arc<str>], round: &mut Vec<Arc<str>>) {
-    let due = due(channels, round);
+async fn put_right(routes: &dyn Routes, round: &mut Vec<Arc<str>>, channels: impl FnOnce() -> Vec<Arc<str>>) {
+    let due = due(round, EXACT_A_TICK, channels);
     if due.is_empty() {
         return;
     }
@@ -178,14 +181,15 @@ async fn put_right(routes: &dyn Routes, channels: &[Arc<str>], round: &mut Vec<A
 }
 
 /// The channels whose turn it is. A round goes over all that were there when it began, and then begins anew.
-fn due(channels: &[Arc<str>], round: &mut Vec<Arc<str>>) -> Vec<Arc<str>> {
+fn due(round: &mut Vec<Arc<str>>, at_once: usize, channels: impl FnOnce() -> Vec<Arc<str>>) -> Vec<Arc<str>> {
     if round.is_empty() {
         // No room is kept from a time of more channels.
-        *round = channels.to_vec();
+        *round = channels();
         // Nodes that have the same channels are to be at different ones.
-        round.rotate_left(rand::random_range(0..=channels.len()));
+        let at = rand::random_range(0..=round.len());
+        round.rotate_left(at);
     }
-    round.split_off(round.len().saturating_sub(EXACT_A_TICK))
+    round.split_off(round.len().saturating_sub(at_once))
 }
 
 /// Tells numbers to the cores that have the channel and do not know. What finds no room is told the next time.
@@ -216,11 +220,12 @@ mod tests {
         let channels: Vec<Arc<str>> = (0..3 * EXACT_A_TICK + 1).map(|n| format!("room:{n}").into()).collect();
         let mut round = Vec::new();
         for _ in 0..3 {
-            let mut met: Vec<Arc<str>> = (0..4).flat_map(|_| due(&channels, &mut round)).collect();
+            let next = |_| due(&mut round, EXACT_A_TICK, || channels.clone());
+            let mut met: Vec<Arc<str>> = (0..4).flat_map(next).collect();
             met.sort_unstable();
             met.dedup();
             assert!(met.len() == channels.len() && round.is_empty());
         }
-        assert!(due(&[], &mut round).is_empty());
+        assert!(due(&mut round, EXACT_A_TICK, Vec::new).is_empty());
     }
 }
