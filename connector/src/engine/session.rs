@@ -371,7 +371,7 @@ impl Busy {
     }
 }
 
-/// Own frames that are copied together to go out with one send, bytes: a copy of that costs a tenth of a send.
+/// Own frames that are copied together to go out with one send, bytes: a few of the short ones that answers are.
 const GATHERED_BYTES_MAX: usize = 4096;
 
 /// Output that is one session's own: whole frames, sent between two frames of a ring, in order.

@@ -110,13 +110,15 @@ impl Engine {
         }
     }
 
-    /// Of the subscriptions that `input` begins with. What is wrong with it is found when it is handled.
+    /// Rooms of the subscriptions that `input` begins with. What is wrong with them is found when they are handled.
     fn channels_asked_for(&mut self, key: Key, input: &[u8]) -> Vec<String> {
         let Self { slots, inflater, .. } = self;
         let Some(session) = slots[key.slot as usize].session.as_deref() else { return Vec::new() };
         let mut channels = Vec::new();
         let mut note = |frame: Result<ClientFrame, native::BadFrame>| match frame {
-            Ok(ClientFrame { body: Some(client_frame::Body::Subscribe(subscribe)), .. }) => {
+            Ok(ClientFrame { body: Some(client_frame::Body::Subscribe(subscribe)), .. })
+                if room_of(&subscribe.channel).is_ok() =>
+            {
                 channels.push(subscribe.channel);
                 true
             }
@@ -131,7 +133,7 @@ impl Engine {
             }
             Wire::WebSocket(_) => {
                 // It is unmasked where it lies, and has to be read once more.
-                let (mut copy, mut decoder) = (input.to_vec(), Decoder::new(Role::Server, input.len() as u32));
+                let (mut copy, mut decoder) = (input.to_vec(), Decoder::new(Role::Server, AHEAD_BYTES_MAX as u32));
                 let mut rest = &mut copy[..];
                 loop {
                     let event = match session.deflates {
