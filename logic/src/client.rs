@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use proto::channel::{Channel, is_id, matches};
+use proto::channel::{Channel, is_id};
 use proto::client::{Error, ErrorCode, Lane, Sender};
 use proto::cluster::{Admitted, Authenticate, Dialect, Displace, Join, Publish};
 use proto::error::error;
@@ -41,13 +41,7 @@ impl Clients {
 
     /// Lets a session in, and into those of the rooms it asks for that it may be in; or refuses it.
     pub(crate) fn authenticate(&self, ask: &Authenticate, now_ms: i64) -> Result<Admitted, Error> {
-        let admitted = self.identities.admit(self.publisher.ids(), ask, now_ms)?;
-        let may = |channel: &&String| {
-            admitted.subscribe.iter().any(|pattern| matches(pattern, channel))
-                && self.penalties.check(&admitted.uid, channel, Act::Watch, now_ms).is_ok()
-        };
-        let joined = ask.joins.iter().filter(may).cloned().collect();
-        Ok(Admitted { joined, ..admitted })
+        self.identities.admit(self.publisher.ids(), ask, now_ms)
     }
 
     /// Lets a user into a room whose patterns were checked.

@@ -35,7 +35,7 @@ impl Identities {
         Self { config, keys, penalties }
     }
 
-    /// Lets a session in, or refuses it.
+    /// Lets a session in, and into those of the rooms it asks for that it may be in; or refuses it.
     ///
     /// # Errors
     /// Unauthenticated, expired, forbidden (guests, another user's claim, a room outside of the patterns), banned.
@@ -57,11 +57,21 @@ impl Identities {
         if !ask.refreshes_uid.is_empty() && ask.refreshes_uid != admitted.uid {
             return Err(error(ErrorCode::Forbidden, "the new token is for another user"));
         }
-        if !ask.channel.is_empty() && !admitted.subscribe.iter().any(|pattern| matches(pattern, &ask.channel)) {
-            return Err(error(ErrorCode::Forbidden, format!("the token does not allow {}", ask.channel)));
+        match ask.channel.as_str() {
+            "" => self.penalties.check(&admitted.uid, "", Act::Watch, now_ms)?,
+            channel => self.may_watch(&admitted, channel, now_ms)?,
         }
-        self.penalties.check(&admitted.uid, &ask.channel, Act::Watch, now_ms)?;
-        Ok(admitted)
+        let may = |channel: &&String| self.may_watch(&admitted, channel, now_ms).is_ok();
+        let joined = ask.joins.iter().filter(may).cloned().collect();
+        Ok(Admitted { joined, ..admitted })
+    }
+
+    /// By its patterns, and by the penalties on its user.
+    fn may_watch(&self, admitted: &Admitted, channel: &str, now_ms: i64) -> Result<(), Error> {
+        if !admitted.subscribe.iter().any(|pattern| matches(pattern, channel)) {
+            return Err(error(ErrorCode::Forbidden, format!("the token does not allow {channel}")));
+        }
+        self.penalties.check(&admitted.uid, channel, Act::Watch, now_ms)
     }
 
     fn user(&self, ask: &Authenticate, claimed: Option<&str>, now_ms: i64) -> Result<Admitted, Error> {
