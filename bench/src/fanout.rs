@@ -48,11 +48,10 @@ const ROOMS_MAX: u32 = 100_000;
 const LEDGER_BYTES_MAX: u64 = 4 << 30;
 /// Open files beside the sockets.
 const OTHER_FILES: u64 = 64;
-/// Between the last viewer's entry and the first message: what the entries set off has come to rest, and is in the server's
-/// counters.
+/// Between the last viewer's entry and the first message: what the entries set off has come to rest.
 const SETTLING: Duration = Duration::from_millis(1200);
-/// How old a server's counters may be: a core tells them once a second, while it is awake.
-const TOLD_EVERY: Duration = Duration::from_millis(1100);
+/// How old a server's counters may be while its cores are awake, with a margin.
+const TOLD_EVERY: Duration = Duration::from_millis(50);
 /// Nothing new for as long after the last message was answered: nothing more will come.
 const QUIET: Duration = Duration::from_secs(3);
 /// How often the progress is looked at.
@@ -115,9 +114,14 @@ pub struct Fanout {
     /// Messages as people write them, as long as each is; straight into a connector also of as many senders.
     #[arg(long, conflicts_with_all = ["bytes", "wire_bytes"])]
     pub chat: bool,
-    /// How long messages are sent.
+    /// How long messages are sent and measured.
     #[arg(long, default_value_t = 10)]
     pub seconds: u32,
+    /// Messages that each room gets before, in 3 s at most: they must come, too, but what the server takes for them, and how
+    /// late they are, is not measured. Linux acknowledges a connection's first 16 segments one by one, which the sender's
+    /// processor pays for on loopback.
+    #[arg(long, default_value_t = 20, value_name = "MESSAGES")]
+    pub warm_up: u32,
     /// What the viewers speak; goim's messages are published by goim's call, all others' by our own.
     #[arg(long, value_enum, default_value = "native")]
     pub dialect: Dialect,
@@ -319,11 +323,17 @@ impl Fanout {
             let probes = if self.probe { Some((probe(probe::heartbeats)?, probe(probe::joins)?)) } else { None };
 
             let cpu = |audience: &mut Audience| Ok::<_, Error>(process_cpu() + audience.look(TELLING)?.cpu);
-            let (cpu_before, before, begun) = (cpu(&mut audience)?, places.meter.read(), Instant::now());
             let begin_ns = now_ns() + LOOK.as_nanos() as u64;
-            let mut watch = |done: &dyn Fn() -> bool| -> Result<(), Error> {
-                while !done() {
-                    let seen = audience.look(LOOK)?;
+            let measured_ns = begin_ns + schedule.warming_ns;
+            let mut before = None;
+            // Until all is published; on its way it sees how the server stands when the measurement begins.
+            let mut watch = |audience: &mut Audience, done: &dyn Fn() -> bool| -> Result<(), Error> {
+                while before.is_none() || !done() {
+                    let left = Duration::from_nanos(measured_ns.saturating_sub(now_ns()));
+                    if left.is_zero() && before.is_none() {
+                        before = Some((places.meter.read(), cpu(audience)?, Instant::now()));
+                    }
+                    let seen = audience.look(if before.is_none() { left.min(LOOK) } else { LOOK })?;
                     progress.show(|| state(&seen, &accepted, &schedule));
                 }
                 Ok(())
@@ -343,19 +353,20 @@ impl Fanout {
                 let publishing = thread::Builder::new()
                     .name("publisher".into())
                     .spawn_scoped(scope, move || publish::run(plan, counted))?;
-                watch(&|| publishing.is_finished())?;
+                watch(&mut audience, &|| publishing.is_finished())?;
                 publishing.join().map_err(|_| panicked())??
             } else {
                 owners.iter_mut().for_each(|owner| owner.start(begin_ns));
-                watch(&|| owners.iter().all(Owner::is_done))?;
+                watch(&mut audience, &|| owners.iter().all(Owner::is_done))?;
                 let published: Option<Vec<Published>> = owners.iter_mut().map(Owner::published).collect();
                 let published = published.ok_or_else(panicked)?;
                 published.into_iter().reduce(Published::both).ok_or_else(panicked)?
             };
             rest(&mut audience, &cast, &published, |seen| progress.show(|| state(seen, &accepted, &schedule)))?;
+            let (before, cpu_before, begun) = before.expect("it was watched until then");
             let client_cpus = (cpu(&mut audience)? - cpu_before).div_duration_f64(begun.elapsed());
             if !places.meter.admin.is_empty() {
-                // Else the last second's writes would be missing from the counters, but not from the processor time.
+                // Else the last writes would be missing from the counters, but not from the processor time.
                 thread::sleep(TOLD_EVERY);
                 places.clients.iter().for_each(|(_, address)| drop(TcpStream::connect_timeout(address, TOLD_EVERY)));
                 thread::sleep(LOOK);
@@ -369,7 +380,15 @@ impl Fanout {
                     joins.join().map_err(|_| panicked())?,
                 ))
             });
-            Ok::<_, Error>(Run { begin_ns, published, account, spent, client_cpus, probes: probes.transpose()? })
+            Ok::<_, Error>(Run {
+                begin_ns,
+                measured_ns,
+                published,
+                account,
+                spent,
+                client_cpus,
+                probes: probes.transpose()?,
+            })
         })?;
         progress.clear();
         drop((owners, stand));
@@ -421,7 +440,8 @@ impl Fanout {
         refuse(right, "rate", &self.rate, "at least one message, and at most 2,000,000,000, in --seconds")?;
         let publishers = if self.via == Via::Connector { 1 } else { self.publishers };
         let servers = if self.stand { 1 } else { places as u32 };
-        let schedule = Schedule::new(rand::random(), publishers, servers, self.seconds.into(), &classes);
+        let schedule =
+            Schedule::new(rand::random(), publishers, servers, (self.warm_up, self.seconds.into()), &classes);
         refuse(self.workers <= schedule.sessions(), "workers", &self.workers, "at most as many as viewers")?;
         refuse(
             self.ledger_bytes(&schedule) <= LEDGER_BYTES_MAX,
@@ -592,6 +612,8 @@ fn rest(audience: &mut Audience, cast: &Cast, published: &Published, show: impl 
 /// Everything about one run.
 pub(crate) struct Run {
     pub(crate) begin_ns: u64,
+    /// When the measurement began.
+    pub(crate) measured_ns: u64,
     pub(crate) published: Published,
     pub(crate) account: Account,
     pub(crate) spent: Spent,

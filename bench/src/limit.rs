@@ -302,7 +302,7 @@ fn row(
         } else if warm && begun.elapsed() >= seconds {
             break;
         }
-        if pace > 0.0 {
+        if pace > 0.0 && warm {
             let next = begun + Duration::from_secs_f64(rounds as f64 / pace);
             thread::sleep(next.saturating_duration_since(Instant::now()));
         } else if refused * 2 > connections {

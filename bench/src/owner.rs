@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn every_message_of_a_run_is_of_one_length() {
         let class = Class { rooms: 1000, sessions: 1000, rate: 1e6 };
-        let schedule = Schedule::new(rand::random(), 1, 1, 10.0, &[class]);
+        let schedule = Schedule::new(rand::random(), 1, 1, (0, 10.0), &[class]);
         let bytes = message_bytes(&schedule, 40);
         for (room, offset, number) in [(0, FIRST_OFFSET + 1, 0), (999, FIRST_OFFSET + 200_000_000, 9_999_999)] {
             let note = Note { run: schedule.run, number, intended_ns: u64::MAX };

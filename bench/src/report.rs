@@ -145,7 +145,7 @@ pub struct Probes {
     pub joins_failed: u64,
 }
 
-/// What a server used and did from the first message on.
+/// What a server used and did from when the measurement began.
 #[derive(Debug, Clone, Serialize)]
 pub struct ServerReport {
     /// Processor time; `None`: its process is not known.
@@ -287,7 +287,12 @@ impl Report {
                 joins_answered: joins.answered.len(),
                 joins_failed: joins.failed,
             }),
-            server: ServerReport::new(&run.spent, delivered, seconds, limit.as_deref()),
+            server: ServerReport::new(
+                &run.spent,
+                delivered as f64 * schedule.measured_share(),
+                account.last_ns.saturating_sub(run.measured_ns) as f64 / 1e9,
+                limit.as_deref(),
+            ),
             limit,
             client_cpus: run.client_cpus,
         }
@@ -317,8 +322,9 @@ impl Report {
 }
 
 impl ServerReport {
-    fn new(spent: &Spent, delivered: u64, seconds: f64, limit: Option<&[LimitRow]>) -> Option<Self> {
-        let million = delivered as f64 / 1e6;
+    /// What it spent on so many deliveries in as many seconds.
+    fn new(spent: &Spent, delivered: f64, seconds: f64, limit: Option<&[LimitRow]>) -> Option<Self> {
+        let million = delivered / 1e6;
         let connector_s = spent.usage.map(|usage| usage.cores_s + usage.control_s);
         let process_s = spent.usage.map(|usage| usage.cores_s + usage.control_s + usage.rest_s);
         let connector = spent.connector("writes").filter(|writes| *writes > 0).map(|writes| {
@@ -336,7 +342,7 @@ impl ServerReport {
                 writes,
                 short_writes: count("short_writes"),
                 bytes_a_write,
-                deliveries_a_write: delivered as f64 / writes as f64,
+                deliveries_a_write: delivered / writes as f64,
                 skipped: count("skipped"),
                 shed: count("shed"),
                 missed: count("missed"),

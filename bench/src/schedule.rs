@@ -4,9 +4,14 @@
 //! ```text
 //!   class 0: rooms 0..a,  sessions 0..m  in turn over its rooms,  messages 0..x in turn over its rooms, at its rate
 //!   class 1: rooms a..b,  sessions m..n,                          messages x..y
+//!
+//!   first message ── warming ──▶ what is measured ──▶ end       of all classes at the same times
 //! ```
 
 use serde::{Deserialize, Serialize};
+
+/// Longest time before anything is measured: where messages are so rare that it would take longer, a part of it has to do.
+const WARMING_S_MAX: f64 = 3.0;
 
 /// Rooms of one size and one rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,12 +42,25 @@ pub(crate) struct Schedule {
     /// Servers that share the sessions of each room evenly: what one of them sends to a room need not be, byte for byte, what
     /// another does.
     pub(crate) servers: u32,
+    /// What is sent sooner after the first message is not measured, nanoseconds.
+    pub(crate) warming_ns: u64,
     classes: Vec<Placed>,
 }
 
 impl Schedule {
-    /// `classes` has at least one class, with at least one room each, and a session for each room.
-    pub(crate) fn new(run: u32, publishers: u32, servers: u32, seconds: f64, classes: &[Class]) -> Self {
+    /// `classes` has at least one class, with at least one room each, and a session for each room. Each room gets `warming`
+    /// messages before the `seconds` that are measured, as far as [`WARMING_S_MAX`] lets it.
+    pub(crate) fn new(
+        run: u32,
+        publishers: u32,
+        servers: u32,
+        (warming, seconds): (u32, f64),
+        classes: &[Class],
+    ) -> Self {
+        let warming_s = |class: &Class| f64::from(warming) * f64::from(class.rooms) / class.rate;
+        let warming_s = classes.iter().map(warming_s).filter(|seconds| seconds.is_finite()).fold(0.0, f64::max);
+        let warming_s = warming_s.min(WARMING_S_MAX);
+        let seconds = warming_s + seconds;
         let (mut first_room, mut first_session, mut first_number) = (0, 0, 0);
         let place = |class: &Class| {
             let messages = (class.rate * seconds) as u32;
@@ -52,7 +70,8 @@ impl Schedule {
             first_number += messages;
             placed
         };
-        Self { run, publishers, servers, classes: classes.iter().map(place).collect() }
+        let classes = classes.iter().map(place).collect();
+        Self { run, publishers, servers, warming_ns: (warming_s * 1e9) as u64, classes }
     }
 
     fn last(&self) -> &Placed {
@@ -155,6 +174,23 @@ impl Schedule {
         (f64::from(number - placed.first_number) * 1e9 / placed.class.rate) as u64
     }
 
+    /// Whether it is sent late enough to be measured.
+    pub(crate) fn is_measured(&self, number: u32) -> bool {
+        self.after_ns(number) >= self.warming_ns
+    }
+
+    /// Of all deliveries, those of messages that are measured.
+    pub(crate) fn measured_share(&self) -> f64 {
+        let (mut all, mut measured) = (0.0, 0.0);
+        for Placed { class, messages, first_number, .. } in &self.classes {
+            let of_a_message = f64::from(class.sessions) / f64::from(class.rooms);
+            let numbers = *first_number..first_number + messages;
+            all += f64::from(*messages) * of_a_message;
+            measured += numbers.filter(|number| self.is_measured(*number)).count() as f64 * of_a_message;
+        }
+        measured / all
+    }
+
     /// All messages in the order of their times.
     pub(crate) fn in_time(&self) -> InTime<'_> {
         InTime { schedule: self, next: self.classes.iter().map(|placed| placed.first_number).collect() }
@@ -186,7 +222,7 @@ mod tests {
 
     fn schedule() -> Schedule {
         let class = |rooms, sessions, rate| Class { rooms, sessions, rate };
-        Schedule::new(7, 4, 1, 2.0, &[class(1, 100, 50.0), class(10, 25, 5.0), class(3, 3, 0.1)])
+        Schedule::new(7, 4, 1, (0, 2.0), &[class(1, 100, 50.0), class(10, 25, 5.0), class(3, 3, 0.1)])
     }
 
     #[test]
@@ -234,6 +270,25 @@ mod tests {
         for (sessions, checked) in sessions.iter().flatten().zip(checked.iter().flatten()) {
             assert_eq!(*sessions > 0, *checked > 0, "{sessions} {checked}");
         }
+    }
+
+    #[test]
+    fn every_room_is_warm_before_anything_is_measured() {
+        let class = |rooms, rate| Class { rooms, sessions: 10 * rooms, rate };
+        let schedule = Schedule::new(7, 1, 1, (5, 2.0), &[class(1, 50.0), class(10, 25.0)]);
+        // The small rooms' five take 2 s.
+        assert_eq!((schedule.warming_ns, schedule.messages()), (2_000_000_000, 200 + 100));
+        for room in 0..schedule.rooms() {
+            let (warming, measured): (Vec<u32>, Vec<u32>) =
+                schedule.numbers_of(room).partition(|number| !schedule.is_measured(*number));
+            assert!(
+                warming.len() >= 5 && measured.len() >= 5 && warming.iter().max() < measured.iter().min(),
+                "{room}"
+            );
+        }
+        assert!((schedule.measured_share() - 0.5).abs() < 1e-9);
+        // Messages too rare to wait for.
+        assert_eq!(Schedule::new(7, 1, 1, (5, 2.0), &[class(1, 0.5), class(1, 0.0)]).warming_ns, 3_000_000_000);
     }
 
     #[test]

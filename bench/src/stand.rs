@@ -202,12 +202,11 @@ impl Meter {
         let text = |admin: &String| {
             ureq::get(format!("{}/metrics", admin.trim_end_matches('/'))).call().ok()?.body_mut().read_to_string().ok()
         };
+        // First what it used, then what it did: what it does meanwhile, in the middle of a load, is held against it.
+        let usage = Usage::of_all(&self.pids);
         // Those of one name are summed, of whichever process.
         let texts: Option<Vec<String>> = self.admin.iter().map(text).collect();
-        Reading {
-            usage: Usage::of_all(&self.pids),
-            counters: texts.filter(|texts| !texts.is_empty()).map(|texts| counters(&texts.concat())),
-        }
+        Reading { usage, counters: texts.filter(|texts| !texts.is_empty()).map(|texts| counters(&texts.concat())) }
     }
 }
 

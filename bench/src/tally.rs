@@ -85,7 +85,7 @@ pub(crate) struct Seat {
 /// What a worker's viewers saw.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// By class of rooms: microseconds from the intended time to the arrival, each message once.
+    /// By class of rooms: microseconds from the intended time to the arrival, each message that is measured once.
     pub(crate) latency: Vec<Histogram<u64>>,
     pub(crate) duplicates: u64,
     /// Messages that came after one that the same publisher had sent later.
@@ -170,7 +170,9 @@ impl Tally {
             self.disordered += 1;
         }
         *last = (*last).max(note.number + 1);
-        record(&mut self.latency[schedule.class_of_room(room)], now_ns.saturating_sub(note.intended_ns) / 1000);
+        if schedule.is_measured(note.number) {
+            record(&mut self.latency[schedule.class_of_room(room)], now_ns.saturating_sub(note.intended_ns) / 1000);
+        }
         self.last_ns = now_ns;
         true
     }
@@ -312,7 +314,7 @@ mod tests {
     use crate::schedule::Class;
 
     fn schedule() -> Schedule {
-        Schedule::new(7, 4, 1, 1.0, &[Class { rooms: 2, sessions: 4, rate: 100.0 }])
+        Schedule::new(7, 4, 1, (0, 1.0), &[Class { rooms: 2, sessions: 4, rate: 100.0 }])
     }
 
     fn came(tally: &mut Tally, ledger: &mut Ledger, number: u32) -> bool {

@@ -17,8 +17,9 @@ use crate::driver::{Balance, Key, Machine, Next, Now, Outlet, Reading};
 use crate::engine::event::{Ask, Input};
 use crate::engine::{Counters, Engine, Sizes};
 
-/// How often a core says what it counted.
-const SAY_EVERY_MS: u64 = 1000;
+/// How often a core says what it counted, while it has anything to do: who measures in the middle of a load reads what is no
+/// older.
+const SAY_EVERY_MS: u64 = 10;
 
 /// What a core last said.
 #[derive(Debug, Default)]

@@ -19,7 +19,8 @@ struct Line {
 
 fn options(server: &Server, more: &str) -> Fanout {
     let viewers = if more.contains("--room-sizes") { "" } else { "--viewers 4" };
-    let common = format!("bench --seconds 1 --connect {} --http {} {viewers}", server.clients, server.http);
+    let warm_up = if more.contains("--warm-up") { "" } else { "--warm-up 0" };
+    let common = format!("bench --seconds 1 --connect {} --http {} {viewers} {warm_up}", server.clients, server.http);
     Line::parse_from(common.split_whitespace().chain(more.split_whitespace())).fanout
 }
 
@@ -106,6 +107,17 @@ async fn a_late_message_is_late_and_those_behind_it_too() {
     assert!(report.latency.max >= 700.0 && report.latency.max < 2000.0, "{report}");
     // The 20 behind it of that viewer's 30 wait as well: a sixth of all.
     assert!(report.latency.p90 >= 100.0 && report.latency.p50 < 400.0, "{report}");
+}
+
+#[tokio::test]
+async fn what_comes_before_the_measurement_must_come_and_is_not_measured() {
+    let late = one(3, Fate::Late(Duration::from_millis(200)));
+    let report = measure(late, "--rate 30 --warm-up 15").await;
+    assert_eq!((report.published.accepted, report.deliveries.expected), (45, 180));
+    assert_eq!((report.fault(), report.distribution.len()), (None, 120));
+    assert!(report.latency.max < 200.0, "{report}");
+    let report = measure(one(3, Fate::Dropped), "--rate 30 --warm-up 15").await;
+    assert_eq!(report.deliveries.lost, 1);
 }
 
 #[tokio::test]
