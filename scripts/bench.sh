@@ -121,13 +121,13 @@ fan direct "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 20.4e6
 fan direct-goim "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 20.4e6 --dialect goim
 fan whole "$runs" fanout --stand --via http --dialect goim --viewers 5000 --wire-bytes 123 --seconds "$long_s" --deliveries 10.2e6
 fan over "$runs" fanout "${direct[@]}" --seconds "$long_s" --deliveries 40e6 --probe
-# The same total for all, at which each session has 7 messages a second or more: after 200 ms without one Linux acknowledges
-# the next sixteen one by one, which would cost one layout of rooms a quarter more, and another nothing.
+# The same sessions, and the same messages for each, so that only the layout of rooms differs; at 8.5 a second, for after
+# 200 ms without one Linux acknowledges the next sixteen one by one, which costs one layout a quarter more, and others nothing.
 rooms=(--stand --via connector --wire-bytes 123 --seconds "$for_s")
 for ((turn = 0; turn < runs; turn++)); do
-    fan one-room 1 fanout "${rooms[@]}" --viewers 10000 --deliveries 105e3
-    fan many-rooms 1 fanout "${rooms[@]}" --viewers 15000 --rooms 1000 --deliveries 105e3
-    fan mixed-rooms 1 fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 7,3500
+    fan one-room 1 fanout "${rooms[@]}" --viewers 15000 --deliveries 127.5e3
+    fan many-rooms 1 fanout "${rooms[@]}" --viewers 15000 --rooms 1000 --deliveries 127.5e3
+    fan mixed-rooms 1 fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 8.5,4250
 done
 fan flooded "$runs" fanout "${rooms[@]}" --room-sizes 10000,500x10 --rates 1000,500
 chat=(--stand --via connector --viewers 5000 --chat --seconds "$chat_s" --deliveries 5e6)

@@ -4,10 +4,11 @@
 //! Throwing away is `recv` with MSG_TRUNC, which on TCP takes bytes without copying them (tcp(7)): looking at everything
 //! would make the client the bottleneck at a tenth of what a server sends.
 //!
-//! As long as something comes, a reader naps and then takes what there is, instead of waiting to be woken: real clients
-//! are other machines, whereas on loopback whoever sends does the waking, again and again. That took a tenth of the
-//! connector's time for a single write, and 24 ms of the p99 (106 ms, now 82) where it shares its processor with all of
-//! `barrage run` (medians of eight and six runs). What is measured is later by up to a nap.
+//! As long as something comes, and for some milliseconds after, a reader naps and then takes what there is, instead of
+//! waiting to be woken: real clients are other machines, whereas on loopback whoever sends does the waking, again and
+//! again. That took a tenth of the connector's time for a single write, and 24 ms of the p99 (106 ms, now 82) where it
+//! shares its processor with all of `barrage run` (medians of eight and six runs). What is measured is later by up to a
+//! nap.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,8 @@ use rustix::time::Timespec;
 const EVENTS_MAX: usize = 1024;
 /// How long a reader naps: long beside the 5 us of a write, short beside the milliseconds that are measured with it.
 const NAP: Duration = Duration::from_micros(200);
+/// Naps in which nothing came, after which a reader waits to be woken: what comes every millisecond or two wakes nobody.
+const VAIN_NAPS_MAX: u32 = 15;
 /// Most bytes that one call throws away: more than a receive buffer holds. None of this memory is ever touched.
 const DISCARD_BYTES: usize = 8 << 20;
 
@@ -41,11 +44,17 @@ pub(crate) struct Ready {
 pub(crate) struct Poller {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
+    /// Since something came.
+    vain_naps: u32,
 }
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(EVENTS_MAX) })
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS_MAX),
+            vain_naps: VAIN_NAPS_MAX,
+        })
     }
 
     /// Tells of `socket` from now on, each time that something has come, and once when it can be written to. It is
@@ -55,9 +64,9 @@ impl Poller {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), interest)?)
     }
 
-    /// Waits at most so long; what was ready is in [`Poller::ready`]. After a time at which something was, only naps.
+    /// Waits at most so long; what was ready is in [`Poller::ready`]. Soon after something was, only naps.
     pub(crate) fn wait(&mut self, at_most: Duration) -> io::Result<()> {
-        let at_most = if self.events.is_empty() {
+        let at_most = if self.vain_naps >= VAIN_NAPS_MAX {
             at_most
         } else {
             // Where more was ready than fits, more is.
@@ -70,9 +79,11 @@ impl Poller {
         let at_most = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
         let events = rustix::buffer::spare_capacity(&mut self.events);
         match epoll::wait(&self.epoll, events, Some(&at_most)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        self.vain_naps = if self.events.is_empty() { self.vain_naps.saturating_add(1) } else { 0 };
+        Ok(())
     }
 
     pub(crate) fn ready(&self) -> impl Iterator<Item = Ready> {
