@@ -33,8 +33,9 @@ fn a_connector_delivers_everything_in_every_dialect() {
         ("--dialect bilibili-zlib", None),
         ("--dialect bilibili-brotli --tcp", None),
     ] {
-        let line = "fanout --stand --no-limit --via connector --seconds 1 --room-sizes 15,2x3 --rates 40,20 --check 2";
-        let report = bench(&format!("{line} {more}"));
+        let line =
+            "fanout --stand --no-limit --via connector --seconds 1 --warm-up 0 --room-sizes 15,2x3 --rates 40,20";
+        let report = bench(&format!("{line} --check 2 {more}"));
         let deliveries = &report["deliveries"];
         assert_eq!((&deliveries["expected"], &deliveries["delivered"]), (&660.into(), &660.into()), "{more}");
         assert_eq!(deliveries["unequal_sessions"], 0, "{more}");
@@ -49,7 +50,8 @@ fn a_connector_delivers_everything_in_every_dialect() {
 
 #[test]
 fn the_whole_pipeline_delivers_and_answers_beside_it() {
-    let report = bench("fanout --stand --no-limit --seconds 1 --viewers 10 --rate 40 --probe --dialect goim");
+    let report =
+        bench("fanout --stand --no-limit --seconds 1 --warm-up 0 --viewers 10 --rate 40 --probe --dialect goim");
     assert_eq!(report["deliveries"]["delivered"], 400);
     let probes = &report["probes"];
     assert!(probes["heartbeats_answered"].as_u64().unwrap() > 0 && probes["joins_answered"].as_u64().unwrap() > 0);
@@ -61,10 +63,15 @@ fn workers_count_together_what_each_of_them_sees() {
     for more in
         ["--wire-bytes 123", "--dialect goim --tcp --wire-bytes 123", "--chat --compress", "--dialect bilibili-zlib"]
     {
-        let line = "fanout --stand --no-limit --via connector --seconds 1 --room-sizes 15,2x3 --rates 40,20 --check 4";
-        let report = bench(&format!("{line} --workers 3 {more}"));
+        let line =
+            "fanout --stand --no-limit --via connector --seconds 1 --warm-up 10 --room-sizes 15,2x3 --rates 40,20";
+        let report = bench(&format!("{line} --check 4 --workers 3 {more}"));
         let deliveries = &report["deliveries"];
-        assert_eq!((&deliveries["expected"], &deliveries["delivered"]), (&660.into(), &660.into()), "{more}: {report}");
+        // The small rooms' ten before the measurement take a second, for the large one it is 40.
+        let all = 2 * 660;
+        assert_eq!((&deliveries["expected"], &deliveries["delivered"]), (&all.into(), &all.into()), "{more}: {report}");
+        let measured = report["server"]["connector"]["writes"].as_u64().unwrap();
+        assert!((1..all * 3 / 4).contains(&measured), "{more}: {report}");
         // One in four of the 15, one of each three; whoever is not checked may be another worker's.
         assert_eq!(
             (&deliveries["checked_sessions"], &deliveries["unequal_sessions"]),
@@ -96,7 +103,7 @@ fn several_connectors_share_the_viewers_of_each_room() {
         .map(|directory| Server::run(directory.path(), &[("connector.cores", "1"), ("cluster.secret", &secret)]));
     let all = |of: &dyn Fn(&Server) -> String| servers.iter().map(of).collect::<Vec<_>>().join(",");
     let line = format!(
-        "fanout --via connector --seconds 1 --viewers 21 --rooms 2 --rate 40 --check 3 --workers 2 --dialect goim --probe \
+        "fanout --via connector --seconds 1 --warm-up 0 --viewers 21 --rooms 2 --rate 40 --check 3 --workers 2 --dialect goim --probe \
          --connect {} --grpc {} --admin {} --server-pid {}",
         all(&|server| server.clients().to_string()),
         all(&|server| server.addresses("connector-grpc")[0].to_string()),

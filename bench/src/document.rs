@@ -243,7 +243,8 @@ fn fanouts(results: &Results, out: &mut String) {
     if !lines.is_empty() {
         let _ = writeln!(
             out,
-            "## Fan-out\n\nA client that keeps all of its processors busy has measured itself.\n\n| result | {FANOUT_HEAD} `limit` \
+            "## Fan-out\n\nMeasured from each room's 21st message on (why: ARCHITECTURE.md, the hot path). A client that keeps all of its \
+             processors busy has measured itself.\n\n| result | {FANOUT_HEAD} `limit` \
              at 128 bytes |\n|---|{FANOUT_RULE}---|\n{}\n",
             lines.join("\n")
         );
