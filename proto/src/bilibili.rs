@@ -100,11 +100,14 @@ pub fn auth_reply(sequence: u32, code: i32, out: &mut Vec<u8>) {
     packet::write(Packet { version: REPLY_VERSION, operation, sequence, body: body.as_bytes() }, out);
 }
 
-/// Appends the reply to a heartbeat: the room's popularity, as far as an i32 goes.
-pub fn heartbeat_reply(sequence: u32, popularity: u64, out: &mut Vec<u8>) {
+/// Appends the reply to a heartbeat: the room's popularity, as far as an i32 goes. `echo` stands behind the packet, and
+/// the packet's length does not count it. On WebSocket it is the body of the client's heartbeat, as Bilibili's own
+/// servers send it (`blive` 0.2.5 fails without it). On TCP it must be empty, since the next packet follows there.
+pub fn heartbeat_reply(sequence: u32, popularity: u64, echo: &[u8], out: &mut Vec<u8>) {
     let body = i32::try_from(popularity).unwrap_or(i32::MAX).to_be_bytes();
     let operation = operation::HEARTBEAT_REPLY;
     packet::write(Packet { version: REPLY_VERSION, operation, sequence, body: &body }, out);
+    out.extend_from_slice(echo);
 }
 
 /// A message as a Bilibili viewer gets it, JSON: `raw` or the payload where that is a command, a `DANMU_MSG` for other
@@ -161,6 +164,8 @@ pub fn danmaku(message: &client::Message, raw: &[u8]) -> Option<Vec<u8>> {
             null,
             0,
             7,
+            // The sender's wealth level: `bili-listener` 1.1.8 reads `info[16][0]` without asking.
+            [0],
         ],
     });
     Some(danmaku.to_string().into_bytes())
@@ -352,9 +357,10 @@ mod tests {
         assert_eq!(info[1], "弹幕 \"quoted\" </script>");
         assert_eq!(info[2], json!([42, "甲", 0, 0, 0, 10000, 1, ""]));
         assert_eq!(info[9]["ts"], 1_700_000_000);
-        assert_eq!(info.as_array().map(Vec::len), Some(16));
-        // What blivedm's DanmakuMessage indexes into without asking.
+        assert_eq!(info.as_array().map(Vec::len), Some(17));
+        // What blivedm's DanmakuMessage and bili-listener index into without asking.
         assert!(info[0][15].is_object() && info[4][3].is_string() && info[5][1].is_string() && info[7].is_number());
+        assert_eq!(info[16][0], 0);
         assert_eq!(super::text(danmaku.to_string().as_bytes()).as_deref(), Some("弹幕 \"quoted\" </script>"));
         let styled = Message { style: Some(Style { mode: 4, size: 18, colour: 0xff }), ..chat("x") };
         assert_eq!(first(&json(&styled, b""), 4), json!([0, 4, 18, 255]));
@@ -446,8 +452,12 @@ mod tests {
         auth_reply(1, CODE_BAD_TOKEN, &mut out);
         assert_eq!(out, [&[0, 0, 0, 29, 0, 16, 0, 1, 0, 0, 0, 8, 0, 0, 0, 1][..], br#"{"code":-101}"#].concat());
         out.clear();
-        heartbeat_reply(2, 258, &mut out);
-        assert_eq!(out, [0, 0, 0, 20, 0, 16, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 1, 2]);
+        let reply = [0, 0, 0, 20, 0, 16, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 1, 2];
+        heartbeat_reply(2, 258, b"", &mut out);
+        assert_eq!(out, reply);
+        out.clear();
+        heartbeat_reply(2, 258, b"[object Object]", &mut out);
+        assert_eq!(out, [&reply[..], b"[object Object]"].concat());
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn replies(dice: &mut Dice<'_>) {
     let (sequence, online) = (dice.number().into(), u64::from(dice.number()) << (dice.byte() % 48));
     let mut out = Vec::new();
     auth_reply(sequence, i32::from(dice.byte()) - 128, &mut out);
-    heartbeat_reply(sequence, online, &mut out);
+    heartbeat_reply(sequence, online, b"", &mut out);
     let packets: Result<Vec<_>, _> = in_message(&out, 64).collect();
     let [auth, heartbeat] = packets.expect("it was just written")[..] else { panic!("two") };
     assert!(serde_json::from_slice::<serde_json::Value>(auth.body).is_ok_and(|body| body["code"].is_i64()));

@@ -125,11 +125,12 @@ impl Members {
         }
     }
 
-    /// A user's number, or ID, as an ID; 0, which both dialects take for "nobody", and missing: empty.
+    /// A user's number, or ID, as an ID; 0, which both dialects take for "nobody", and missing: empty. The number is an
+    /// int64 in both dialects (goim: `Mid int64`), so a larger one is refused.
     pub(crate) fn user(&self, name: &'static str) -> Result<String, BadAuth> {
         let id = match self.get(name) {
             None => return Ok(String::new()),
-            Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
+            Some(Value::Number(number)) if number.is_i64() => number.to_string(),
             Some(Value::String(text)) => text.clone(),
             Some(_) => return Err(BadAuth::Member(name)),
         };
@@ -210,6 +211,8 @@ mod tests {
         for nobody in ["{}", r#"{"mid":null,"accepts":null}"#, r#"{"mid":0}"#, r#"{"mid":"","key":""}"#] {
             assert_eq!(auth(nobody.as_bytes()), Ok(Auth::Goim(goim::Auth::default())), "{nobody}");
         }
+        let largest = auth(br#"{"mid":9223372036854775807}"#);
+        assert!(matches!(largest, Ok(Auth::Goim(goim::Auth { mid, .. })) if mid == "9223372036854775807"));
         assert!(matches!(auth(br#"{"mid":"u_1"}"#), Ok(Auth::Goim(goim::Auth { mid, .. })) if mid == "u_1"));
     }
 
@@ -244,6 +247,8 @@ mod tests {
         }
         for (body, member) in [
             (r#"{"mid":1.5}"#, "mid"),
+            (r#"{"mid":9223372036854775808}"#, "mid"),
+            (r#"{"roomid":1,"uid":18446744073709551615}"#, "uid"),
             (r#"{"mid":[]}"#, "mid"),
             (r#"{"mid":"a b"}"#, "mid"),
             (r#"{"key":1}"#, "key"),

@@ -106,7 +106,7 @@ fn said(dialect: Dialect, over: Over) -> (Vec<u8>, Vec<String>) {
             };
             let (mut packer, mut packets) = (bilibili::Packer::default(), Vec::new());
             bilibili::auth_reply(1, bilibili::CODE_OK, &mut packets);
-            bilibili::heartbeat_reply(2, 1, &mut packets);
+            bilibili::heartbeat_reply(2, 1, b"", &mut packets);
             packer.pack(version, [chat("one")], &mut packets);
             let gift = br#"{"cmd":"SEND_GIFT","data":{}}"#.to_vec();
             packer.pack(version, [chat("two"), gift, chat(&"3".repeat(70_000))], &mut packets);

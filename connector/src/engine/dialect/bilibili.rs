@@ -5,7 +5,7 @@ use proto::{
     packet::{Packet, operation},
 };
 
-use super::super::{Engine, limits::Verdict};
+use super::super::{Engine, limits::Verdict, session::Wire};
 use crate::driver::Key;
 
 impl Engine {
@@ -14,7 +14,9 @@ impl Engine {
         // Who asks too often is answered until it is abuse: there is no way to say no.
         if self.draw(key) != Verdict::Abuse && packet.operation == operation::HEARTBEAT {
             let mut reply = Vec::new();
-            bilibili::heartbeat_reply(packet.sequence, self.online_here(key), &mut reply);
+            let web = self.session(key).is_some_and(|session| matches!(session.wire, Wire::WebSocket(_)));
+            let echo = if web { packet.body } else { &[] };
+            bilibili::heartbeat_reply(packet.sequence, self.online_here(key), echo, &mut reply);
             self.turn(key, Some(&reply));
         }
     }

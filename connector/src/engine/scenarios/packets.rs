@@ -211,6 +211,24 @@ fn a_bilibili_viewer_is_let_in_counted_and_gets_danmaku() {
 }
 
 #[test]
+fn bilibilis_heartbeat_is_echoed_behind_its_reply_on_websocket() {
+    let mut bench = Bench::new(|_| {});
+    let web = bench.open().unwrap();
+    let _ = bench.say(web, &upgrade("/sub", ""));
+    let _ = bench.say(web, &masked(Opcode::Binary, &packet_bytes(operation::AUTH, 1, br#"{"roomid":1}"#)));
+    bench.admit();
+    bench.hold("room:1", 0, Vec::new());
+    bench.heard(web);
+    for body in [&b"{}"[..], b"[object Object]", b""] {
+        let _ = bench.say(web, &masked(Opcode::Binary, &packet_bytes(operation::HEARTBEAT, 2, body)));
+        let reply = [&packet_bytes(3, 2, &[0, 0, 0, 1])[..], body].concat();
+        let length = u8::try_from(reply.len()).unwrap();
+        assert_eq!(bench.heard(web), [&[0x82, length][..], &reply].concat());
+    }
+    // TCP has no echo: `a_bilibili_viewer_is_let_in_counted_and_gets_danmaku`.
+}
+
+#[test]
 fn a_packet_that_no_peer_may_send_closes() {
     let mut bench = Bench::new(|_| {});
     for bytes in [&[0, 0, 16, 17, 0, 16][..], &[0, 0, 0, 16, 0, 15], &[0, 0, 0, 1]] {
