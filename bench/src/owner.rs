@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use proto::client::{Lane, Message, Sender, message};
-use proto::cluster::{self, FromHolder, FromOwner, Item, Own, from_holder, from_owner};
+use proto::cluster::{self, FromHolder, FromOwner, Item, Own, Topic, from_holder, from_owner};
 use proto::config::Secret;
 use rpc::cluster::delivery_client::DeliveryClient;
 use rpc::secret::Show;
@@ -215,7 +215,13 @@ impl Attached {
         let fresh = || Partition { offset: FIRST_OFFSET, ..Partition::default() };
         let partitions: BTreeMap<u32, Partition> = rooms.iter().map(|(partition, ..)| (*partition, fresh())).collect();
         for &partition in partitions.keys() {
-            let own = Own { partition, epoch: EPOCH, log: "bench".into(), partitions: plan.partitions };
+            let own = Own {
+                topic: Topic::Rooms.into(),
+                partition,
+                epoch: EPOCH,
+                log: "bench".into(),
+                partitions: plan.partitions,
+            };
             send(&out, from_owner::Frame::Own(own)).await?;
         }
         let published = Published::new(&plan.schedule);

@@ -32,6 +32,8 @@ use crate::link::Event;
 use crate::owner::{Action, Owner, Terms};
 use crate::ready::Ready;
 
+/// As frames between job and connectors name it.
+const TOPIC: proto::cluster::Topic = proto::cluster::Topic::Rooms;
 /// The group that shares the partitions out.
 pub(crate) const GROUP: &str = "job";
 const TICK: Duration = Duration::from_millis(100);
@@ -221,15 +223,17 @@ impl Rooms {
                 self.attached.remove(&holder);
                 self.each(|owner, now_ms| owner.detached(holder, now_ms));
             }
-            Event::Frame(from, Frame::Hold(hold)) => self.one(hold.partition, |owner, _| owner.hold(from, hold)),
-            Event::Frame(from, Frame::HoldsDone(done)) => {
+            Event::Frame(from, Frame::Hold(hold)) if is_rooms(hold.topic) => {
+                self.one(hold.partition, |owner, _| owner.hold(from, hold));
+            }
+            Event::Frame(from, Frame::HoldsDone(done)) if is_rooms(done.topic) => {
                 self.one(done.partition, |owner, now_ms| owner.holds_done(from, done.epoch, now_ms));
             }
-            Event::Frame(from, Frame::Release(release)) => {
+            Event::Frame(from, Frame::Release(release)) if is_rooms(release.topic) => {
                 self.one(release.partition, |owner, _| owner.release(from, &release.channel));
             }
-            // The link takes these itself.
-            Event::Frame(_, Frame::Acks(_) | Frame::Hello(_)) => {}
+            // Of another topic; or the link takes it itself.
+            Event::Frame(..) => {}
         }
     }
 
@@ -328,7 +332,7 @@ impl Rooms {
                     // What follows an overflow in the same breath was meant for a holder that holds anew.
                     let Some(attachment) = self.attached.get(&to).filter(|_| !over.contains(&to)) else { continue };
                     fed.insert(to);
-                    if attachment.outbox.with(|outbox| outbox.push(now_us, partition, epoch, out)).is_err() {
+                    if attachment.outbox.with(|outbox| outbox.push(now_us, (TOPIC, partition), epoch, out)).is_err() {
                         tracing::warn!(partition, connector = to, "a connector is too slow: its queue was dropped");
                         over.insert(to);
                     }
@@ -450,6 +454,10 @@ impl Rooms {
         }
         self.consumer.leave().await;
     }
+}
+
+fn is_rooms(topic: i32) -> bool {
+    proto::topic::of(topic) == Some(TOPIC)
 }
 
 /// Publishes until the bus has it. A repetition is harmless: the last claim counts, a dead letter names its place.

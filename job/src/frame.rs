@@ -23,7 +23,15 @@ mod field {
 #[derive(Debug)]
 pub(crate) enum Frame {
     Whole(Body),
-    Deliver { partition: u32, epoch: u64, seq: u64, items: Vec<Encoded>, through: u64, queued_us: u64 },
+    Deliver {
+        topic: cluster::Topic,
+        partition: u32,
+        epoch: u64,
+        seq: u64,
+        items: Vec<Encoded>,
+        through: u64,
+        queued_us: u64,
+    },
     Held(cluster::Held, Vec<Encoded>),
 }
 
@@ -34,8 +42,9 @@ impl Frame {
                 let frame = cluster::FromOwner { frame: Some(body) };
                 frame.encode_raw(into);
             }
-            Self::Deliver { partition, epoch, seq, items, through, queued_us } => {
-                let head = cluster::Deliver { partition, epoch, seq, items: Vec::new(), through, queued_us };
+            Self::Deliver { topic, partition, epoch, seq, items, through, queued_us } => {
+                let topic = topic.into();
+                let head = cluster::Deliver { topic, partition, epoch, seq, items: Vec::new(), through, queued_us };
                 nest(field::FROM_OWNER_DELIVER, &head, field::DELIVER_ITEMS, &items, into);
             }
             Self::Held(head, recent) => nest(field::FROM_OWNER_HELD, &head, field::HELD_RECENT, &recent, into),
@@ -115,16 +124,27 @@ mod tests {
             })
             .collect();
         let encoded = || items.iter().map(Encoded::new).collect::<Vec<_>>();
-        let deliver =
-            cluster::Deliver { partition: 0, epoch: 7, seq: 300, items: items.clone(), through: 9, queued_us: 5 };
-        let frame = Frame::Deliver { partition: 0, epoch: 7, seq: 300, items: encoded(), through: 9, queued_us: 5 };
+        let topic = cluster::Topic::Rooms;
+        let deliver = cluster::Deliver {
+            topic: topic.into(),
+            partition: 0,
+            epoch: 7,
+            seq: 300,
+            items: items.clone(),
+            through: 9,
+            queued_us: 5,
+        };
+        let frame =
+            Frame::Deliver { topic, partition: 0, epoch: 7, seq: 300, items: encoded(), through: 9, queued_us: 5 };
         assert_eq!(read(frame), Some(Body::Deliver(deliver)));
 
         let head = cluster::Held { partition: 5, hold: 3, channel: "room:1".into(), ..cluster::Held::default() };
         let held = cluster::Held { recent: items.clone(), ..head.clone() };
         assert_eq!(read(Frame::Held(head, encoded())), Some(Body::Held(held)));
 
-        let none = Frame::Deliver { partition: 0, epoch: 0, seq: 0, items: Vec::new(), through: 0, queued_us: 0 };
+        let topic = cluster::Topic::Unspecified;
+        let none =
+            Frame::Deliver { topic, partition: 0, epoch: 0, seq: 0, items: Vec::new(), through: 0, queued_us: 0 };
         assert_eq!(read(none), Some(Body::Deliver(cluster::Deliver::default())));
         let own = Body::Own(cluster::Own { partition: 1, ..cluster::Own::default() });
         assert_eq!(read(Frame::Whole(own.clone())), Some(own));

@@ -5,11 +5,13 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
-use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint, message};
+use proto::client::GapReasons;
 use proto::cluster::Item;
 
-/// `Item.missed`'s number in the schema.
+/// Numbers of the fields in the schema that tell a gap: `Item.missed` and `Item.reasons`.
 const MISSED_FIELD: u32 = 7;
+const REASONS_FIELD: u32 = 8;
 
 /// Length and body of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,17 +22,18 @@ impl Encoded {
         Self(item.encode_length_delimited_to_vec().into())
     }
 
-    /// The same item after `missed` that are not delivered; it must not say any itself.
-    pub(crate) fn after(&self, missed: u64) -> Self {
+    /// The same item after messages that are not delivered, as many as `reasons` says; it must not say any itself.
+    pub(crate) fn after(&self, missed: u64, reasons: &GapReasons) -> Self {
         let mut body = self.0.clone();
         let length = decode_varint(&mut body).expect("written by `new`");
         // Fields may stand in any order (protobuf's encoding guide), so one more is appended.
-        let added = 1 + encoded_len_varint(missed);
+        let added = 1 + encoded_len_varint(missed) + message::encoded_len(REASONS_FIELD, reasons);
         let mut bytes = BytesMut::with_capacity(self.0.len() + added + 1);
         encode_varint(length + added as u64, &mut bytes);
         bytes.put_slice(&body);
         encode_key(MISSED_FIELD, WireType::Varint, &mut bytes);
         encode_varint(missed, &mut bytes);
+        message::encode(REASONS_FIELD, reasons, &mut bytes);
         Self(bytes.freeze())
     }
 
@@ -54,9 +57,10 @@ mod tests {
             let item =
                 Item { channel: "room:1".into(), offset: 7, message: vec![b'x'; size].into(), ..Item::default() };
             for missed in [1, 127, 128, u64::MAX] {
-                let after = Encoded::new(&item).after(missed);
+                let reasons = GapReasons { capped: missed - 1, aged: 1, ..GapReasons::default() };
+                let after = Encoded::new(&item).after(missed, &reasons);
                 let read = Item::decode_length_delimited(after.bytes()).unwrap();
-                assert_eq!(read, Item { missed, ..item.clone() });
+                assert_eq!(read, Item { missed, reasons: Some(reasons), ..item.clone() });
             }
         }
     }

@@ -171,7 +171,13 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
     let why = loop {
         match frames.message().await {
             Ok(Some(cluster::FromHolder { frame: Some(Body::Acks(cluster::Acks { acks })) })) => {
-                outbox.with(|outbox| acks.iter().for_each(|ack| outbox.acked(ack.partition, ack.epoch, ack.seq)));
+                outbox.with(|outbox| {
+                    for ack in acks {
+                        // A topic that this program does not know is none of what it sent.
+                        let Some(topic) = proto::topic::of(ack.topic) else { continue };
+                        outbox.acked((topic, ack.partition), ack.epoch, ack.seq);
+                    }
+                });
             }
             Ok(Some(cluster::FromHolder { frame: Some(frame) })) => {
                 let _ = dial.events.send(Event::Frame(holder, frame)).await;

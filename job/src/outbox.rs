@@ -15,8 +15,8 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use proto::cluster;
 use proto::cluster::from_owner::Frame as Body;
+use proto::cluster::{self, Topic};
 use rustc_hash::FxHashMap;
 
 use crate::frame::Frame;
@@ -60,9 +60,9 @@ impl Lane {
 
 /// The queues of one connector's stream.
 pub(crate) struct Outbox {
-    lanes: FxHashMap<u32, Lane>,
+    lanes: FxHashMap<(Topic, u32), Lane>,
     /// Partitions that have something, in the order of their turns.
-    turns: VecDeque<u32>,
+    turns: VecDeque<(Topic, u32)>,
     pushes: VecDeque<(Body, usize)>,
     push_bytes: usize,
     bytes: usize,
@@ -88,7 +88,7 @@ impl Outbox {
     }
 
     /// Queues something of a partition; `now_us` is microseconds since 1970.
-    pub(crate) fn push(&mut self, now_us: u64, partition: u32, epoch: u64, out: Out) -> Result<(), Overflow> {
+    pub(crate) fn push(&mut self, now_us: u64, partition: (Topic, u32), epoch: u64, out: Out) -> Result<(), Overflow> {
         if self.closed {
             return Ok(());
         }
@@ -140,7 +140,7 @@ impl Outbox {
     }
 
     /// The connector has handled everything up to `seq`.
-    pub(crate) fn acked(&mut self, partition: u32, epoch: u64, seq: u64) {
+    pub(crate) fn acked(&mut self, partition: (Topic, u32), epoch: u64, seq: u64) {
         let Some(lane) = self.lanes.get_mut(&partition).filter(|lane| lane.epoch == epoch) else { return };
         while let Some(&(sent, bytes)) = lane.flying.front()
             && sent <= seq
@@ -222,11 +222,12 @@ impl Outbox {
 }
 
 /// The next frame of a partition.
-fn take(partition: u32, lane: &mut Lane) -> Option<Frame> {
+fn take((topic, partition): (Topic, u32), lane: &mut Lane) -> Option<Frame> {
+    let of = i32::from(topic);
     let epoch = lane.epoch;
     if lane.reset && !matches!(lane.queue.front(), Some(Out::Own(_))) {
         lane.reset = false;
-        return Some(Frame::Whole(Body::Reset(cluster::Reset { partition, epoch })));
+        return Some(Frame::Whole(Body::Reset(cluster::Reset { topic: of, partition, epoch })));
     }
     let first = lane.queue.pop_front()?;
     let mut bytes = out_bytes(&first);
@@ -234,7 +235,7 @@ fn take(partition: u32, lane: &mut Lane) -> Option<Frame> {
     let mut through = 0;
     let frame = match first {
         Out::Own(own) => Frame::Whole(Body::Own(own)),
-        Out::Disown => Frame::Whole(Body::Disown(cluster::Disown { partition, epoch })),
+        Out::Disown => Frame::Whole(Body::Disown(cluster::Disown { topic: of, partition, epoch })),
         Out::Held(held, recent) => {
             lane.seq += 1;
             Frame::Held(cluster::Held { seq: lane.seq, ..*held }, recent)
@@ -243,13 +244,13 @@ fn take(partition: u32, lane: &mut Lane) -> Option<Frame> {
             items.push(item);
             batch(lane, &mut items, &mut through, &mut bytes);
             lane.seq += 1;
-            Frame::Deliver { partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
+            Frame::Deliver { topic, partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
         }
         Out::Through(offset) => {
             through = offset;
             batch(lane, &mut items, &mut through, &mut bytes);
             lane.seq += 1;
-            Frame::Deliver { partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
+            Frame::Deliver { topic, partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
         }
     };
     lane.queued_bytes -= bytes;
@@ -298,7 +299,7 @@ mod tests {
     use super::*;
 
     fn own(epoch: u64) -> Out {
-        Out::Own(cluster::Own { partition: 3, epoch, log: "a".into(), partitions: 64 })
+        Out::Own(cluster::Own { topic: Topic::Rooms.into(), partition: 3, epoch, log: "a".into(), partitions: 64 })
     }
 
     fn item(bytes: usize) -> Out {
@@ -329,7 +330,7 @@ mod tests {
     fn what_has_gathered_goes_in_one_frame_and_numbers_are_dense() {
         let mut outbox = Outbox::new(1 << 20);
         for out in [own(7), held(), item(10), item(10), Out::Through(9), held(), item(10), Out::Disown] {
-            assert_eq!(outbox.push(1, 3, 7, out), Ok(()));
+            assert_eq!(outbox.push(1, (Topic::Rooms, 3), 7, out), Ok(()));
         }
         let frames = ["own 7", "held #1", "2 items #2 to 9", "held #3", "1 items #4 to 0", "disown"];
         assert_eq!(names(&mut outbox), frames);
@@ -340,9 +341,9 @@ mod tests {
     fn a_frame_has_a_largest_size_and_partitions_take_turns() {
         let mut outbox = Outbox::new(16 << 20);
         for partition in [3, 4] {
-            outbox.push(1, partition, 7, own(7)).unwrap();
+            outbox.push(1, (Topic::Rooms, partition), 7, own(7)).unwrap();
             for _ in 0..3 {
-                outbox.push(1, partition, 7, item(DELIVER_BYTES_MAX / 2)).unwrap();
+                outbox.push(1, (Topic::Rooms, partition), 7, item(DELIVER_BYTES_MAX / 2)).unwrap();
             }
         }
         let one = "1 items #";
@@ -354,29 +355,49 @@ mod tests {
     #[test]
     fn over_its_bound_a_queue_is_dropped_and_reset_and_numbered_anew() {
         let mut outbox = Outbox::new(10_000);
-        outbox.push(1, 3, 7, own(7)).unwrap();
-        outbox.push(1, 4, 8, own(8)).unwrap();
-        outbox.push(1, 4, 8, item(1_000)).unwrap();
+        outbox.push(1, (Topic::Rooms, 3), 7, own(7)).unwrap();
+        outbox.push(1, (Topic::Rooms, 4), 8, own(8)).unwrap();
+        outbox.push(1, (Topic::Rooms, 4), 8, item(1_000)).unwrap();
         let mut pushed = 0;
-        while outbox.push(1, 3, 7, item(900)).is_ok() {
+        while outbox.push(1, (Topic::Rooms, 3), 7, item(900)).is_ok() {
             pushed += 1;
         }
         assert!((8..=9).contains(&pushed), "{pushed}");
-        outbox.push(1, 3, 7, held()).unwrap();
+        outbox.push(1, (Topic::Rooms, 3), 7, held()).unwrap();
         assert_eq!(names(&mut outbox), ["own 7", "own 8", "reset", "1 items #1 to 0", "held #1"]);
-        outbox.acked(3, 7, 1);
-        outbox.acked(4, 8, 1);
+        outbox.acked((Topic::Rooms, 3), 7, 1);
+        outbox.acked((Topic::Rooms, 4), 8, 1);
         assert_eq!(outbox.bytes(), 0);
         // Sent and not acknowledged counts too.
         for _ in 0..10 {
-            outbox.push(1, 3, 7, item(900)).unwrap();
+            outbox.push(1, (Topic::Rooms, 3), 7, item(900)).unwrap();
         }
         assert_eq!(names(&mut outbox), ["10 items #2 to 0"]);
-        assert_eq!(outbox.push(1, 3, 7, item(900)), Err(Overflow));
+        assert_eq!(outbox.push(1, (Topic::Rooms, 3), 7, item(900)), Err(Overflow));
         assert_eq!(names(&mut outbox), ["reset"]);
-        outbox.push(1, 3, 7, item(900)).unwrap();
+        outbox.push(1, (Topic::Rooms, 3), 7, item(900)).unwrap();
         assert_eq!(names(&mut outbox), ["1 items #1 to 0"]);
-        outbox.acked(3, 7, 1);
+        outbox.acked((Topic::Rooms, 3), 7, 1);
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn partitions_of_two_topics_are_two() {
+        let mut outbox = Outbox::new(1 << 20);
+        for topic in [Topic::Rooms, Topic::Conversations] {
+            outbox.push(1, (topic, 3), 7, own(7)).unwrap();
+            outbox.push(1, (topic, 3), 7, item(10)).unwrap();
+        }
+        let mut delivered = Vec::new();
+        while let Some(frame) = outbox.pop() {
+            if let Frame::Deliver { topic, partition, seq, .. } = frame {
+                delivered.push((topic, partition, seq));
+            }
+        }
+        assert_eq!(delivered, [(Topic::Rooms, 3, 1), (Topic::Conversations, 3, 1)]);
+        outbox.acked((Topic::Rooms, 3), 7, 1);
+        assert!(outbox.bytes() > 0);
+        outbox.acked((Topic::Conversations, 3), 7, 1);
         assert_eq!(outbox.bytes(), 0);
     }
 
@@ -384,11 +405,11 @@ mod tests {
     fn a_new_epoch_voids_the_old_one_s_queue() {
         let mut outbox = Outbox::new(10_000);
         for out in [own(7), item(10), Out::Disown] {
-            outbox.push(1, 3, 7, out).unwrap();
+            outbox.push(1, (Topic::Rooms, 3), 7, out).unwrap();
         }
-        outbox.push(1, 3, 9, own(9)).unwrap();
-        outbox.push(1, 3, 7, item(10)).unwrap();
-        outbox.push(1, 3, 9, item(10)).unwrap();
+        outbox.push(1, (Topic::Rooms, 3), 9, own(9)).unwrap();
+        outbox.push(1, (Topic::Rooms, 3), 7, item(10)).unwrap();
+        outbox.push(1, (Topic::Rooms, 3), 9, item(10)).unwrap();
         assert_eq!(names(&mut outbox), ["own 9", "1 items #1 to 0"]);
     }
 

@@ -30,7 +30,7 @@ use rustc_hash::FxHashMap;
 use self::holds::Holds;
 use crate::item::Encoded;
 use crate::metrics::Metrics;
-use crate::room::{Holder, Room, gap_item};
+use crate::room::{Gap, Holder, Room, gap_item};
 use crate::seen::{Budget, REPEAT_MS, Seen};
 
 /// How long a new owner waits for the connectors that are attached to say what they hold, milliseconds. One that says
@@ -221,6 +221,7 @@ impl Owner {
     pub(crate) fn attached(&mut self, connector: Holder) {
         self.connectors.insert(connector, Connector { collecting: true, ..Connector::default() });
         let own = cluster::Own {
+            topic: cluster::Topic::Rooms.into(),
             partition: self.partition,
             epoch: self.epoch,
             log: self.terms.log.to_string(),
@@ -377,28 +378,28 @@ impl Owner {
             room.dropped(record.offset, record.time_ms);
         }
         let item = (!over).then(|| item(record.offset, ordinal, channel, time_ms, post));
-        let (mut sent, mut missed) = (Vec::new(), 0_u64);
+        let (mut sent, mut missed) = (Vec::new(), false);
         // The same gap for most, if any: encoded once for each that differs.
-        let mut after: Vec<(u64, Encoded)> = Vec::new();
+        let mut after: Vec<(Gap, Encoded)> = Vec::new();
         for holding in room.holders.iter_mut().filter(|holding| holding.position < record.offset) {
             holding.position = record.offset;
             match &item {
                 Some(item) if !old => {
                     let gap = std::mem::take(&mut holding.missed);
-                    metrics.gaps.inc_by(gap);
-                    let item = if gap == 0 {
+                    metrics.gaps.inc_by(gap.count());
+                    let item = if gap == Gap::default() {
                         item.clone()
                     } else if let Some((_, item)) = after.iter().find(|(missed, _)| *missed == gap) {
                         item.clone()
                     } else {
-                        after.push((gap, item.after(gap)));
+                        after.push((gap, gap.before(item)));
                         after[after.len() - 1].1.clone()
                     };
                     sent.push((holding.to, item));
                 }
                 _ => {
-                    holding.missed += 1;
-                    missed += 1;
+                    holding.missed.add(over);
+                    missed = true;
                 }
             }
         }
@@ -406,8 +407,8 @@ impl Owner {
             room.keep(record.offset, record.time_ms, item, &terms.recent);
             room.trim(record.time_ms - terms.age_ms, &terms.recent);
         }
-        if missed > 0 || over {
-            metrics.aged.inc_by(u64::from(old && !over && missed > 0));
+        if missed || over {
+            metrics.aged.inc_by(u64::from(old && !over && missed));
             self.gapped.insert(channel.to_owned());
         }
         metrics.deliveries.inc_by(sent.len() as u64);
@@ -431,12 +432,12 @@ impl Owner {
         let (last, ordinal) = (room.last(), room.ordinal());
         let mut told = Vec::new();
         for holding in &mut room.holders {
-            if holding.missed > 0 && only.is_none_or(|only| only == holding.to) {
+            if holding.missed.count() > 0 && only.is_none_or(|only| only == holding.to) {
                 told.push((holding.to, std::mem::take(&mut holding.missed)));
             }
         }
         for (to, missed) in told {
-            self.terms.metrics.gaps.inc_by(missed);
+            self.terms.metrics.gaps.inc_by(missed.count());
             self.send(to, Out::Item(gap_item(channel, last, ordinal, missed)));
         }
     }
@@ -479,7 +480,16 @@ fn item(offset: Offset, ordinal: u64, channel: &str, time_ms: i64, post: record:
     let lane = post.lane;
     let raw = post.raw.clone();
     let message = message(channel.to_owned(), offset, time_ms, post).encode_to_vec().into();
-    Encoded::new(&cluster::Item { channel: channel.to_owned(), offset, ordinal, lane, message, raw, missed: 0 })
+    Encoded::new(&cluster::Item {
+        channel: channel.to_owned(),
+        offset,
+        ordinal,
+        lane,
+        message,
+        raw,
+        missed: 0,
+        reasons: None,
+    })
 }
 
 /// A post as native clients get it.
@@ -591,7 +601,10 @@ mod tests {
         // It is back with two more, of which the holder, having had the first seven, knows nothing.
         let posts: Vec<_> = (12..=13).map(|offset| post(offset, 2 * AGE_MS, "room:1")).collect();
         owner.records(2 * AGE_MS, &posts);
-        assert_eq!(hold(&mut owner, "room:1", 8, 7), Some(cluster::Missed { count: 0, exact: false }));
+        assert_eq!(
+            hold(&mut owner, "room:1", 8, 7),
+            Some(cluster::Missed { count: 0, exact: false, reasons: Some(client::GapReasons::default()) })
+        );
         owner.release(1, "room:1");
         assert_eq!(hold(&mut owner, "room:1", 11, 10), None, "it had all when it was forgotten");
     }

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 
 use bus::Offset;
+use proto::client::GapReasons;
 use proto::cluster::{Item, Missed};
 
 use crate::item::Encoded;
@@ -35,6 +36,46 @@ pub(crate) const ROOM_BYTES: usize = 1024;
 /// The stream of a connector, numbered by its attaching: the same connector's next stream is another holder.
 pub(crate) type Holder = u64;
 
+/// Messages of a room that a holder does not get, by what the owner knows of the reason. A count that does not fit stays
+/// at the largest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// Over the flow cap.
+    capped: u32,
+    /// Older than `job.age_s_max` when they could be delivered.
+    aged: u32,
+}
+
+impl Gap {
+    /// One message more: over the flow cap, or too old.
+    pub(crate) fn add(&mut self, capped: bool) {
+        let count = if capped { &mut self.capped } else { &mut self.aged };
+        *count = count.saturating_add(1);
+    }
+
+    fn capped(count: u64) -> Self {
+        Self { capped: u32::try_from(count).unwrap_or(u32::MAX), aged: 0 }
+    }
+
+    pub(crate) fn count(self) -> u64 {
+        u64::from(self.capped) + u64::from(self.aged)
+    }
+
+    /// The message, telling that this gap lies directly before it.
+    pub(crate) fn before(self, item: &Encoded) -> Encoded {
+        item.after(self.count(), &self.reasons())
+    }
+
+    fn reasons(self) -> GapReasons {
+        GapReasons { capped: self.capped.into(), aged: self.aged.into(), ..GapReasons::default() }
+    }
+}
+
+/// So many messages are missing that nobody knows more of.
+fn unknown(count: u64, exact: bool) -> Missed {
+    Missed { count, exact, reasons: Some(GapReasons { unknown: count, ..GapReasons::default() }) }
+}
+
 /// How far a holder is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holding {
@@ -42,7 +83,7 @@ pub(crate) struct Holding {
     /// It has, or was told that it misses, everything up to here.
     pub(crate) position: Offset,
     /// Not delivered and not yet told.
-    pub(crate) missed: u64,
+    pub(crate) missed: Gap,
 }
 
 /// What a hold says of its holder's place.
@@ -226,7 +267,7 @@ impl Room {
     pub(crate) fn answer(&self, place: Place, bytes_max: usize) -> Answer {
         match place {
             Place::Nothing { recent } => self.recent(recent, None, bytes_max),
-            Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(Missed { count: 0, exact: false }), bytes_max),
+            Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(unknown(0, false)), bytes_max),
             Place::At { offset, ordinal } => {
                 let first = self.entries.partition_point(|entry| entry.offset <= offset);
                 self.since(first, self.missed(offset, ordinal), bytes_max)
@@ -255,11 +296,11 @@ impl Room {
         if position >= self.counted.0 {
             let at = self.index.partition_point(|&(offset, _)| offset <= position);
             let reached = if at == 0 { self.counted.1 } else { self.index[at - 1].1 };
-            Some(Missed { count: before - reached, exact: true })
+            Some(unknown(before - reached, true))
         } else if let Some(ordinal) = ordinal.filter(|ordinal| (self.base + 1..=before).contains(ordinal)) {
-            Some(Missed { count: before - ordinal, exact: true })
+            Some(unknown(before - ordinal, true))
         } else {
-            Some(Missed { count: before - self.counted.1, exact: false })
+            Some(unknown(before - self.counted.1, false))
         }
     }
 
@@ -273,8 +314,8 @@ impl Room {
         let cut = self.entries.len() - first - fits.count();
         if cut > 0 {
             let count = self.entries[first + cut].first_ordinal() - self.entries[first].first_ordinal();
-            let so_far = missed.unwrap_or(Missed { count: 0, exact: true });
-            missed = Some(Missed { count: so_far.count + count, exact: so_far.exact });
+            let so_far = missed.unwrap_or_else(|| unknown(0, true));
+            missed = Some(unknown(so_far.count + count, so_far.exact));
             first += cut;
         }
         let mut recent = Vec::with_capacity(self.entries.len() - first);
@@ -283,23 +324,28 @@ impl Room {
             match &entry.kept {
                 // Before the first message: that is what `missed` says. (Who wants recent ones begins at a message.)
                 Kept::Dropped(count) if recent.is_empty() => {
-                    missed.get_or_insert(Missed { count: 0, exact: true }).count += count;
+                    let missed = missed.get_or_insert_with(|| unknown(0, true));
+                    missed.count += count;
+                    missed.reasons.get_or_insert_default().capped += count;
                 }
                 Kept::Dropped(count) => (gap, last) = (gap + count, (entry.offset, entry.ordinal)),
-                Kept::Message(item) if gap > 0 => recent.push(item.after(std::mem::take(&mut gap))),
+                Kept::Message(item) if gap > 0 => {
+                    recent.push(Gap::capped(std::mem::take(&mut gap)).before(item));
+                }
                 Kept::Message(item) => recent.push(item.clone()),
             }
         }
         if gap > 0 {
-            recent.push(gap_item(&self.channel, last.0, last.1, gap));
+            recent.push(gap_item(&self.channel, last.0, last.1, Gap::capped(gap)));
         }
         Answer { missed, recent }
     }
 }
 
 /// An item that is nothing but a gap.
-pub(crate) fn gap_item(channel: &str, offset: Offset, ordinal: u64, missed: u64) -> Encoded {
-    Encoded::new(&Item { channel: channel.to_owned(), offset, ordinal, missed, ..Item::default() })
+pub(crate) fn gap_item(channel: &str, offset: Offset, ordinal: u64, gap: Gap) -> Encoded {
+    let (channel, missed, reasons) = (channel.to_owned(), gap.count(), Some(gap.reasons()));
+    Encoded::new(&Item { channel, offset, ordinal, missed, reasons, ..Item::default() })
 }
 
 #[cfg(test)]
@@ -336,7 +382,7 @@ mod tests {
     }
 
     const ANSWER_MAX: usize = 2 << 20;
-    const EXACT: fn(u64) -> Option<Missed> = |count| Some(Missed { count, exact: true });
+    const EXACT: fn(u64) -> Option<Missed> = |count| Some(unknown(count, true));
 
     #[test]
     fn who_was_away_gets_what_is_kept_and_the_rest_counted() {
@@ -351,7 +397,7 @@ mod tests {
         assert_eq!((away.missed, away.recent.len()), (EXACT(300), 200));
         assert_eq!(room.answer(at(0), ANSWER_MAX).missed, EXACT(800));
         let elsewhere = room.answer(Place::Elsewhere, ANSWER_MAX);
-        assert_eq!((elsewhere.missed, elsewhere.recent.len()), (Some(Missed { count: 0, exact: false }), 200));
+        assert_eq!((elsewhere.missed, elsewhere.recent.len()), (Some(unknown(0, false)), 200));
     }
 
     #[test]
@@ -360,7 +406,7 @@ mod tests {
         let room = room(5000, 10, &budget);
         assert_eq!(room.answer(Place::At { offset: 20, ordinal: Some(10) }, ANSWER_MAX).missed, EXACT(4800 - 10));
         let known = INDEX_MAX as u64;
-        assert_eq!(room.answer(at(20), ANSWER_MAX).missed, Some(Missed { count: known, exact: false }));
+        assert_eq!(room.answer(at(20), ANSWER_MAX).missed, Some(unknown(known, false)));
     }
 
     #[test]
@@ -376,7 +422,7 @@ mod tests {
         // Told up to offset 50, where it had no message of this life; then one of this life.
         let known = INDEX_MAX as u64;
         let before = room.answer(Place::At { offset: 50, ordinal: Some(10) }, ANSWER_MAX);
-        assert_eq!(before.missed, Some(Missed { count: known, exact: false }));
+        assert_eq!(before.missed, Some(unknown(known, false)));
         assert_eq!(room.answer(Place::At { offset: 102, ordinal: Some(32) }, ANSWER_MAX).missed, EXACT(4800 - 2));
     }
 
@@ -416,7 +462,9 @@ mod tests {
         // Seconds: 1-3, 4-7, 8-9; two of each pass.
         assert_eq!(offsets(&room.answer(at(0), ANSWER_MAX)), [(1, 0), (2, 0), (4, 1), (5, 0), (8, 2), (9, 0)]);
         let late = room.answer(at(2), ANSWER_MAX);
-        assert_eq!((late.missed, offsets(&late)), (EXACT(1), vec![(4, 0), (5, 0), (8, 2), (9, 0)]));
+        let capped = GapReasons { capped: 1, ..GapReasons::default() };
+        let capped = Some(Missed { count: 1, exact: true, reasons: Some(capped) });
+        assert_eq!((late.missed, offsets(&late)), (capped, vec![(4, 0), (5, 0), (8, 2), (9, 0)]));
         let (ordinal, over) = room.next(10, 2_500, 2);
         assert!(over);
         room.dropped(10, 2_500);

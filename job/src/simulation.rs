@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bus::{Offset, Record, Start};
 use prost::Message as _;
-use proto::cluster::{FromOwner, Hold, from_owner};
+use proto::client::GapReasons;
+use proto::cluster::{FromOwner, Hold, Topic, from_owner};
 use proto::record;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -255,7 +256,7 @@ impl World {
                     let Some(stream) = self.jobs[job].streams.get_mut(&to).filter(|_| !over.contains(&to)) else {
                         continue;
                     };
-                    if !lose && stream.outbox.push(1, 0, epoch, out).is_err() {
+                    if !lose && stream.outbox.push(1, (Topic::Rooms, 0), epoch, out).is_err() {
                         over.push(to);
                     }
                 }
@@ -345,7 +346,7 @@ impl World {
             frame.encode(&mut bytes);
             stream.wire.push_back(bytes);
             if let Some(seq) = ack {
-                stream.outbox.acked(0, epoch, seq);
+                stream.outbox.acked((Topic::Rooms, 0), epoch, seq);
             }
             if stream.wire.len() >= most {
                 break;
@@ -552,6 +553,7 @@ impl Connector {
         let state = self.channels.get_mut(channel).expect("it is asked for");
         state.hold = self.holds;
         let mut hold = Hold {
+            topic: Topic::Rooms.into(),
             partition: 0,
             epoch,
             hold: self.holds,
@@ -617,6 +619,7 @@ impl Connector {
                     state.began = first.unwrap_or(held.offset);
                     state.position = Some(state.began);
                 } else if let Some(missed) = held.missed {
+                    assert_eq!(missed.count, told(missed.reasons));
                     state.got.push(Got::Gap(missed.count, missed.exact));
                 }
                 for item in held.recent {
@@ -645,12 +648,20 @@ impl Connector {
         state.position = state.position.max(Some(item.offset));
         state.ordinal = (epoch, item.ordinal);
         if item.missed > 0 {
+            assert_eq!(item.missed, told(item.reasons));
             state.got.push(Got::Gap(item.missed, true));
         }
         if !item.message.is_empty() {
             state.got.push(Got::Message(item.offset));
         }
     }
+}
+
+/// How many messages the reasons of a gap are for, together.
+fn told(reasons: Option<GapReasons>) -> u64 {
+    let GapReasons { slow, shed, capped, aged, unknown } = reasons.expect("every gap has its reasons");
+    assert_eq!(slow + shed, 0, "only an engine knows of these");
+    capped + aged + unknown
 }
 
 fn run(scene: Scene, steps: usize) -> World {

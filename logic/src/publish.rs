@@ -109,6 +109,7 @@ impl Publisher {
             style: draft.style,
             lane: draft.lane.into(),
             raw: draft.content.raw,
+            session: String::new(),
         }
     }
 

@@ -68,6 +68,7 @@ pub mod operation;
 pub mod packet;
 pub mod proxy;
 pub mod sniff;
+pub mod topic;
 pub mod websocket;
 
 macro_rules! fuzz_bodies {

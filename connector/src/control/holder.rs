@@ -22,13 +22,17 @@ mod channel;
 use std::sync::Arc;
 
 use proto::channel::partition;
-use proto::cluster::{Ack, Disown, FromOwner, Hold, HoldsDone, Item, Own, Release, Reset, from_holder, from_owner};
+use proto::cluster::{
+    Ack, Disown, FromOwner, Hold, HoldsDone, Item, Own, Release, Reset, Topic, from_holder, from_owner,
+};
 use rustc_hash::FxHashMap;
 
 use self::channel::{Channel, asked_by};
 use crate::engine::event::Held;
 
-/// Most partitions that an owner may claim there are: what one could mean (rule 3), and a bound for what a mistake costs.
+/// Topics are indexed by their number in the schema; 0 is none.
+const TOPICS: usize = Topic::Inbox as usize + 1;
+/// Most partitions that an owner may say a topic has: what one could mean (rule 3), and a bound for what a mistake costs.
 const PARTITIONS_MAX: u32 = 65_536;
 
 /// A job's stream, numbered as it came.
@@ -49,11 +53,18 @@ pub(super) enum Action {
     Break(StreamId, String),
 }
 
+/// The name of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PartitionId {
+    topic: Topic,
+    number: u32,
+}
+
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct Holder {
-    /// Empty until an owner says how many there are.
-    partitions: Vec<Partition>,
+    /// The partitions of each topic; none until an owner says how many there are.
+    topics: [Vec<Partition>; TOPICS],
     /// Asked for before that.
     early: Vec<(usize, String, u64)>,
     last_hold: u64,
@@ -85,19 +96,18 @@ impl Holder {
 
     /// A core takes up a channel.
     pub(super) fn hold(&mut self, core: usize, channel: &str, ticket: u64) {
-        if self.partitions.is_empty() {
+        let Some(id) = self.partition_of(channel) else {
             self.early.push((core, channel.to_owned(), ticket));
             return;
-        }
-        let number = partition(channel, self.partitions.len() as u32);
-        let partition = &mut self.partitions[number as usize];
+        };
+        let partition = &mut self.topics[id.topic as usize][id.number as usize];
         let name: Arc<str> = channel.into();
         let entry = partition.channels.entry(name.clone()).or_default();
         let mut hold = 0;
         if let Some(owner) = partition.owner {
             self.last_hold += 1;
             hold = self.last_hold;
-            self.actions.push(send_hold(owner, number, partition.epoch, &name, asked_by(hold)));
+            self.actions.push(send_hold(owner, id, partition.epoch, &name, asked_by(hold)));
         }
         entry.take_up(core, ticket, hold);
     }
@@ -105,17 +115,14 @@ impl Holder {
     /// A core has nobody left in a channel.
     pub(super) fn release(&mut self, core: usize, channel: &str) {
         self.early.retain(|(by, early, ..)| *by != core || early != channel);
-        if self.partitions.is_empty() {
-            return;
-        }
-        let number = partition(channel, self.partitions.len() as u32);
-        let partition = &mut self.partitions[number as usize];
+        let Some(id) = self.partition_of(channel) else { return };
+        let partition = &mut self.topics[id.topic as usize][id.number as usize];
         let Some(entry) = partition.channels.get_mut(channel) else { return };
         if entry.release(core) {
             partition.anew -= usize::from(entry.is_held_anew());
             partition.channels.remove(channel);
             if let Some(owner) = partition.owner {
-                let release = Release { partition: number, channel: channel.to_owned() };
+                let release = Release { topic: id.topic.into(), partition: id.number, channel: channel.to_owned() };
                 self.actions.push(Action::Send(owner, from_holder::Frame::Release(release)));
             }
         }
@@ -125,25 +132,28 @@ impl Holder {
     pub(super) fn frame(&mut self, from: StreamId, frame: FromOwner) {
         match frame.frame {
             Some(from_owner::Frame::Own(own)) => self.own(from, &own),
-            Some(from_owner::Frame::Disown(Disown { partition, epoch })) => {
-                if let Some(partition) = self.owned(from, partition, epoch) {
+            Some(from_owner::Frame::Disown(Disown { topic, partition, epoch })) => {
+                if let Some(partition) = named(topic, partition).and_then(|id| self.owned(from, id, epoch)) {
                     partition.owner = None;
                 }
             }
-            Some(from_owner::Frame::Reset(Reset { partition, epoch })) => {
-                if let Some(entry) = self.owned(from, partition, epoch) {
-                    entry.seq = 0;
-                    self.hold_anew(partition);
+            Some(from_owner::Frame::Reset(Reset { topic, partition, epoch })) => {
+                let Some(id) = named(topic, partition) else { return };
+                if let Some(partition) = self.owned(from, id, epoch) {
+                    partition.seq = 0;
+                    self.hold_anew(id);
                 }
             }
             Some(from_owner::Frame::Deliver(deliver)) => {
-                if self.numbered(from, deliver.partition, deliver.epoch, deliver.seq) {
-                    self.deliver(deliver.partition, deliver.items, deliver.through);
+                let Some(id) = named(deliver.topic, deliver.partition) else { return };
+                if self.numbered(from, id, deliver.epoch, deliver.seq) {
+                    self.deliver(id, deliver.items, deliver.through);
                 }
             }
             Some(from_owner::Frame::Held(held)) => {
-                if self.numbered(from, held.partition, held.epoch, held.seq) {
-                    self.held(held);
+                let Some(id) = named(held.topic, held.partition) else { return };
+                if self.numbered(from, id, held.epoch, held.seq) {
+                    self.held(id, held);
                 }
             }
             // For sessions, not for channels; or of a newer peer, who may say more than we understand.
@@ -153,47 +163,57 @@ impl Holder {
 
     /// A stream ended: its partitions have no owner until somebody says so.
     pub(super) fn detached(&mut self, stream: StreamId) {
-        for partition in self.partitions.iter_mut().filter(|partition| partition.owner == Some(stream)) {
+        for partition in self.topics.iter_mut().flatten().filter(|partition| partition.owner == Some(stream)) {
             partition.owner = None;
         }
     }
 
     /// Every channel that a core has, or asks for.
     pub(super) fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.partitions.iter().flat_map(|partition| partition.channels.keys())
+        self.topics.iter().flatten().flat_map(|partition| partition.channels.keys())
     }
 
     /// Sessions in a channel over the whole cluster, for the cores that do not know: see [`Channel::online`].
     pub(super) fn online(&mut self, channel: &str, sessions: u64, tell: impl FnMut(usize) -> bool) {
-        let number = partition(channel, self.partitions.len() as u32);
-        let partition = self.partitions.get_mut(number as usize);
-        if let Some(channel) = partition.and_then(|partition| partition.channels.get_mut(channel)) {
+        let Some(id) = self.partition_of(channel) else { return };
+        if let Some(channel) = self.topics[id.topic as usize][id.number as usize].channels.get_mut(channel) {
             channel.online(sessions, tell);
         }
     }
 
     /// Channels, and those of them that have no answer yet.
     pub(super) fn sizes(&self) -> (usize, usize) {
-        let channels = self.partitions.iter().flat_map(|partition| partition.channels.values());
+        let channels = self.topics.iter().flatten().flat_map(|partition| partition.channels.values());
         let (all, asking) =
             channels.fold((0, 0), |(all, asking), channel| (all + 1, asking + usize::from(channel.is_asking())));
         (all + self.early.len(), asking + self.early.len())
     }
 
+    /// The partition that carries a channel, once it is known how many its topic has.
+    fn partition_of(&self, channel: &str) -> Option<PartitionId> {
+        let topic = proto::topic::of_channel(channel);
+        let partitions = self.topics[topic as usize].len() as u32;
+        (partitions > 0).then(|| PartitionId { topic, number: partition(channel, partitions) })
+    }
+
     fn own(&mut self, from: StreamId, own: &Own) {
-        if self.partitions.is_empty() && (1..=PARTITIONS_MAX).contains(&own.partitions) {
-            self.partitions.resize_with(own.partitions as usize, Partition::default);
+        let Some(id) = named(own.topic, own.partition) else { return };
+        let partitions = &mut self.topics[id.topic as usize];
+        if partitions.is_empty() && (1..=PARTITIONS_MAX).contains(&own.partitions) {
+            partitions.resize_with(own.partitions as usize, Partition::default);
+            // Those of a topic of which the number is still not known come back here.
             for (core, channel, ticket) in std::mem::take(&mut self.early) {
                 self.hold(core, &channel, ticket);
             }
         }
-        if own.partitions as usize != self.partitions.len() || own.partition >= own.partitions {
-            let ours = self.partitions.len();
+        let partitions = &mut self.topics[id.topic as usize];
+        if own.partitions as usize != partitions.len() || own.partition >= own.partitions {
+            let ours = partitions.len();
             let reason = format!("partition {} of {}, where there are {ours}", own.partition, own.partitions);
             self.actions.push(Action::Break(from, reason));
             return;
         }
-        let partition = &mut self.partitions[own.partition as usize];
+        let partition = &mut partitions[id.number as usize];
         if own.epoch < partition.epoch {
             return;
         }
@@ -203,49 +223,49 @@ impl Holder {
         }
         (partition.epoch, partition.owner, partition.seq) = (own.epoch, Some(from), 0);
         partition.live = false;
-        self.hold_anew(own.partition);
+        self.hold_anew(id);
     }
 
     /// The partition, if `from` is its last owner and speaks of its epoch.
-    fn owned(&mut self, from: StreamId, partition: u32, epoch: u64) -> Option<&mut Partition> {
-        let partition = self.partitions.get_mut(partition as usize)?;
+    fn owned(&mut self, from: StreamId, id: PartitionId, epoch: u64) -> Option<&mut Partition> {
+        let partition = self.topics[id.topic as usize].get_mut(id.number as usize)?;
         (partition.owner == Some(from) && partition.epoch == epoch).then_some(partition)
     }
 
     /// Whether a numbered frame is to be taken; it is acknowledged then.
-    fn numbered(&mut self, from: StreamId, number: u32, epoch: u64, seq: u64) -> bool {
-        let Some(partition) = self.owned(from, number, epoch) else { return false };
+    fn numbered(&mut self, from: StreamId, id: PartitionId, epoch: u64, seq: u64) -> bool {
+        let Some(partition) = self.owned(from, id, epoch) else { return false };
         let want = partition.seq + 1;
         if seq != want {
             partition.owner = None;
-            let reason = format!("partition {number}, epoch {epoch}: number {seq}, where {want} follows");
+            let reason = format!("{id:?}, epoch {epoch}: number {seq}, where {want} follows");
             self.actions.push(Action::Break(from, reason));
             return false;
         }
         partition.seq = seq;
-        self.actions.push(Action::Ack(from, Ack { partition: number, epoch, seq }));
+        self.actions.push(Action::Ack(from, Ack { topic: id.topic.into(), partition: id.number, epoch, seq }));
         true
     }
 
     /// Asks the owner for every channel again: what is held from where it is, then what was asked for and not answered.
-    fn hold_anew(&mut self, number: u32) {
-        let partition = &mut self.partitions[number as usize];
+    fn hold_anew(&mut self, id: PartitionId) {
+        let partition = &mut self.topics[id.topic as usize][id.number as usize];
         let (epoch, Some(owner)) = (partition.epoch, partition.owner) else { return };
         partition.anew = 0;
         // Of what is held from here on, only this owner, on this stream, says how far it is complete.
         let through = std::mem::take(&mut partition.through);
         for (name, channel) in &mut partition.channels {
             for hold in channel.hold_anew(&mut self.last_hold, &partition.log, through) {
-                self.actions.push(send_hold(owner, number, epoch, name, hold));
+                self.actions.push(send_hold(owner, id, epoch, name, hold));
             }
             partition.anew += usize::from(channel.is_held_anew());
         }
-        let done = HoldsDone { partition: number, epoch };
+        let done = HoldsDone { topic: id.topic.into(), partition: id.number, epoch };
         self.actions.push(Action::Send(owner, from_holder::Frame::HoldsDone(done)));
     }
 
-    fn deliver(&mut self, number: u32, items: Vec<Item>, through: u64) {
-        let partition = &mut self.partitions[number as usize];
+    fn deliver(&mut self, id: PartitionId, items: Vec<Item>, through: u64) {
+        let partition = &mut self.topics[id.topic as usize][id.number as usize];
         partition.live |= through > 0;
         let mut batches: Vec<(usize, Vec<Arc<Item>>)> = Vec::new();
         for item in items {
@@ -267,8 +287,8 @@ impl Holder {
         self.actions.extend(batches.into_iter().map(|(core, batch)| Action::Deliver(core, batch)));
     }
 
-    fn held(&mut self, held: proto::cluster::Held) {
-        let partition = &mut self.partitions[held.partition as usize];
+    fn held(&mut self, id: PartitionId, held: proto::cluster::Held) {
+        let partition = &mut self.topics[id.topic as usize][id.number as usize];
         partition.live = true;
         let Some(channel) = partition.channels.get_mut(held.channel.as_str()) else { return };
         let was_anew = channel.is_held_anew();
@@ -278,8 +298,13 @@ impl Holder {
     }
 }
 
-fn send_hold(owner: StreamId, partition: u32, epoch: u64, channel: &str, hold: Hold) -> Action {
-    let hold = Hold { partition, epoch, channel: channel.to_owned(), ..hold };
+/// The partition that a frame names; none, where a newer peer speaks of a topic that this program does not know.
+fn named(topic: i32, number: u32) -> Option<PartitionId> {
+    proto::topic::of(topic).map(|topic| PartitionId { topic, number })
+}
+
+fn send_hold(owner: StreamId, id: PartitionId, epoch: u64, channel: &str, hold: Hold) -> Action {
+    let hold = Hold { topic: id.topic.into(), partition: id.number, epoch, channel: channel.to_owned(), ..hold };
     Action::Send(owner, from_holder::Frame::Hold(hold))
 }
 
@@ -291,13 +316,14 @@ mod tests {
 
     /// Four partitions: that of `room:1`.
     const P: u32 = 3;
+    const ROOMS: i32 = Topic::Rooms as i32;
 
     fn frame(frame: from_owner::Frame) -> FromOwner {
         FromOwner { frame: Some(frame) }
     }
 
     fn own(epoch: u64) -> FromOwner {
-        frame(from_owner::Frame::Own(Own { partition: P, epoch, log: "log".into(), partitions: 4 }))
+        frame(from_owner::Frame::Own(Own { topic: ROOMS, partition: P, epoch, log: "log".into(), partitions: 4 }))
     }
 
     fn item(offset: u64) -> Item {
@@ -306,11 +332,20 @@ mod tests {
 
     fn deliver(epoch: u64, seq: u64, offsets: &[u64], through: u64) -> FromOwner {
         let items = offsets.iter().copied().map(item).collect();
-        frame(from_owner::Frame::Deliver(Deliver { partition: P, epoch, seq, items, through, queued_us: 0 }))
+        frame(from_owner::Frame::Deliver(Deliver {
+            topic: ROOMS,
+            partition: P,
+            epoch,
+            seq,
+            items,
+            through,
+            queued_us: 0,
+        }))
     }
 
     fn held(epoch: u64, seq: u64, hold: u64, offset: u64, recent: &[u64]) -> FromOwner {
         frame(from_owner::Frame::Held(proto::cluster::Held {
+            topic: ROOMS,
             partition: P,
             epoch,
             seq,
@@ -318,7 +353,7 @@ mod tests {
             channel: "room:1".into(),
             log: "log".into(),
             offset,
-            missed: Some(Missed { count: 1, exact: true }),
+            missed: Some(Missed { count: 1, exact: true, reasons: None }),
             recent: recent.iter().copied().map(item).collect(),
         }))
     }
@@ -483,8 +518,8 @@ mod tests {
         done(&mut holder);
         // A paused owner wakes up and goes on.
         holder.frame(1, deliver(50, 2, &[110], 0));
-        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
-        holder.frame(1, frame(from_owner::Frame::Disown(Disown { partition: P, epoch: 50 })));
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { topic: ROOMS, partition: P, epoch: 50 })));
+        holder.frame(1, frame(from_owner::Frame::Disown(Disown { topic: ROOMS, partition: P, epoch: 50 })));
         holder.frame(1, own(50));
         holder.detached(1);
         assert!(done(&mut holder).is_empty());
@@ -497,7 +532,7 @@ mod tests {
         let mut holder = holding();
         holder.frame(1, deliver(50, 2, &[110], 0));
         done(&mut holder);
-        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { topic: ROOMS, partition: P, epoch: 50 })));
         assert_eq!(done(&mut holder), ["1: hold 2 room:1 log/110 recent 0 ordinal 11/50", "1: done 50"]);
         holder.frame(1, held(50, 1, 2, 200, &[190, 200]));
         assert_eq!(done(&mut holder), ["core 0: held 200 [190, 200]"]);
@@ -508,13 +543,13 @@ mod tests {
         let mut holder = holding();
         // Asked before the reset, seen by the owner after it: from there on it delivers.
         holder.hold(1, "room:1", 7);
-        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { topic: ROOMS, partition: P, epoch: 50 })));
         done(&mut holder);
         holder.frame(1, held(50, 1, 2, 120, &[110, 120]));
         holder.frame(1, deliver(50, 2, &[130], 130));
         assert!(done(&mut holder).is_empty());
         // Nor does it count as complete.
-        holder.frame(1, frame(from_owner::Frame::Reset(Reset { partition: P, epoch: 50 })));
+        holder.frame(1, frame(from_owner::Frame::Reset(Reset { topic: ROOMS, partition: P, epoch: 50 })));
         assert!(done(&mut holder)[0].contains("log/100"));
         holder.frame(1, held(50, 1, 5, 130, &[110, 120, 130]));
         holder.frame(1, held(50, 2, 6, 130, &[100, 110, 120, 130]));
@@ -546,10 +581,30 @@ mod tests {
     #[test]
     fn an_owner_that_counts_other_partitions_is_refused() {
         let mut holder = holding();
-        let other = Own { partition: P, epoch: 70, log: "log".into(), partitions: 8 };
+        let other = Own { topic: ROOMS, partition: P, epoch: 70, log: "log".into(), partitions: 8 };
         holder.frame(2, frame(from_owner::Frame::Own(other)));
         assert_eq!(done(&mut holder), ["2: broken"]);
         holder.frame(1, deliver(50, 2, &[110], 0));
         assert_eq!(done(&mut holder), ["core 0: [110]"]);
+    }
+
+    #[test]
+    fn partitions_of_two_topics_are_two_and_an_older_owner_s_are_rooms() {
+        let mut holder = holding();
+        // Another topic's partition of the same number, and a topic that is not known here.
+        let of = |topic| Own { topic, partition: P, epoch: 90, log: "other".into(), partitions: 8 };
+        holder.frame(2, frame(from_owner::Frame::Own(of(Topic::Conversations.into()))));
+        assert_eq!(done(&mut holder), ["2: done 90"]);
+        holder.frame(2, frame(from_owner::Frame::Own(of(99))));
+        let reset = |topic| frame(from_owner::Frame::Reset(Reset { topic, partition: P, epoch: 90 }));
+        holder.frame(2, reset(99));
+        assert!(done(&mut holder).is_empty());
+        holder.frame(2, reset(Topic::Conversations.into()));
+        assert_eq!(done(&mut holder), ["2: done 90"]);
+        holder.frame(1, deliver(50, 2, &[110], 0));
+        assert_eq!(done(&mut holder), ["core 0: [110]"]);
+        // An owner of before the topics were named.
+        holder.frame(3, frame(from_owner::Frame::Own(Own { topic: 0, epoch: 95, partitions: 4, ..of(0) })));
+        assert_eq!(done(&mut holder)[0], "3: hold 2 room:1 log/110 recent 0 ordinal 11/50");
     }
 }

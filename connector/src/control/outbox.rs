@@ -27,8 +27,8 @@ pub(super) struct Outbox {
 struct Inner {
     frames: VecDeque<from_holder::Frame>,
     /// Of each partition the last one, and the order in which they are due.
-    acks: FxHashMap<u32, Ack>,
-    due: VecDeque<u32>,
+    acks: FxHashMap<(i32, u32), Ack>,
+    due: VecDeque<(i32, u32)>,
     end: Option<Option<Status>>,
     /// Since the last look.
     taken: u64,
@@ -45,8 +45,9 @@ impl Outbox {
     /// With the next frame, or after [`Outbox::acknowledge`]; a later one of the partition stands for this.
     pub(super) fn ack(&self, ack: Ack) {
         let mut inner = self.lock();
-        if inner.acks.insert(ack.partition, ack).is_none() {
-            inner.due.push_back(ack.partition);
+        let key = (ack.topic, ack.partition);
+        if inner.acks.insert(key, ack).is_none() {
+            inner.due.push_back(key);
         }
     }
 
@@ -132,9 +133,10 @@ mod tests {
         let mut stream = std::pin::pin!(outbox.clone().stream());
         assert!(stream.next().now_or_never().is_none());
         for seq in 1..=3 {
-            outbox.ack(Ack { partition: 7, epoch: 1, seq });
-            outbox.ack(Ack { partition: 8, epoch: 1, seq: 10 * seq });
-            outbox.send(from_holder::Frame::HoldsDone(HoldsDone { partition: seq as u32, epoch: 1 }));
+            outbox.ack(Ack { topic: 1, partition: 7, epoch: 1, seq });
+            outbox.ack(Ack { topic: 1, partition: 8, epoch: 1, seq: 10 * seq });
+            outbox.ack(Ack { topic: 2, partition: 8, epoch: 1, seq: 100 * seq });
+            outbox.send(from_holder::Frame::HoldsDone(HoldsDone { topic: 1, partition: seq as u32, epoch: 1 }));
         }
         let mut said = Vec::new();
         while let Some(Some(Ok(FromHolder { frame: Some(frame) }))) = stream.next().now_or_never() {
@@ -146,19 +148,19 @@ mod tests {
                 other => format!("{other:?}"),
             });
         }
-        assert_eq!(said, ["done 1", "done 2", "done 3", "acks [3, 30]"]);
+        assert_eq!(said, ["done 1", "done 2", "done 3", "acks [3, 30, 300]"]);
         let woken = Arc::new(AtomicBool::new(false));
         let waker = futures::task::waker(Arc::new(Woken(woken.clone())));
         assert!(stream.as_mut().poll_next(&mut Context::from_waker(&waker)).is_pending());
         outbox.acknowledge();
-        outbox.ack(Ack { partition: 7, epoch: 1, seq: 4 });
+        outbox.ack(Ack { topic: 1, partition: 7, epoch: 1, seq: 4 });
         assert!(!woken.load(Ordering::Relaxed), "nothing was due, and then it has time");
         outbox.acknowledge();
         assert!(woken.load(Ordering::Relaxed) && stream.next().now_or_never().is_some());
         for _ in 0..2 * STALLED_LOOKS {
             assert!(!outbox.is_stalled(), "nothing waits");
         }
-        outbox.send(from_holder::Frame::HoldsDone(HoldsDone { partition: 4, epoch: 1 }));
+        outbox.send(from_holder::Frame::HoldsDone(HoldsDone { topic: 1, partition: 4, epoch: 1 }));
         let looks = (0..2 * STALLED_LOOKS).take_while(|_| !outbox.is_stalled()).count();
         assert_eq!(looks as u32, STALLED_LOOKS - 1);
         outbox.end(Some(Status::aborted("so")));

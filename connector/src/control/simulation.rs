@@ -74,7 +74,7 @@ impl Owner {
         self.let_go();
         self.stream = stream;
         self.inbox.clear();
-        let own = Own { partition: 0, epoch: self.epoch, log: "log".into(), partitions: 1 };
+        let own = Own { topic: 1, partition: 0, epoch: self.epoch, log: "log".into(), partitions: 1 };
         self.out = VecDeque::from([from_owner::Frame::Own(own)]);
     }
 
@@ -88,7 +88,7 @@ impl Owner {
     fn reset(&mut self) {
         self.let_go();
         self.out.retain(|frame| matches!(frame, from_owner::Frame::Own(_)));
-        self.out.push_back(from_owner::Frame::Reset(Reset { partition: 0, epoch: self.epoch }));
+        self.out.push_back(from_owner::Frame::Reset(Reset { topic: 1, partition: 0, epoch: self.epoch }));
     }
 
     fn take(&mut self, log: &[usize]) {
@@ -144,7 +144,7 @@ impl Owner {
         let through = if self.live && !self.collecting { offset } else { 0 };
         if !items.is_empty() || through > 0 {
             self.seq += 1;
-            let deliver = Deliver { partition: 0, epoch: self.epoch, seq: self.seq, items, through, queued_us: 0 };
+            let deliver = Deliver { epoch: self.epoch, seq: self.seq, items, through, ..Deliver::default() };
             self.out.push_back(from_owner::Frame::Deliver(deliver));
         }
         self.go_live_if_read(log);
@@ -167,6 +167,7 @@ impl Owner {
         *position = self.progress.max(*position);
         self.seq += 1;
         self.out.push_back(from_owner::Frame::Held(proto::cluster::Held {
+            topic: 1,
             partition: 0,
             epoch: self.epoch,
             seq: self.seq,

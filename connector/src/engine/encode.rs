@@ -295,7 +295,7 @@ impl Encoder {
             Entry::Hole { offset, count, exact } => (*offset, *count, *exact),
         };
         let position = client::Position { log: log.to_owned(), normal: offset, high: offset };
-        let gap = client::Gap { channel: channel.to_owned(), count, exact, position: Some(position) };
+        let gap = client::Gap { channel: channel.to_owned(), count, exact, position: Some(position), reasons: None };
         self.server_frame(encoding, &ServerFrame { request: 0, body: Some(Body::Gap(gap)) });
         emit(Framed { bytes: &self.frame, messages: count, missing: count, offset, inexact: !exact });
     }

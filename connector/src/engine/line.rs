@@ -126,7 +126,13 @@ fn member_lane<O: Outlet>(
         }
         if missed > 0 || !exact {
             let position = client::Position { log: log.to_string(), normal, high };
-            let gap = client::Gap { channel: name.to_string(), count: missed.into(), exact, position: Some(position) };
+            let gap = client::Gap {
+                channel: name.to_string(),
+                count: missed.into(),
+                exact,
+                position: Some(position),
+                reasons: None,
+            };
             session.busy_mut().out.push(encoder.own(feed.encoding, 0, Body::Gap(gap)));
         }
         if line.own(session) == Flow::Blocked {

@@ -113,7 +113,7 @@ impl Engine {
                     client::Subscribed { channel: channel.clone(), position: Some(position.clone()), online };
                 self.reply(key, request, Body::Subscribed(subscribed));
                 if gap {
-                    let gap = client::Gap { channel, count: 0, exact: false, position: Some(position) };
+                    let gap = client::Gap { channel, count: 0, exact: false, position: Some(position), reasons: None };
                     self.reply(key, 0, Body::Gap(gap));
                 }
             }
@@ -430,7 +430,7 @@ impl Engine {
             }
             let live = self.session(key).is_some_and(|session| session.phase == Phase::Live);
             match act {
-                Act::Subscribe(_) | Act::Unsubscribe(_) if !live => {}
+                Act::Subscribe(_) | Act::Unsubscribe(_) | Act::Refused(_) if !live => {}
                 Act::Kick(kick) => {
                     self.end(key, Ending::new(said(kick.code()), kick.reason.clone()));
                 }
@@ -443,6 +443,7 @@ impl Engine {
                         }
                     }
                 }
+                Act::Refused(refused) => self.reply(key, 0, Body::Refused(refused.clone())),
                 Act::Unsubscribe(leave) => {
                     for channel in &leave.channels {
                         self.take_out(key, channel, said(leave.reason()));

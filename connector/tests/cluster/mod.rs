@@ -216,7 +216,7 @@ impl Job {
         let first = patiently("the hello", job.frames.message()).await.unwrap().unwrap().frame.unwrap();
         assert!(matches!(first, from_holder::Frame::Hello(_)), "the first frame is {first:?}");
         job.epoch = epoch;
-        let own = Own { partition: 0, epoch, log: "log".into(), partitions: 1 };
+        let own = Own { topic: 1, partition: 0, epoch, log: "log".into(), partitions: 1 };
         job.send(from_owner::Frame::Own(own)).await;
         job
     }

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{Out, Owner, State};
 use crate::item::Encoded;
-use crate::room::{Answer, Holder, Holding, Place, RECENT_MESSAGES};
+use crate::room::{Answer, Gap, Holder, Holding, Place, RECENT_MESSAGES};
 
 /// What the answer to a hold takes of a queue besides its messages, bytes, generously.
 const HELD_BYTES: usize = 512;
@@ -206,7 +206,7 @@ impl Owner {
         let at = holders.iter().position(|holding| holding.to == to).unwrap_or_else(|| {
             // In most rooms of a small cluster there are one or two.
             holders.reserve_exact(1);
-            holders.push(Holding { to, position, missed: 0 });
+            holders.push(Holding { to, position, missed: Gap::default() });
             holders.len() - 1
         });
         &mut holders[at]
@@ -223,6 +223,7 @@ impl Owner {
         metrics.holds.inc();
         metrics.gaps.inc_by(missed.map_or(0, |missed| missed.count));
         let held = cluster::Held {
+            topic: cluster::Topic::Rooms.into(),
             partition: self.partition,
             epoch: self.epoch,
             hold,

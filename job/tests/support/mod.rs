@@ -291,14 +291,14 @@ impl State {
             answers.extend(self.ask(partition, &name));
         }
         let epoch = self.owners[&partition].epoch;
-        answers.push(frame(from_holder::Frame::HoldsDone(HoldsDone { partition, epoch })));
+        answers.push(frame(from_holder::Frame::HoldsDone(HoldsDone { topic: 1, partition, epoch })));
     }
 
     fn number(&mut self, partition: u32, seq: u64) -> FromHolder {
         let owner = self.owners.get_mut(&partition).unwrap();
         assert_eq!(seq, owner.seq + 1, "numbers are dense");
         owner.seq = seq;
-        frame(from_holder::Frame::Acks(Acks { acks: vec![Ack { partition, epoch: owner.epoch, seq }] }))
+        frame(from_holder::Frame::Acks(Acks { acks: vec![Ack { topic: 1, partition, epoch: owner.epoch, seq }] }))
     }
 
     fn item(&mut self, item: Item) {

@@ -431,6 +431,7 @@ impl Client {
                 assert!(asked.is_some() && code != ErrorCode::None && code != ErrorCode::Internal, "{error:?}");
                 self.errors.push(code);
             }
+            server_frame::Body::Refused(_) => panic!("nothing was accepted"),
             server_frame::Body::Published(_) | server_frame::Body::Pong(_) | server_frame::Body::Refreshed(_) => {
                 assert_eq!(asked, Some(Asked::Other));
             }

@@ -70,6 +70,7 @@ impl World {
             message: message.encode_to_vec().into(),
             raw: bytes::Bytes::new(),
             missed: if capped { 0 } else { std::mem::take(&mut owned.capped) },
+            reasons: None,
         });
         let log = format!("log{}", owned.log);
         owned.all.push(Published { log, offset: owned.offset, lane, item: item.clone() });
