@@ -103,13 +103,16 @@ fn fits(
     )))
 }
 
-/// Why a record was not taken or cannot be read. None of these is ever the record's writer's fault but
-/// [`Error::TooLarge`].
+/// Why a record was not taken or cannot be read. Only [`Error::TooLarge`] is the writer's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not durable, or not known to be: say so, and let the caller retry with the same client message ID.
+    /// Not available now. From [`Bus::publish`]: the record is not in the log and never will be, so any retry is safe.
     #[error("the bus is not available: {0}")]
     Unavailable(String),
+    /// Only from [`Bus::publish`]: the record was sent, and no answer came. It is in the log, or will be, or never will.
+    /// A retry is safe only with the same message ID, which readers drop the second time.
+    #[error("it is not known whether the bus has the record: {0}")]
+    Unknown(String),
     /// Longer than [`RECORD_BYTES_MAX`].
     #[error("a record of {0} bytes is over the limit of {RECORD_BYTES_MAX}")]
     TooLarge(usize),
@@ -168,8 +171,8 @@ pub trait Bus: Send + Sync + 'static {
     /// durable. Dropping the future does not take the record back.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] (retry with the same client message ID: it may be in the log all the same) or
-    /// [`Error::TooLarge`].
+    /// [`Error::Unavailable`] (the record is not in the log), [`Error::Unknown`] (it may be: retry only with the same
+    /// message ID), [`Error::TooLarge`], or [`Error::Refused`] for a partition that there is not.
     fn publish(&self, topic: Topic, partition: u32, value: Bytes) -> BoxFuture<'static, Result<Offset, Error>>;
 
     /// Joins `group` on `topic`. The group's partitions are shared out among its live consumers.

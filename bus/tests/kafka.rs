@@ -71,7 +71,7 @@ async fn survive(cluster: support::kafka::Cluster, brokers: [u32; 2]) {
                 }
                 match bus.publish(Topic::Rooms, partition, Bytes::from(format!("x {n}"))).await {
                     Ok(offset) => acknowledged.push((offset, n)),
-                    Err(Error::Unavailable(_)) => refused += 1,
+                    Err(Error::Unavailable(_) | Error::Unknown(_)) => refused += 1,
                     Err(error) => panic!("{error}"),
                 }
             }

@@ -224,7 +224,9 @@ impl Bus for Embedded {
 
     fn publish(&self, topic: Topic, partition: u32, value: Bytes) -> BoxFuture<'static, Result<Offset, Error>> {
         match self.0.shared.enqueue(topic, partition, value) {
-            Ok(reply) => reply.map(|reply| reply.unwrap_or_else(|_| Err(stopped()))).boxed(),
+            Ok(reply) => {
+                reply.map(|reply| reply.unwrap_or_else(|_| Err(Error::Unknown("the bus has stopped".into())))).boxed()
+            }
             Err(error) => ready(Err(error)).boxed(),
         }
     }
@@ -437,7 +439,7 @@ impl Writer<'_> {
                 Ok(durable) => durable,
                 Err(error) => {
                     for one in waiting {
-                        let _ = one.reply.send(Err(Error::Unavailable(format!("the log cannot be written: {error}"))));
+                        let _ = one.reply.send(Err(Error::Unknown(format!("the log cannot be written: {error}"))));
                     }
                     return Err(error);
                 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants:
-//! - what is acknowledged is in `min.insync.replicas` logs; what is not known to be is `Unavailable` within the
+//! - what is acknowledged is in `min.insync.replicas` logs; what is not known to be is [`Error::Unknown`] within the
 //!   delivery timeout;
 //! - a caller's publishes to a partition are queued in the order of its calls, and an idempotent producer keeps it;
 //! - a topic's log ID changes when the topic is made anew ([`topic`] says how it is kept).
@@ -132,6 +132,16 @@ fn client(config: &config::Kafka) -> ClientConfig {
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     Error::Unavailable(format!("kafka: {error}"))
+}
+
+/// Why a record that was queued was not acknowledged. One that is too long never was in the log. Of any other, also one
+/// that still was in the queue, an earlier try may have reached it, and the answer may be lost.
+fn undelivered(error: &KafkaError, bytes: usize) -> Error {
+    use RDKafkaErrorCode as Code;
+    match error {
+        KafkaError::MessageProduction(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => Error::TooLarge(bytes),
+        error => Error::Unknown(format!("kafka: {error}")),
+    }
 }
 
 /// Runs what blocks where it may.
@@ -282,14 +292,15 @@ impl Producing {
             error => unavailable(error),
         })?;
         drop(current);
+        let bytes = value.len();
         Ok(async move {
             // Kept until the delivery is known: it is what polls for it.
             let result = delivery.await;
             drop(producer);
             match result {
                 Ok(Ok(delivery)) => Ok(delivery.offset as Offset + 1),
-                Ok(Err((error, _))) => Err(unavailable(error)),
-                Err(_) => Err(unavailable("the producer was replaced")),
+                Ok(Err((error, _))) => Err(undelivered(&error, bytes)),
+                Err(_) => Err(Error::Unknown("kafka: the producer was replaced".into())),
             }
         }
         .boxed())
@@ -315,5 +326,21 @@ fn revive(current: &mut FutureProducer<Telling>, config: &config::Kafka) {
     match producer(config) {
         Ok(new) => *current = new,
         Err(error) => tracing::error!(%error, "a producer cannot be made"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_queued_and_not_answered_is_not_known() {
+        use RDKafkaErrorCode as Code;
+        for code in [Code::MessageTimedOut, Code::PurgeQueue, Code::PurgeInflight, Code::NotEnoughReplicasAfterAppend] {
+            let error = undelivered(&KafkaError::MessageProduction(code), 7);
+            assert!(matches!(&error, Error::Unknown(_)), "{code:?}: {error}");
+        }
+        let error = undelivered(&KafkaError::MessageProduction(Code::MessageSizeTooLarge), 7);
+        assert!(matches!(error, Error::TooLarge(7)), "{error}");
     }
 }
