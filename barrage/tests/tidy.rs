@@ -56,7 +56,10 @@ fn the_engine_knows_no_socket_clock_or_runtime() {
         "monoio",
         "thread::",
     ];
-    for path in tracked(&[".rs"]).into_iter().filter(|path| path.starts_with("connector/src/engine")) {
+    let of_the_engine = |path: &PathBuf| path.starts_with("connector/engine") || path.starts_with("connector/machine");
+    let sources: Vec<PathBuf> = tracked(&[".rs"]).into_iter().filter(of_the_engine).collect();
+    assert!(sources.len() > 20, "only {sources:?} were found");
+    for path in sources {
         for (number, line) in read(&path).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             for word in banned {
@@ -66,20 +69,67 @@ fn the_engine_knows_no_socket_clock_or_runtime() {
     }
 }
 
+/// Everything that `package` is built with, itself included.
+fn dependencies(package: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "-p", package, "-e", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .expect("cargo is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).expect("names are ASCII");
+    let mut names: Vec<String> = tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Crates that read a clock, open a socket or run tasks.
+const RUNTIMES: &[&str] = &[
+    "async-io",
+    "chrono",
+    "futures-timer",
+    "glommio",
+    "hyper",
+    "io-uring",
+    "mio",
+    "monoio",
+    "nix",
+    "quanta",
+    "rdkafka",
+    "redis",
+    "rustix",
+    "signal-hook",
+    "smol",
+    "socket2",
+    "time",
+    "tokio",
+    "tonic",
+];
+
+fn has_a_runtime(package: &str) -> Vec<String> {
+    dependencies(package).into_iter().filter(|name| RUNTIMES.contains(&name.as_str())).collect()
+}
+
 #[test]
 fn proto_needs_no_runtime() {
-    for runtime in ["tokio", "monoio", "io-uring", "tonic", "mio"] {
-        let output = Command::new(env!("CARGO"))
-            .args(["tree", "--offline", "--locked", "-p", "proto", "-e", "normal", "-i", runtime])
-            .current_dir(root())
-            .output()
-            .expect("cargo is installed");
-        assert!(
-            String::from_utf8_lossy(&output.stdout).trim().is_empty(),
-            "proto depends on {runtime}: {}",
-            String::from_utf8_lossy(&output.stdout)
-        );
+    assert!(dependencies("proto").contains(&"prost".to_owned()), "the tool finds what is there");
+    assert_eq!(has_a_runtime("proto"), [""; 0]);
+}
+
+#[test]
+fn the_engine_depends_on_nothing_of_ours_but_proto_and_its_contract() {
+    let engine = dependencies("engine");
+    let manifest = read(Path::new("Cargo.toml"));
+    let ours = |name: &&String| manifest.contains(&format!("\n{name} = {{ path = "));
+    assert_eq!(engine.iter().filter(ours).collect::<Vec<_>>(), ["engine", "machine", "proto"]);
+    assert_eq!(has_a_runtime("engine"), [""; 0]);
+    // The same search finds runtimes where they are.
+    let connector = has_a_runtime("connector");
+    for runtime in ["io-uring", "monoio", "tokio"] {
+        assert!(connector.contains(&runtime.to_owned()), "{runtime} is not found below connector: {connector:?}");
     }
+    assert_eq!(dependencies("machine"), ["machine"]);
 }
 
 #[test]

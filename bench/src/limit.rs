@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use connector::driver::{BATCH_MAX, BatchedSender, Listeners, SocketOptions};
+use connector::driver::{BatchedSender, Listeners, SocketOptions};
+use machine::BATCH_MAX;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use serde::Serialize;

@@ -15,10 +15,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use clap::Parser;
-use connector::driver::{
-    Core, Driver, Key, Kind, Listeners, Machine, Next, Now, Outlet, Reading, Sent, Setup, SocketOptions,
-    raise_descriptor_limit, spawn,
-};
+use connector::driver::{Core, Driver, Kind, Listeners, Setup, SocketOptions, raise_descriptor_limit, spawn};
+use machine::{Key, Machine, Next, Now, Outlet, Reading, Sent};
 use proto::deflate::{self, Agreed, Deflater, Inflater};
 use proto::http::{self, BadHandshake, Request};
 use proto::websocket::{self, Decoder, Event, Opcode, Role};

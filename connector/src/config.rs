@@ -9,8 +9,8 @@ use proto::operation::Operations;
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{Driver, Kind, SocketOptions};
-use crate::engine::config::Net;
-use crate::engine::{Compressed, EngineConfig};
+use engine::config::Net;
+use engine::{Compressed, EngineConfig};
 
 /// Most cores: a session's ID and the engine have 16 bits for a core's number, and no machine has so many.
 pub const CORES_MAX: usize = 1024;
@@ -207,8 +207,6 @@ impl Config {
             late_bytes: LATE_BYTES,
             sends_per_ms: SENDS_PER_MS,
             drain_delay_max_ms: self.buffers.drain_delay_ms,
-            #[cfg(test)]
-            fault: None,
         }
     }
 }

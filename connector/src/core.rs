@@ -13,9 +13,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use proto::error::TABLE;
 
-use crate::driver::{Balance, Key, Machine, Next, Now, Outlet, Reading};
-use crate::engine::event::{Ask, Input};
-use crate::engine::{Counters, Engine, Sizes};
+use crate::driver::Balance;
+use engine::event::{Ask, Input};
+use engine::{Counters, Engine, Sizes};
+use machine::{Key, Machine, Next, Now, Outlet, Reading};
 
 /// How often a core says what it counted, while it has anything to do: who measures in the middle of a load reads what is no
 /// older.

@@ -24,12 +24,11 @@ mod config;
 mod control;
 mod core;
 pub mod driver;
-pub mod engine;
 
 pub use config::{Buffers, CORES_MAX, Config, Limits};
 
 use crate::driver::{Listeners, Setup};
-use crate::engine::Engine;
+use engine::Engine;
 
 /// Why a connector does not start. The operator's to mend; no use retrying.
 #[derive(Debug, thiserror::Error)]

@@ -13,8 +13,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use connector::driver::{BATCH_MAX, Balance, Kind, raise_descriptor_limit, slack};
+use connector::driver::{Balance, Kind, raise_descriptor_limit, slack};
 use crossbeam::channel::bounded;
+use machine::BATCH_MAX;
 use socket2::SockRef;
 
 use crate::probe::{PATIENCE, Seen, Server, Tell};

@@ -9,9 +9,9 @@ use std::alloc::System;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use connector::driver::{Key, Machine, Now, Outlet, Sent};
-use connector::engine::event::{Ask, Held, Input};
-use connector::engine::{Compressed, Engine, EngineConfig};
+use engine::event::{Ask, Held, Input};
+use engine::{Compressed, Engine, EngineConfig};
+use machine::{Key, Machine, Now, Outlet, Sent};
 use prost::Message as _;
 use proto::client::{self, client_frame::Body};
 use proto::cluster::{Admitted, Item, Joined, gate_reply::Answer, gate_request};

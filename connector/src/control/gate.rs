@@ -13,7 +13,7 @@ use std::hash::{Hash as _, Hasher as _};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use crate::driver::Key;
+use machine::Key;
 
 /// Requests under way on one stream; over it a request is answered as if no logic could be reached. Some 1 KiB each.
 pub(super) const IN_FLIGHT_MAX: usize = 16 * 1024;

@@ -28,7 +28,7 @@ use proto::cluster::{
 use rustc_hash::FxHashMap;
 
 use self::channel::{Channel, asked_by};
-use crate::engine::event::Held;
+use engine::event::Held;
 
 /// Topics are indexed by their number in the schema; 0 is none.
 const TOPICS: usize = Topic::Inbox as usize + 1;

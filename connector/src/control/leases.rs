@@ -11,9 +11,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Asker;
+use super::registry::change_of;
 use super::{Control, State};
-use crate::engine::RouteChanges;
-use crate::engine::event::Input;
+use engine::RouteChanges;
+use engine::event::Input;
 
 /// Numbers in one call, and that are told in one go: the thread does nothing else meanwhile.
 const COUNTS_MAX: usize = 1000;
@@ -122,7 +123,7 @@ pub(super) async fn write(
 
 /// `false`: not written, and put back.
 async fn apply(control: &Control, routes: &dyn Routes, node: &str, incarnation: &str, batch: RouteChanges) -> bool {
-    let changes: Vec<Change> = batch.iter().map(|change| change.of(node, incarnation)).collect();
+    let changes: Vec<Change> = batch.iter().map(|change| change_of(change, node, incarnation)).collect();
     match tokio::time::timeout(CALL_TIMEOUT, routes.apply(&changes)).await {
         Ok(Ok(displaced)) => {
             control.metrics.routes_written.inc_by(changes.len() as u64);

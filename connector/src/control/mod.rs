@@ -25,8 +25,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Told;
-use crate::driver::{Key, Port};
-use crate::engine::event::{Ask, Input, Push, unreachable};
+use crate::driver::Port;
+use engine::event::{Ask, Input, Push, unreachable};
+use machine::Key;
 
 mod delivery;
 mod gate;

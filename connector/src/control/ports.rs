@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::metrics::Control as Metrics;
 use crate::core::Told;
 use crate::driver::Port;
-use crate::engine::event::{Held, Input};
+use engine::event::{Held, Input};
 
 /// Inputs that wait for a core: one is a batch of messages or an answer.
 pub(crate) const INPUTS_MAX: usize = 1024;

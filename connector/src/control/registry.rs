@@ -14,7 +14,8 @@ use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::engine::RouteChanges;
+use engine::{RouteChange, RouteChanges};
+use routes::{By, Change, SessionRoute};
 
 /// Changes that are written in one call.
 const BATCH_MAX: usize = 500;
@@ -191,10 +192,22 @@ impl Registry {
     }
 }
 
+/// A core's change as Routes take it, from a node in an incarnation.
+pub(super) fn change_of(change: RouteChange<'_>, node: &str, incarnation: &str) -> Change {
+    let RouteChange { gone, by_key, name, session, device } = change;
+    let route = SessionRoute {
+        session: session.to_owned(),
+        device: device.to_owned(),
+        node: node.to_owned(),
+        incarnation: incarnation.to_owned(),
+    };
+    let by = if by_key { By::Key(name.to_owned()) } else { By::User(name.to_owned()) };
+    if gone { Change::Remove(by, route) } else { Change::Put(by, route) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::RouteChange;
 
     /// Those of sessions that came, by their IDs.
     fn puts<'a>(sessions: impl IntoIterator<Item = &'a str>) -> RouteChanges {
@@ -225,6 +238,24 @@ mod tests {
             assert_eq!(sessions(&registry.take()), batch);
         }
         assert!(registry.take().is_empty());
+    }
+
+    #[test]
+    fn a_change_becomes_one_of_routes() {
+        let change = |gone, by_key, name, device| RouteChange { gone, by_key, name, session: "i.1.ff.7", device };
+        let route = |device: &str| SessionRoute {
+            session: "i.1.ff.7".into(),
+            device: device.into(),
+            node: "node".into(),
+            incarnation: "i".into(),
+        };
+        for (change, expected) in [
+            (change(false, false, "ann 安", "phone"), Change::Put(By::User("ann 安".into()), route("phone"))),
+            (change(false, true, "k-1", ""), Change::Put(By::Key("k-1".into()), route(""))),
+            (change(true, false, "bo", "tv"), Change::Remove(By::User("bo".into()), route("tv"))),
+        ] {
+            assert_eq!(change_of(change, "node", "i"), expected);
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! A turn's asks go together. One by one, the first woke who answers, which on a busy processor takes the core's place at once:
 //! in a storm of connections it came round twice a turn, to a few asks each time.
 
+use super::Asks;
 use super::limits::{ASK_PAUSE_MS, ASKS_A_BATCH};
-use super::{Asks, Machine};
+use machine::Machine;
 
 /// See the module's opening.
 pub(super) struct Asking<A> {
@@ -46,7 +47,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::driver::{Key, Next, Now, Outlet, Reading};
+    use machine::{Key, Next, Now, Outlet, Reading};
 
     /// Asks the numbers up to it, from 0.
     struct Counts(std::ops::Range<usize>);

@@ -15,9 +15,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
-
-/// Sends that are handed over with one call.
-pub const BATCH_MAX: usize = 256;
+use machine::BATCH_MAX;
 
 /// A ring for sends.
 pub struct BatchedSender {

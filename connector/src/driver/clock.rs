@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime};
 
-use super::Now;
+use machine::Now;
 
 static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 

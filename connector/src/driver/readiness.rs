@@ -37,7 +37,8 @@ use super::asking::Asking;
 use super::clock::now;
 use super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, gave_up};
 use super::share::{INBOX_MAX, Newcomer};
-use super::{Machine, Next, Now, Parts, Reading};
+use super::{Parts, sleep_ms};
+use machine::{Machine, Next, Now, Reading};
 
 /// What a driver of this kind is made of.
 pub(super) trait Runtime: 'static {
@@ -117,7 +118,7 @@ struct Loop<M: Machine, R: Runtime> {
     /// Empty between turns: its room is used again.
     news: Vec<Event>,
     /// Connections that have something to read, or may.
-    readable: VecDeque<super::Key>,
+    readable: VecDeque<machine::Key>,
     accept_at_ms: u64,
     /// Said once, not at every try.
     accept_failed: bool,
@@ -330,7 +331,7 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
     async fn wait(&mut self, next: Next) {
         let Self { table, .. } = self;
         let doorbell = &table.events.doorbell;
-        let sleep_ms = next.sleep_ms(now().mono_ms);
+        let sleep_ms = sleep_ms(next, now().mono_ms);
         if sleep_ms == 0 {
             return R::pass().await;
         }

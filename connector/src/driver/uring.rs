@@ -42,7 +42,8 @@ use super::asking::Asking;
 use super::clock::now;
 use super::limits::{INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN};
 use super::share::INBOX_MAX;
-use super::{BatchedSender, Doorbell, Key, Machine, Next, Now, Parts, Reading};
+use super::{BatchedSender, Doorbell, Parts, sleep_ms};
+use machine::{Key, Machine, Next, Now, Reading};
 
 /// Completions in a turn: each brings at most a shared buffer.
 const COMPLETIONS_A_TURN: usize = 256;
@@ -287,7 +288,7 @@ impl<M: Machine> Loop<M> {
 
     /// Until there is something to do. `again` only lets the ring tell its news first.
     fn wait(&mut self, next: Next) {
-        let sleep_ms = next.sleep_ms(now().mono_ms);
+        let sleep_ms = sleep_ms(next, now().mono_ms);
         if sleep_ms == 0 {
             return self.enter(Duration::ZERO);
         }

@@ -5,11 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connector::driver::{
-    Balance, Core, Intake, Key, Kind, Listeners, Machine, Next, Now, Outlet, Port, Reading, Sending, Sent, Setup,
-    SocketOptions, spawn,
-};
+use connector::driver::{Balance, Core, Intake, Kind, Listeners, Port, Setup, SocketOptions, spawn};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use machine::{Key, Machine, Next, Now, Outlet, Reading, Sending, Sent};
 use slab::Slab;
 
 /// A step that takes longer has failed: generous, since the machine may be busy.

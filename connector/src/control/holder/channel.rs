@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use proto::cluster::{self, Hold, Item};
 
-use crate::engine::event::Held;
+use engine::event::Held;
 
 /// Recent messages that a core which takes up a channel asks for: as many as an owner keeps.
 const RECENT_MESSAGES: u32 = 200;

@@ -8,9 +8,10 @@ use std::task::{Poll, Wake, Waker};
 
 use rustc_hash::FxHashMap;
 
+use super::super::Doorbell;
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
 use super::super::share::Share;
-use super::super::{Doorbell, Key, Outlet, Sent};
+use machine::{Key, Outlet, Sent};
 
 /// A connected socket of the runtime's. Pending: the kernel has nothing (no room), and the waker is set, in place of the
 /// one before. An error: the connection is broken.

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::ring::Ring;
 use super::token::{Kind, Token};
 
-pub(super) const TOKEN: Token = Token { kind: Kind::Bell, key: super::super::Key { slot: 0, generation: 0 } };
+pub(super) const TOKEN: Token = Token { kind: Kind::Bell, key: machine::Key { slot: 0, generation: 0 } };
 
 #[derive(Debug)]
 pub(super) struct Bell(OwnedFd);

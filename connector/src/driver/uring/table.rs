@@ -22,12 +22,13 @@ use rustc_hash::FxHashMap;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::super::BatchedSender;
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
 use super::super::share::Share;
-use super::super::{BATCH_MAX, BatchedSender, Key, Outlet, Sending, Sent, send_each};
 use super::buffers::Buffer;
 use super::ring::Ring;
 use super::token::{Kind, SLOT_MAX, Token};
+use machine::{BATCH_MAX, Key, Outlet, Sending, Sent, send_each};
 
 /// Bytes kept for paused connections of a core; over it a connection that would add to them is broken off. One can have
 /// as much as the kernel receives at a stroke, 64 KiB, and only once until it has been read empty.

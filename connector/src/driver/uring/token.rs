@@ -6,7 +6,7 @@
 //!
 //! A completion comes late: its connection may be gone, and another one have its slot. The generation tells them apart.
 
-use super::super::Key;
+use machine::Key;
 
 /// Highest slot of a machine: no process gets so many descriptors.
 pub(super) const SLOT_MAX: u32 = (1 << 28) - 1;

@@ -1,0 +1,196 @@
+//! How sessions end: told why, taken out of everything, flushed, closed. And how all of them end: draining.
+
+use proto::{
+    client::{ErrorCode, Goodbye, server_frame::Body},
+    error::row,
+};
+
+use super::{
+    Engine,
+    config::Fault,
+    encode,
+    session::{Ending, Phase, Wire},
+};
+use machine::{Key, Now};
+
+/// How long a closing session's last bytes may take to go out, milliseconds. Then it is closed without.
+pub(super) const CLOSE_MS: u64 = 2000;
+
+/// Of the time that a draining node has, the part in which it tells its sessions, in percent; in the rest the last of
+/// them flush.
+const DRAIN_PERCENT: u64 = 80;
+
+/// Underway to nothing.
+#[derive(Debug)]
+pub(super) struct Drain {
+    began_ms: u64,
+    /// When all are told, when all is closed; milliseconds.
+    told_ms: u64,
+    until_ms: u64,
+    /// Sessions at the beginning.
+    sessions: u64,
+    ended: u64,
+    /// The next slot to be told.
+    next: usize,
+    /// The driver was told to accept no more.
+    pub(super) stopped: bool,
+}
+
+impl Engine {
+    /// Ends a session: says why in its dialect, takes it out of everything, and closes when that has gone out.
+    pub(super) fn end(&mut self, key: Key, ending: Ending) {
+        let Some(session) = self.session(key).filter(|session| !session.is_closing()) else { return };
+        let encoding = session.encoding();
+        let web = matches!(session.wire, Wire::WebSocket(_));
+        let row = row(ending.code);
+        self.counters.closed[ending.code as usize] += 1;
+        self.depart(key);
+        if let Some(encoding) = encoding.filter(|encoding| encoding.is_native()) {
+            let body = Body::Goodbye(Goodbye {
+                code: ending.code.into(),
+                reason: ending.reason.clone(),
+                retry: row.retry,
+                delay_ms: ending.delay_ms,
+            });
+            let goodbye = self.encoder.own(encoding, 0, body);
+            self.last_words(key, goodbye);
+        }
+        if web {
+            self.last_words(key, encode::close(ending.close_code.unwrap_or(row.close_code), &ending.reason));
+        }
+        self.close_when_flushed(key);
+    }
+
+    /// The peer says goodbye: answered, then closed.
+    pub(super) fn part(&mut self, key: Key, code: u16) {
+        if self.session(key).is_none_or(|session| session.is_closing()) {
+            return;
+        }
+        self.counters.left += 1;
+        self.depart(key);
+        self.last_words(key, encode::close(code, ""));
+        self.close_when_flushed(key);
+    }
+
+    /// Past every bound: it is closing.
+    fn last_words(&mut self, key: Key, frame: bytes::Bytes) {
+        if let Some(session) = self.session(key) {
+            session.busy_mut().out.push(frame);
+        }
+    }
+
+    fn close_when_flushed(&mut self, key: Key) {
+        let until_ms = self.now.mono_ms + CLOSE_MS;
+        let Some(session) = self.session(key) else { return };
+        session.phase = Phase::Closing;
+        let busy = session.busy_mut();
+        (busy.deadline_ms, busy.inbox, busy.carry) = (until_ms, Vec::new(), Vec::new());
+        self.arm(key, until_ms);
+        self.ready(key);
+    }
+
+    /// Takes a session out of its rooms, the routes and the numbers.
+    fn depart(&mut self, key: Key) {
+        let leaked = self.config.planted() == Some(Fault::LeakedSession) && key.slot % 16 == 7;
+        while let Some(place) = self.session(key).and_then(|session| session.places.last().copied()) {
+            if leaked {
+                break;
+            }
+            self.leave_room(key, place.room());
+        }
+        let joining =
+            self.session(key).map(|session| std::mem::take(&mut session.busy_mut().joining)).unwrap_or_default();
+        for joining in joining {
+            if let Some(&index) = self.names.get(joining.channel.as_str()) {
+                self.rooms[index].waiters.retain(|waiter| waiter.key != key);
+                self.linger(index);
+            }
+        }
+        let Some(session) = self.session(key) else { return };
+        let (packets, address) = (session.packets.take(), session.address());
+        let identity = session.identity.take();
+        if let Some(identity) = &identity {
+            self.change(key, identity, packets.as_deref(), true);
+        }
+        if let Some(packets) = packets {
+            self.accepts.give_back(packets.accepts);
+        }
+        let Some(identity) = identity else { return };
+        self.grants.give_back(identity.grant);
+        self.admitted -= 1;
+        self.addresses.dismiss(address);
+    }
+
+    /// Forgets a session whose connection is gone.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.depart(key);
+        let now_ms = self.now.mono_ms;
+        let Some(session) = self.session(key) else { return };
+        if session.counted {
+            let address = session.address();
+            self.addresses.disconnect(now_ms, address);
+        }
+        let slot = &mut self.slots[key.slot as usize];
+        *slot = super::Slot { generation: key.generation.wrapping_add(1), ..super::Slot::default() };
+        self.free.push(std::cmp::Reverse(key.slot));
+    }
+
+    /// Closes a session's connection without further ado.
+    pub(super) fn kill(&mut self, key: Key) {
+        if self.session(key).is_some() {
+            self.forget(key);
+            self.dead.push(key);
+        }
+    }
+
+    /// Begins to drain.
+    pub(super) fn start_drain(&mut self, within_ms: u64) {
+        if self.drain.is_some() {
+            return;
+        }
+        let Now { mono_ms, .. } = self.now;
+        self.drain = Some(Drain {
+            began_ms: mono_ms,
+            told_ms: mono_ms + within_ms * DRAIN_PERCENT / 100,
+            until_ms: mono_ms + within_ms,
+            sessions: (self.slots.len() - self.free.len()) as u64,
+            ended: 0,
+            next: 0,
+            stopped: false,
+        });
+    }
+
+    /// The next steps of draining: as many sessions are told as the time that has passed is of all the time.
+    pub(super) fn drain_on(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let delay_max = u64::from(self.config.drain_delay_max_ms);
+        loop {
+            let Some(drain) = &mut self.drain else { return };
+            let (passed, all) = (now_ms - drain.began_ms, (drain.told_ms - drain.began_ms).max(1));
+            let due = if passed >= all { u64::MAX } else { drain.sessions * passed / all };
+            if drain.next >= self.slots.len() || (drain.ended >= due && now_ms < drain.until_ms) {
+                break;
+            }
+            let slot = drain.next;
+            drain.next += 1;
+            let Some(key) = self.slots[slot].session.as_ref().map(|session| session.key) else { continue };
+            drain.ended += 1;
+            let mut ending = Ending::new(ErrorCode::Draining, "this node goes away: connect to another");
+            ending.delay_ms = self.random(delay_max + 1) as u32;
+            self.end(key, ending);
+        }
+        if self.drain.as_ref().is_some_and(|drain| now_ms >= drain.until_ms) {
+            let left: Vec<_> = self.slots.iter().filter_map(|slot| slot.session.as_ref().map(|it| it.key)).collect();
+            left.into_iter().for_each(|key| self.kill(key));
+        }
+    }
+
+    /// When draining goes on, milliseconds.
+    pub(super) fn drain_ms(&self) -> Option<u64> {
+        self.drain.as_ref().map(|drain| {
+            let steps = drain.sessions.clamp(1, 100);
+            let step = ((drain.told_ms - drain.began_ms) / steps).max(1);
+            (self.now.mono_ms + step).min(drain.until_ms.max(self.now.mono_ms + 1))
+        })
+    }
+}

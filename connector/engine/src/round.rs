@@ -1,0 +1,340 @@
+//! Sending. A round is a bounded piece of work (rule 27): a few hundred sends, shared by sessions with something of
+//! their own and by walks over the members of rooms, deficit round robin over rooms and lanes, the high lane first.
+//!
+//! ```text
+//!   news ─▶ schedule ─▶ walk: encode what gathered, then each member: ring[cursor..head] ─▶ rest ─▶ the next walk
+//!   writable, replies, joins, gaps ─▶ ready ─▶ serve: the half-sent frame's rest, own output, gaps, all its rooms
+//! ```
+//!
+//! The hot path, a walk's strides, is in [`batch`](super::batch): the members whose turn it is, of one large room or of
+//! several small ones, are sent to with one call. Whatever is a session's own makes it *ready* and is sent from here, and
+//! a walk leaves out who is ready or blocked.
+//!
+//! A walk sends to the ring's head of the moment, not of its beginning: what comes while it is under way is encoded every
+//! [`GATHER_MS`] and reaches each member with its next visit. So a message waits for one walk at most.
+//!
+//! Three things bend under load:
+//! - A walk is followed by a rest in proportion to its sends ([`EngineConfig::rest_ms_max`]): below the core's limit
+//!   messages gather, and cost fewer sends. A room's first message after a rest waits for nothing.
+//! - A walk that takes longer than [`LATE_MS`] though it carries much shows that the core cannot keep up. Then what comes
+//!   to the room on the normal lane is not encoded but counted, and told by one gap to everyone ([`Engine::encode`]):
+//!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
+//!   It goes round until everyone has reached its goal, so that it is as long as the work is.
+//! - Who takes nothing while the ring runs full is skipped to its head.
+
+use proto::client::ErrorCode;
+
+use super::{
+    Engine, Timer,
+    ahead::go_along,
+    config::{EngineConfig, Fault},
+    line::{Flow, Line, all_of},
+    ring::SEND_BYTES_MAX,
+    room::{Feed, FeedLane, HIGH, NORMAL},
+    session::{Ending, Slot},
+    wheel::Wheel,
+};
+use machine::{BATCH_MAX, Key, Next, Outlet};
+
+/// Sends that a room's lane has before the next one's turn: a batch of the driver's.
+const QUANTUM: i32 = BATCH_MAX as i32;
+/// What comes while a walk is under way is encoded no more often, milliseconds: batches of some messages, for a fraction
+/// of the time that a long walk takes anyway.
+const GATHER_MS: u64 = 4;
+/// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each
+/// member: what comes during one waits for it and for the next, which should be over within 300. A machine that stands
+/// still for some 50 in a walk of as many is none of that: at 90 such a pause lost messages at two thirds of the load
+/// that the core could carry.
+const LATE_MS: u64 = 130;
+/// And one that takes longer than this, milliseconds, if more gathered meanwhile than a send carries: the next one would
+/// have to go round twice, and fall behind further. A burst that comes within a shorter walk is none of that.
+const FULL_MS: u64 = 45;
+
+impl Engine {
+    /// There is something new in a room.
+    pub(super) fn news(&mut self, index: usize) {
+        let Some(room) = self.rooms.get_mut(index) else { return };
+        let fresh = std::mem::take(&mut room.fresh);
+        for feed in &mut room.feeds {
+            for lane in [HIGH, NORMAL].into_iter().filter(|lane| fresh[*lane]) {
+                self.schedule.add(index, feed, lane, self.now.mono_ms);
+            }
+        }
+        self.stir(index);
+    }
+
+    /// What a room keeps changes: it is weighed anew when that is over.
+    pub(super) fn stir(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.rooms[index].stirred, true) {
+            self.stirred.push(index);
+        }
+    }
+
+    /// A room's log begins anew: who had not read all of the old one will not (no position could say where he is), and
+    /// is told so on both lanes before anything of the new one.
+    pub(super) fn restart(&mut self, index: usize, log: std::sync::Arc<str>, before: u64, missed: u64) {
+        for feed in 0..self.rooms[index].feeds.len() {
+            self.encode(index, feed);
+            for lane in [HIGH, NORMAL] {
+                let head = self.rooms[index].feeds[feed].lanes[lane].ring.head();
+                self.skip_slow(index, feed, lane, head);
+            }
+        }
+        let room = &mut self.rooms[index];
+        room.restart(log, before);
+        for feed in room.feeds.iter_mut().filter(|feed| feed.encoding.is_native()) {
+            for member in &feed.members {
+                let owed = feed.owed.entry(member.slot).or_default();
+                (owed.inexact, owed.stood) = ([true; 2], before);
+                let unread = std::mem::take(&mut owed.rest).iter().map(|rest| rest.messages).sum::<u64>();
+                self.counters.skipped += unread;
+                owed.add(NORMAL, missed + unread, true);
+                self.slots[member.slot as usize].line_up(member.slot, &mut self.ready);
+            }
+        }
+        self.counters.missed += missed;
+    }
+
+    /// Encodes for a feed what it has not encoded, and keeps its rings within their bound. If the walk under way is late,
+    /// of what came on the normal lane only how much it was: everyone is told, and the core can catch up.
+    pub(super) fn encode(&mut self, index: usize, feed: usize) {
+        let now_ms = self.now.mono_ms;
+        let Self { slots, rooms, encoder, counters, .. } = self;
+        let room = &mut rooms[index];
+        let walked = &room.feeds[feed].lanes[NORMAL];
+        let gathered = walked.ring.head() - walked.goal;
+        let since_ms = now_ms - walked.began_ms;
+        let late = walked.left > 0
+            && gathered > u64::from(self.config.late_bytes)
+            && (since_ms > LATE_MS || (since_ms > FULL_MS && gathered > SEND_BYTES_MAX));
+        room.feeds[feed].encoded_ms = now_ms;
+        let thinned = room.encode(feed, encoder, late);
+        counters.shed += thinned * room.feeds[feed].members.len() as u64;
+        go_along(slots, (index, room), feed);
+        let most = u64::from(self.config.ring_bytes_max);
+        for lane in [HIGH, NORMAL] {
+            let ring = &self.rooms[index].feeds[feed].lanes[lane].ring;
+            if ring.head() - ring.tail() > most {
+                self.skip_slow(index, feed, lane, ring.tail_within(most / 8 * 7));
+            }
+        }
+    }
+
+    /// Moves the tail of a ring, and who has not read so far to its head.
+    fn skip_slow(&mut self, index: usize, feed: usize, lane: usize, tail: u64) {
+        let fault = self.config.planted();
+        let Feed { encoding, lanes, members, owed, .. } = &mut self.rooms[index].feeds[feed];
+        let FeedLane { ring, inexact_at, .. } = &mut lanes[lane];
+        let head = ring.count_at(ring.head());
+        for member in members.iter_mut().filter(|member| member.cursors[lane] < tail) {
+            let cursor = member.cursors[lane];
+            let boundary = ring.boundary_after(cursor);
+            let slot = &mut self.slots[member.slot as usize];
+            // Whose buffer has room waits for us: that does not make him slow.
+            let slow = slot.blocked && !slot.woken;
+            if let Some(session) = slot.session.as_deref_mut() {
+                if slow && session.stays_behind(self.now.mono_ms) {
+                    self.hopeless.push(session.key);
+                }
+                if boundary != cursor {
+                    session.busy_mut().half = None;
+                    if fault != Some(Fault::LostRemainder) {
+                        session.busy_mut().out.push_rest(ring.rest(cursor));
+                    }
+                }
+            }
+            let skipped = head - ring.count_at(boundary);
+            self.counters.skipped += skipped.all - skipped.missing;
+            if encoding.is_native() && fault != Some(Fault::UncountedDrop) {
+                let owed = owed.entry(member.slot).or_default();
+                if lane == NORMAL && !owed.on(NORMAL) {
+                    owed.stood = ring.offset_at(boundary);
+                }
+                owed.add(lane, skipped.all, *inexact_at > boundary);
+            }
+            slot.line_up(member.slot, &mut self.ready);
+            member.cursors[lane] = ring.head();
+            if fault == Some(Fault::WrapOffByOne) {
+                member.cursors[lane] += 1;
+            }
+        }
+        ring.trim(tail);
+    }
+
+    /// One round.
+    pub(super) fn serve(&mut self, outlet: &mut impl Outlet) -> Next {
+        if let Some(drain) = &mut self.drain
+            && !std::mem::replace(&mut drain.stopped, true)
+        {
+            outlet.stop_accepting();
+        }
+        self.drain_on();
+        for key in std::mem::take(&mut self.hopeless) {
+            self.end(key, Ending::new(ErrorCode::TooSlow, "reads too slowly, and stays behind"));
+        }
+        for _ in 0..self.readable.len() {
+            let Some(key) = self.readable.pop_front() else { break };
+            self.read_again(key, outlet);
+        }
+        self.schedule.wake(self.now.mono_ms);
+        let sends = self.config.round_sends as i32;
+        let mut left = sends;
+        self.pace_alls(&mut left);
+        // Whoever has something of his own has half the round at most.
+        let mut own = left.max(sends / 2) / 2;
+        for _ in 0..self.ready.len() {
+            if own <= 0 {
+                break;
+            }
+            let Some(key) = self.ready.pop_front() else { break };
+            own -= self.serve_session(key, outlet) as i32;
+        }
+        left = left.max(sends / 2) / 2 + own.max(0);
+        // The high lane first, but not alone.
+        let mut high = left * 3 / 4;
+        self.walk(HIGH, &mut high, outlet);
+        left = left / 4 + high.max(0);
+        self.walk(NORMAL, &mut left, outlet);
+        self.walk(HIGH, &mut left, outlet);
+        for key in std::mem::take(&mut self.dead) {
+            outlet.close(key);
+        }
+        let again = !self.ready.is_empty() || !self.readable.is_empty() || self.schedule.due() > 0;
+        Next { again, wake_ms: self.wake_ms() }
+    }
+
+    fn read_again(&mut self, key: Key, outlet: &mut impl Outlet) {
+        self.read_kept(key);
+        if let Some(session) = self.session(key).filter(|session| !session.busy().allowed.is_empty()) {
+            session.busy_mut().allowed = Vec::new();
+        }
+        let (in_flight, private_bytes) = (self.config.requests_in_flight, self.config.private_bytes_max);
+        if let Some(session) = self.session(key)
+            && session.paused
+            && !session.is_closing()
+            && session.may_read(in_flight, private_bytes)
+        {
+            session.paused = false;
+            outlet.read(key);
+        }
+        self.settle(key);
+    }
+
+    /// A session's turn: all that is its own, then its rooms. How many sends it took.
+    fn serve_session(&mut self, key: Key, outlet: &mut impl Outlet) -> u32 {
+        let Self { slots, rooms, encoder, counters, .. } = self;
+        let Some(slot) = slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation) else {
+            return 1;
+        };
+        slot.queued = false;
+        if slot.blocked && !slot.woken {
+            // A walk has filled the kernel's buffer since it was queued.
+            return 1;
+        }
+        let stuck = std::mem::replace(&mut slot.blocked, false);
+        let Some(session) = slot.session.as_deref_mut() else { return 1 };
+        let mut line = Line { outlet, counters, key, sends: 0, took: 0 };
+        let flow = all_of(&mut line, encoder, session, rooms);
+        let (sends, took) = (line.sends, line.took);
+        if stuck && flow != Flow::Blocked {
+            session.busy_mut().stuck_ms = 0;
+        }
+        let (closing, clear) = (session.is_closing(), session.busy().out.is_empty());
+        match flow {
+            Flow::Blocked => {
+                let Self { slots, wheel, config, .. } = self;
+                block(&mut slots[key.slot as usize], wheel, config, self.now.mono_ms, !stuck || took > 0);
+            }
+            Flow::More => self.ready(key),
+            Flow::Clear if closing && clear => self.kill(key),
+            Flow::Clear => {}
+        }
+        self.maybe_readable(key);
+        self.settle(key);
+        sends.max(1)
+    }
+
+    /// Walks over the members of rooms, as long as there are sends `left`.
+    fn walk(&mut self, lane: usize, left: &mut i32, outlet: &mut impl Outlet) {
+        while *left > 0 {
+            let Some(mut turn) = self.schedule.lanes[lane].pop_front() else {
+                // Walks that are not over come up again when their members in the batch have been sent to.
+                if self.send_batch(lane, outlet) {
+                    continue;
+                }
+                return;
+            };
+            let feed = self.rooms.get(turn.room).and_then(|room| room.feed(turn.encoding));
+            let due = |feed: &usize| self.rooms[turn.room].feeds[*feed].lanes[lane].turn == turn.number;
+            let Some(feed) = feed.filter(due) else { continue };
+            if turn.credit <= 0 {
+                turn.credit += QUANTUM;
+            }
+            self.begin_walk(turn.room, feed, lane);
+            let (took, full) = self.stride(turn, (feed, lane), turn.credit.min(*left));
+            *left -= took;
+            if full {
+                self.send_batch(lane, outlet);
+            }
+        }
+        self.send_batch(lane, outlet);
+    }
+
+    /// Encodes what gathered, before a walk's first stride and now and then while it is under way.
+    fn begin_walk(&mut self, index: usize, at: usize, lane: usize) {
+        let now_ms = self.now.mono_ms;
+        let room = &self.rooms[index];
+        let (end, feed) = (room.end(), &room.feeds[at]);
+        let begins = feed.lanes[lane].left == 0;
+        if begins || (feed.encoded < end && now_ms - feed.encoded_ms >= GATHER_MS) {
+            self.encode(index, at);
+            self.rooms[index].forget();
+        }
+        if begins {
+            let feed = &mut self.rooms[index].feeds[at];
+            let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
+            if walked.ring.head() != walked.goal {
+                (walked.left, walked.goal) = (members, walked.ring.head());
+                (walked.began_ms, walked.sends) = (now_ms, 0);
+            }
+            if !walked.follows {
+                // Not always the same ones first.
+                walked.at = (walked.at + 1 + members / 8) % members.max(1);
+            }
+        }
+    }
+
+    /// All members have been looked at. Drops what all of them have, and goes round again where a send did not carry
+    /// somebody to the goal; or has the next walk follow after a rest if there is more for them by now.
+    pub(super) fn end_walk(&mut self, index: usize, feed: usize, lane: usize) {
+        let room = &mut self.rooms[index];
+        let (floor, end) = (room.floor, room.end());
+        let feed = &mut room.feeds[feed];
+        feed.trim(lane, Some(floor));
+        let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
+        if std::mem::take(&mut walked.short) {
+            walked.left = members;
+            return;
+        }
+        if lane == NORMAL {
+            let rest_ms = u64::from(walked.sends / self.config.sends_per_ms.max(1));
+            walked.rest_until_ms = self.now.mono_ms + rest_ms.min(u64::from(self.config.rest_ms_max));
+        }
+        walked.sends = 0;
+        walked.follows = walked.ring.head() != walked.goal || feed.encoded < end;
+        if !walked.follows {
+            walked.turn = 0;
+        }
+    }
+}
+
+/// The kernel takes no more for a session: it comes up by `writable`, or is closed when that does not come.
+pub(super) fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_ms: u64, progress: bool) {
+    (slot.blocked, slot.woken) = (true, false);
+    if let Some(session) = slot.session.as_deref_mut() {
+        if progress {
+            session.busy_mut().stuck_ms = now_ms;
+        }
+        session.arm(wheel, session.busy().stuck_ms + u64::from(config.slow_close_s) * 1000);
+    }
+}
