@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::link::{self, Attachment, Dial, Switchboard};
 use crate::metrics::Metrics;
-use crate::room::Holder;
+use crate::partition::StreamId;
 
 /// How often the leases are looked at: a new connector is attached this much after it is there.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -123,7 +123,7 @@ impl Fleet {
 }
 
 impl Switchboard for Fleet {
-    fn number(&self) -> Holder {
+    fn number(&self) -> StreamId {
         self.0.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -133,7 +133,7 @@ impl Switchboard for Fleet {
         self.0.metrics.connectors.set(attached.len() as i64);
     }
 
-    fn detach(&self, incarnation: &str, holder: Holder) {
+    fn detach(&self, incarnation: &str, holder: StreamId) {
         let mut attached = self.0.attached.write().unwrap_or_else(PoisonError::into_inner);
         if attached.get(incarnation).is_some_and(|attachment| attachment.holder == holder) {
             attached.remove(incarnation);

@@ -4,29 +4,25 @@
 //! What it is not: it has no client and serves no API; it stores nothing but the bus's checkpoint.
 //!
 //! ```text
-//!   bus ─▶ consume ─▶ owner (room, seen) ─▶ outbox ─▶ link ─▶ connector       owner: a state machine without I/O
-//!   bus ─▶ pushes ─▶ routes ─────────────────▲   fleet: who there is
+//!   bus ─▶ partition (claims, replays, holds, commits) ─▶ outbox ─▶ link ─▶ connector
+//!              │  ▲ a stage for each topic: rooms, pushes               fleet: the connectors that there are
 //! ```
 //!
-//! Invariants: those of `owner`, `outbox`, `consume` and `pushes`, said there; ARCHITECTURE.md, "Holding".
+//! Invariants: those of `partition`, `rooms`, `pushes` and `outbox`, said there; ARCHITECTURE.md, "Holding".
 #![forbid(unsafe_code)]
 
 mod clock;
 mod config;
-mod consume;
 mod fleet;
 mod frame;
 mod item;
 mod link;
 mod metrics;
 mod outbox;
-mod owner;
+mod partition;
 mod pushes;
 mod ready;
-mod room;
-mod seen;
-#[cfg(test)]
-mod simulation;
+mod rooms;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,14 +37,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::consume::{GROUP, Rooms};
 use crate::fleet::Fleet;
-use crate::link::Dial;
+use crate::link::{Dial, Events};
 use crate::metrics::Metrics;
-use crate::owner::Terms;
-use crate::pushes::Pushes;
+use crate::partition::{Consumer, GROUP, OwnerConfig, Seams, Stage};
+use crate::pushes::{Pushes, PushesConfig};
 use crate::ready::Ready;
-use crate::seen::Budget;
+use crate::rooms::{Budget, Rooms, RoomsConfig};
 
 /// Frames from connectors that wait for the owners: over it the streams are not read.
 const EVENTS_MAX: usize = 4096;
@@ -164,16 +159,32 @@ impl Service {
         // Its own token, so that what fails for good ends the rest too.
         let stop = stop.child_token();
         let fleet = Fleet::new(metrics.clone());
-        let (events, received) = mpsc::channel(EVENTS_MAX);
+        let mut events = Events::default();
+        let (to_rooms, for_rooms) = mpsc::channel(EVENTS_MAX);
+        events.add(Rooms::TOPIC, to_rooms);
         let dial = Dial { secret, queue_bytes_max: config.queue_bytes_max, events, stop: stop.clone() };
         let (looked, mut attached) = watch::channel(false);
         let keeping = tokio::spawn(fleet.clone().keep(cluster.clone(), routes.clone(), dial, looked));
 
+        let rooms = Arc::new(RoomsConfig {
+            partitions: bus.partitions(Topic::Rooms),
+            age_ms: i64::from(config.age_s_max) * 1000,
+            per_s_max: config.room_messages_per_s_max,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            recent: Budget::new(config.recent_bytes_max),
+            repeats: Budget::new(config.repeat_ids_max),
+            metrics: metrics.clone(),
+        });
+        let pushes = Arc::new(PushesConfig { metrics: metrics.clone() });
+        let seams = Seams { bus: bus.clone(), routes: routes.clone(), fleet: fleet.clone(), ready: ready.clone() };
         let consumers = async {
             // Connectors first: a partition that is claimed with nobody attached would be read past them.
             let _ = attached.wait_for(|&looked| looked).await;
-            let rooms = join(&*bus, Topic::Rooms).await?;
-            let pushes = join(&*bus, Topic::Pushes).await?;
+            let owner = &cluster.incarnation;
+            let rooms = consumer::<Rooms>(&seams, owner, &metrics, rooms, for_rooms).await?;
+            // Nobody holds pushes: no connector says anything of them.
+            let (_, none) = mpsc::channel(1);
+            let pushes = consumer::<Pushes>(&seams, owner, &metrics, pushes, none).await?;
             Ok::<_, bus::Error>((rooms, pushes))
         };
         let consumers = tokio::select! {
@@ -183,22 +194,8 @@ impl Service {
         let ended = match consumers {
             None => Ok(()),
             Some(Err(error)) => Err(error.into()),
-            Some(Ok((consumer, pushed))) => {
-                let terms = Arc::new(Terms {
-                    owner: cluster.incarnation.clone(),
-                    log: bus.log(Topic::Rooms).into(),
-                    partitions: bus.partitions(Topic::Rooms),
-                    age_ms: i64::from(config.age_s_max) * 1000,
-                    per_s_max: config.room_messages_per_s_max,
-                    answer_bytes_max: ANSWER_BYTES_MAX,
-                    recent: Budget::new(config.recent_bytes_max),
-                    repeats: Budget::new(config.repeat_ids_max),
-                    metrics: metrics.clone(),
-                });
-                let log = bus.log(Topic::Pushes).into();
-                let pushes = Pushes { bus: bus.clone(), routes: routes.clone(), fleet: fleet.clone(), metrics, log };
-                let rooms = Rooms::new(bus.clone(), consumer, terms, fleet.clone(), received, ready.clone());
-                let pushes = tokio::spawn(guard(stop.clone(), pushes.run(pushed, stop.clone())));
+            Some(Ok((rooms, pushes))) => {
+                let pushes = tokio::spawn(guard(stop.clone(), pushes.run(stop.clone())));
                 let rooms = tokio::spawn(guard(stop.clone(), rooms.run(stop.clone())));
                 ready.consuming(true);
                 let (rooms, pushes) = tokio::join!(rooms, pushes);
@@ -231,6 +228,25 @@ impl Service {
 async fn guard<T>(stop: CancellationToken, task: impl Future<Output = T>) -> T {
     let _ends = stop.drop_guard();
     task.await
+}
+
+/// Joins a topic's group.
+async fn consumer<S: Stage>(
+    seams: &Seams,
+    owner: &str,
+    metrics: &Arc<Metrics>,
+    stage: Arc<S::Config>,
+    events: mpsc::Receiver<link::Event>,
+) -> Result<Consumer<S>, bus::Error> {
+    let (bus, topic) = (&seams.bus, S::BUS_TOPIC);
+    let joined = join(&**bus, topic).await?;
+    let config = OwnerConfig {
+        owner: owner.to_owned(),
+        log: bus.log(topic).into(),
+        partitions: bus.partitions(topic),
+        metrics: metrics.clone(),
+    };
+    Ok(Consumer::new(seams.clone(), joined, Arc::new(config), stage, events))
 }
 
 async fn join(bus: &dyn Bus, topic: Topic) -> Result<Box<dyn bus::Consumer>, bus::Error> {

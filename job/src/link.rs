@@ -25,7 +25,7 @@ use tonic::{Request, Status, Streaming};
 
 use crate::frame::{Frame, Frames};
 use crate::outbox::Outbox;
-use crate::room::Holder;
+use crate::partition::StreamId;
 
 /// Dialling, and the first frame, in this time.
 const DIAL_MAX: Duration = Duration::from_secs(2);
@@ -69,29 +69,61 @@ impl Stream for Outgoing {
     }
 }
 
-/// What the owners are told of the streams.
+/// What the owners of a topic are told of the streams.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Attached(Holder),
-    Detached(Holder),
-    Frame(Holder, Body),
+    Attached(StreamId),
+    Detached(StreamId),
+    Frame(StreamId, Body),
+}
+
+/// Where the owners of each topic hear of the streams.
+#[derive(Clone, Default)]
+pub(crate) struct Events(Vec<(cluster::Topic, mpsc::Sender<Event>)>);
+
+impl Events {
+    /// Adds a topic's owners; none of its frames reaches anybody before.
+    pub(crate) fn add(&mut self, topic: cluster::Topic, owners: mpsc::Sender<Event>) {
+        self.0.push((topic, owners));
+    }
+
+    /// To the owners of every topic.
+    async fn all(&self, event: impl Fn() -> Event) {
+        for (_, owners) in &self.0 {
+            // The receiver lives until job has stopped.
+            let _ = owners.send(event()).await;
+        }
+    }
+
+    /// To the owners of the topic that the frame names, if there are any here.
+    async fn frame(&self, from: StreamId, frame: Body) {
+        let topic = match &frame {
+            Body::Hold(hold) => proto::topic::of(hold.topic),
+            Body::HoldsDone(done) => proto::topic::of(done.topic),
+            Body::Release(release) => proto::topic::of(release.topic),
+            Body::Acks(_) | Body::Hello(_) => None,
+        };
+        if let Some((_, owners)) = self.0.iter().find(|(of, _)| Some(*of) == topic) {
+            let _ = owners.send(Event::Frame(from, frame)).await;
+        }
+    }
 }
 
 /// A connector's stream that stands.
 #[derive(Clone)]
 pub(crate) struct Attachment {
-    pub(crate) holder: Holder,
+    pub(crate) holder: StreamId,
     pub(crate) outbox: Shared,
 }
 
 /// Where a link says what becomes of its stream.
 pub(crate) trait Switchboard: Clone + Send + Sync + 'static {
     /// A number that no stream had.
-    fn number(&self) -> Holder;
+    fn number(&self) -> StreamId;
     /// The stream stands: known to pushes from now on.
     fn attach(&self, incarnation: &str, attachment: Attachment);
     /// It has ended.
-    fn detach(&self, incarnation: &str, holder: Holder);
+    fn detach(&self, incarnation: &str, holder: StreamId);
 }
 
 /// What a link needs to dial.
@@ -99,7 +131,7 @@ pub(crate) trait Switchboard: Clone + Send + Sync + 'static {
 pub(crate) struct Dial {
     pub(crate) secret: Show,
     pub(crate) queue_bytes_max: usize,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: Events,
     pub(crate) stop: CancellationToken,
 }
 
@@ -166,8 +198,7 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
     };
     let holder = board.number();
     board.attach(incarnation, Attachment { holder, outbox: outbox.clone() });
-    // The receiver lives until job has stopped.
-    let _ = dial.events.send(Event::Attached(holder)).await;
+    dial.events.all(|| Event::Attached(holder)).await;
     let why = loop {
         match frames.message().await {
             Ok(Some(cluster::FromHolder { frame: Some(Body::Acks(cluster::Acks { acks })) })) => {
@@ -180,7 +211,7 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
                 });
             }
             Ok(Some(cluster::FromHolder { frame: Some(frame) })) => {
-                let _ = dial.events.send(Event::Frame(holder, frame)).await;
+                dial.events.frame(holder, frame).await;
             }
             // Of a newer connector: harmless to ignore, as the schema says.
             Ok(Some(cluster::FromHolder { frame: None })) => {}
@@ -190,7 +221,7 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
     };
     board.detach(incarnation, holder);
     outbox.with(Outbox::close);
-    let _ = dial.events.send(Event::Detached(holder)).await;
+    dial.events.all(|| Event::Detached(holder)).await;
     (true, why)
 }
 

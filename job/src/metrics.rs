@@ -51,6 +51,7 @@ metrics! {
     gaps: Count = "gaps" "Messages that holders were told they miss, one for each connector";
     resets: Count = "resets" "Queues to a connector that ran over and were dropped, one for each partition";
     repeated: Count = "repeated" "Records dropped because a message of the same ID came within five minutes";
+    conflicts: Count = "conflicts" "Records dropped because a message of the same ID and another payload, type or style came within five minutes; the sender's session is told";
     repeats_forgotten: Count = "repeats_forgotten" "Message IDs forgotten before five minutes had passed: job.repeat_ids_max is too small";
     capped: Count = "capped" "Messages dropped by the flow cap, job.room_messages_per_s_max";
     aged: Count = "aged" "Messages not delivered because they were older than job.age_s_max";

@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 
 use crate::frame::Frame;
 use crate::item::Encoded;
-use crate::owner::Out;
+use crate::partition::Out;
 
 /// Largest batch of messages in one frame, bytes: some milliseconds of a gigabit, and far under gRPC's limit of 4 MiB.
 const DELIVER_BYTES_MAX: usize = 256 * 1024;
@@ -36,11 +36,11 @@ const ENTRY_BYTES: usize = 64;
 pub(crate) struct Overflow;
 
 #[derive(Default)]
-struct Lane {
+struct PartitionQueue {
     epoch: u64,
     /// Of the last numbered frame.
     seq: u64,
-    queue: VecDeque<Out>,
+    waiting: VecDeque<Out>,
     queued_bytes: usize,
     /// Sent and not acknowledged: number and bytes.
     flying: VecDeque<(u64, usize)>,
@@ -52,7 +52,7 @@ struct Lane {
     items_us: u64,
 }
 
-impl Lane {
+impl PartitionQueue {
     fn bytes(&self) -> usize {
         self.queued_bytes + self.flying_bytes
     }
@@ -60,7 +60,7 @@ impl Lane {
 
 /// The queues of one connector's stream.
 pub(crate) struct Outbox {
-    lanes: FxHashMap<(Topic, u32), Lane>,
+    partitions: FxHashMap<(Topic, u32), PartitionQueue>,
     /// Partitions that have something, in the order of their turns.
     turns: VecDeque<(Topic, u32)>,
     pushes: VecDeque<(Body, usize)>,
@@ -75,7 +75,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
-            lanes: FxHashMap::default(),
+            partitions: FxHashMap::default(),
             turns: VecDeque::new(),
             pushes: VecDeque::new(),
             push_bytes: 0,
@@ -92,37 +92,37 @@ impl Outbox {
         if self.closed {
             return Ok(());
         }
-        let lane = self.lanes.entry(partition).or_default();
+        let queue = self.partitions.entry(partition).or_default();
         if let Out::Own(_) = out {
             // What an earlier epoch still had to say is void.
-            self.bytes -= lane.bytes();
-            *lane = Lane { epoch, waits: lane.waits, ..Lane::default() };
-        } else if lane.epoch != epoch {
+            self.bytes -= queue.bytes();
+            *queue = PartitionQueue { epoch, waits: queue.waits, ..PartitionQueue::default() };
+        } else if queue.epoch != epoch {
             return Ok(());
         }
         let bytes = out_bytes(&out);
         let bounded = matches!(out, Out::Item(_) | Out::Held(..) | Out::Through(_));
         let over = bounded && self.bytes + bytes > self.bytes_max;
         if over {
-            self.bytes -= lane.bytes();
-            lane.queue.retain(|out| matches!(out, Out::Own(_)));
-            lane.queued_bytes = lane.queue.iter().map(out_bytes).sum();
-            self.bytes += lane.queued_bytes;
-            lane.flying.clear();
-            lane.flying_bytes = 0;
-            lane.items_us = 0;
-            lane.seq = 0;
-            lane.reset = true;
+            self.bytes -= queue.bytes();
+            queue.waiting.retain(|out| matches!(out, Out::Own(_)));
+            queue.queued_bytes = queue.waiting.iter().map(out_bytes).sum();
+            self.bytes += queue.queued_bytes;
+            queue.flying.clear();
+            queue.flying_bytes = 0;
+            queue.items_us = 0;
+            queue.seq = 0;
+            queue.reset = true;
         } else {
-            if matches!(out, Out::Item(_)) && lane.items_us == 0 {
-                lane.items_us = now_us;
+            if matches!(out, Out::Item(_)) && queue.items_us == 0 {
+                queue.items_us = now_us;
             }
             self.bytes += bytes;
-            lane.queued_bytes += bytes;
-            lane.queue.push_back(out);
+            queue.queued_bytes += bytes;
+            queue.waiting.push_back(out);
         }
-        if !lane.waits {
-            lane.waits = true;
+        if !queue.waits {
+            queue.waits = true;
             self.turns.push_back(partition);
         }
         if over { Err(Overflow) } else { Ok(()) }
@@ -141,12 +141,12 @@ impl Outbox {
 
     /// The connector has handled everything up to `seq`.
     pub(crate) fn acked(&mut self, partition: (Topic, u32), epoch: u64, seq: u64) {
-        let Some(lane) = self.lanes.get_mut(&partition).filter(|lane| lane.epoch == epoch) else { return };
-        while let Some(&(sent, bytes)) = lane.flying.front()
+        let Some(queue) = self.partitions.get_mut(&partition).filter(|queue| queue.epoch == epoch) else { return };
+        while let Some(&(sent, bytes)) = queue.flying.front()
             && sent <= seq
         {
-            lane.flying.pop_front();
-            lane.flying_bytes -= bytes;
+            queue.flying.pop_front();
+            queue.flying_bytes -= bytes;
             self.bytes -= bytes;
         }
     }
@@ -162,21 +162,21 @@ impl Outbox {
         }
         loop {
             let partition = self.turns.pop_front()?;
-            let lane = self.lanes.get_mut(&partition).expect("a lane stays while it waits");
-            lane.waits = false;
-            let before = lane.bytes();
-            let frame = take(partition, lane);
-            self.bytes -= before - lane.bytes();
-            if !lane.queue.is_empty() || lane.reset {
-                lane.waits = true;
+            let queue = self.partitions.get_mut(&partition).expect("a queue stays while it waits");
+            queue.waits = false;
+            let before = queue.bytes();
+            let frame = take(partition, queue);
+            self.bytes -= before - queue.bytes();
+            if !queue.waiting.is_empty() || queue.reset {
+                queue.waits = true;
                 self.turns.push_back(partition);
             }
             if let Some(frame) = frame {
                 if let Frame::Whole(Body::Disown(_)) = frame
-                    && !lane.waits
+                    && !queue.waits
                 {
-                    self.bytes -= lane.bytes();
-                    self.lanes.remove(&partition);
+                    self.bytes -= queue.bytes();
+                    self.partitions.remove(&partition);
                 }
                 return Some(frame);
             }
@@ -222,14 +222,14 @@ impl Outbox {
 }
 
 /// The next frame of a partition.
-fn take((topic, partition): (Topic, u32), lane: &mut Lane) -> Option<Frame> {
+fn take((topic, partition): (Topic, u32), queue: &mut PartitionQueue) -> Option<Frame> {
     let of = i32::from(topic);
-    let epoch = lane.epoch;
-    if lane.reset && !matches!(lane.queue.front(), Some(Out::Own(_))) {
-        lane.reset = false;
+    let epoch = queue.epoch;
+    if queue.reset && !matches!(queue.waiting.front(), Some(Out::Own(_))) {
+        queue.reset = false;
         return Some(Frame::Whole(Body::Reset(cluster::Reset { topic: of, partition, epoch })));
     }
-    let first = lane.queue.pop_front()?;
+    let first = queue.waiting.pop_front()?;
     let mut bytes = out_bytes(&first);
     let mut items: Vec<Encoded> = Vec::new();
     let mut through = 0;
@@ -237,47 +237,47 @@ fn take((topic, partition): (Topic, u32), lane: &mut Lane) -> Option<Frame> {
         Out::Own(own) => Frame::Whole(Body::Own(own)),
         Out::Disown => Frame::Whole(Body::Disown(cluster::Disown { topic: of, partition, epoch })),
         Out::Held(held, recent) => {
-            lane.seq += 1;
-            Frame::Held(cluster::Held { seq: lane.seq, ..*held }, recent)
+            queue.seq += 1;
+            Frame::Held(cluster::Held { seq: queue.seq, ..*held }, recent)
         }
         Out::Item(item) => {
             items.push(item);
-            batch(lane, &mut items, &mut through, &mut bytes);
-            lane.seq += 1;
-            Frame::Deliver { topic, partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
+            batch(queue, &mut items, &mut through, &mut bytes);
+            queue.seq += 1;
+            Frame::Deliver { topic, partition, epoch, seq: queue.seq, items, through, queued_us: queue.items_us }
         }
         Out::Through(offset) => {
             through = offset;
-            batch(lane, &mut items, &mut through, &mut bytes);
-            lane.seq += 1;
-            Frame::Deliver { topic, partition, epoch, seq: lane.seq, items, through, queued_us: lane.items_us }
+            batch(queue, &mut items, &mut through, &mut bytes);
+            queue.seq += 1;
+            Frame::Deliver { topic, partition, epoch, seq: queue.seq, items, through, queued_us: queue.items_us }
         }
     };
-    lane.queued_bytes -= bytes;
-    if lane.queue.is_empty() {
-        lane.items_us = 0;
+    queue.queued_bytes -= bytes;
+    if queue.waiting.is_empty() {
+        queue.items_us = 0;
     }
     if matches!(frame, Frame::Held(..) | Frame::Deliver { .. }) {
-        lane.flying.push_back((lane.seq, bytes));
-        lane.flying_bytes += bytes;
+        queue.flying.push_back((queue.seq, bytes));
+        queue.flying_bytes += bytes;
     }
     Some(frame)
 }
 
 /// Adds what can go in the same frame. `through` holds when the whole frame is handled, so a later one takes the place
 /// of an earlier one, and items may follow it.
-fn batch(lane: &mut Lane, items: &mut Vec<Encoded>, through: &mut u64, bytes: &mut usize) {
-    while let Some(next) = lane.queue.front() {
+fn batch(queue: &mut PartitionQueue, items: &mut Vec<Encoded>, through: &mut u64, bytes: &mut usize) {
+    while let Some(next) = queue.waiting.front() {
         let more = out_bytes(next);
         if *bytes + more > DELIVER_BYTES_MAX {
             return;
         }
-        match lane.queue.front() {
+        match queue.waiting.front() {
             Some(Out::Item(_) | Out::Through(_)) => {}
             _ => return,
         }
         *bytes += more;
-        match lane.queue.pop_front() {
+        match queue.waiting.pop_front() {
             Some(Out::Item(item)) => items.push(item),
             Some(Out::Through(offset)) => *through = offset,
             _ => unreachable!("it was looked at above"),

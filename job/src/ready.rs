@@ -1,7 +1,8 @@
 //! Whether job does its work: what `/ready` of the admin address asks.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared by the tasks that know and whoever asks.
 #[derive(Debug, Clone, Default)]
@@ -10,8 +11,8 @@ pub(crate) struct Ready(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     consuming: AtomicBool,
-    /// Partitions that are assigned and not yet read up to their claim.
-    behind: AtomicUsize,
+    /// Partitions that are assigned and not yet read up to their claim, by topic.
+    behind: Mutex<BTreeMap<bus::Topic, usize>>,
 }
 
 impl Ready {
@@ -20,15 +21,16 @@ impl Ready {
         self.0.consuming.store(consuming, Ordering::Relaxed);
     }
 
-    /// So many partitions are being taken over.
-    pub(crate) fn rooms(&self, behind: usize) {
-        self.0.behind.store(behind, Ordering::Relaxed);
+    /// So many partitions of a topic are being taken over.
+    pub(crate) fn behind(&self, topic: bus::Topic, behind: usize) {
+        self.0.behind.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, behind);
     }
 
     /// # Errors
     /// What is wanting.
     pub(crate) fn get(&self) -> Result<(), String> {
-        match self.0.behind.load(Ordering::Relaxed) {
+        let behind = self.0.behind.lock().unwrap_or_else(PoisonError::into_inner).values().sum::<usize>();
+        match behind {
             _ if !self.0.consuming.load(Ordering::Relaxed) => Err("not consuming".to_owned()),
             0 => Ok(()),
             behind => Err(format!("{behind} partitions are being taken over")),

@@ -5,20 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use bus::Offset;
 use proto::cluster;
 use rustc_hash::FxHashMap;
 
-use super::{Out, Owner, State};
+use super::owner::Phase;
+use super::{Answer, Out, Owner, Place, Stage, StreamId};
 use crate::item::Encoded;
-use crate::room::{Answer, Gap, Holder, Holding, Place, RECENT_MESSAGES};
 
 /// What the answer to a hold takes of a queue besides its messages, bytes, generously.
 const HELD_BYTES: usize = 512;
 
 /// A hold that is answered when the owner is live.
 pub(super) struct Waiting {
-    from: Holder,
+    from: StreamId,
     hold: u64,
     channel: String,
     place: Place,
@@ -29,7 +28,7 @@ pub(super) struct Waiting {
 /// The holds that wait, of each connector in the order in which they came.
 #[derive(Default)]
 pub(super) struct Holds {
-    of: BTreeMap<Holder, Queue>,
+    of: BTreeMap<StreamId, Queue>,
     /// The last one's number.
     last: u64,
     /// How often one was looked at.
@@ -59,7 +58,7 @@ impl Holds {
     }
 
     /// Takes the connector's oldest, with its number.
-    fn take(&mut self, of: Holder) -> Option<(u64, Waiting)> {
+    fn take(&mut self, of: StreamId) -> Option<(u64, Waiting)> {
         let queue = self.of.get_mut(&of)?;
         let (number, waiting) = queue.holds.pop_first()?;
         if let Some(numbers) = queue.numbers.get_mut(&waiting.channel) {
@@ -79,7 +78,7 @@ impl Holds {
     }
 
     /// The connector has nobody left in the channel.
-    fn release(&mut self, of: Holder, channel: &str) {
+    fn release(&mut self, of: StreamId, channel: &str) {
         let Some(queue) = self.of.get_mut(&of) else { return };
         for number in queue.numbers.remove(channel).into_iter().flatten() {
             queue.holds.remove(&number);
@@ -90,12 +89,12 @@ impl Holds {
     }
 
     /// The connector has gone.
-    pub(super) fn let_go(&mut self, of: Holder) {
+    pub(super) fn let_go(&mut self, of: StreamId) {
         self.of.remove(&of);
     }
 
     /// Whether one of the connector's waits.
-    pub(super) fn has(&self, of: Holder) -> bool {
+    pub(super) fn has(&self, of: StreamId) -> bool {
         self.of.contains_key(&of)
     }
 
@@ -109,37 +108,38 @@ impl Holds {
     }
 }
 
-impl Owner {
+impl<S: Stage> Owner<S> {
     /// A connector takes up a channel, or takes it up again.
-    pub(crate) fn hold(&mut self, from: Holder, hold: cluster::Hold) {
-        if hold.epoch != self.epoch || !self.connectors.contains_key(&from) || !self.is_ours(&hold.channel) {
+    pub(crate) fn hold(&mut self, from: StreamId, hold: cluster::Hold) {
+        let known = self.out.connectors.contains_key(&from);
+        if hold.epoch != self.epoch || !known || !self.stage.is_ours(&hold.channel) {
             // Of another epoch: it holds anew when it has seen this one's `Own`.
             return;
         }
         let place = if hold.log.is_empty() {
-            Place::Nothing { recent: (hold.recent as usize).min(RECENT_MESSAGES) }
-        } else if *hold.log == *self.terms.log {
+            Place::Nothing { recent: hold.recent as usize }
+        } else if *hold.log == *self.config.log {
             let ordinal = (hold.ordinal_epoch == self.epoch).then_some(hold.ordinal);
             Place::At { offset: hold.offset, ordinal }
         } else {
             Place::Elsewhere
         };
         let mut waiting = Waiting { from, hold: hold.hold, channel: hold.channel, place, followed: false };
-        match self.state {
-            State::Paused | State::Lost => return,
-            State::Replaying if self.from.is_some() => self.follow(&mut waiting),
-            State::Collecting { .. } | State::Replaying | State::Live => {}
+        match self.phase {
+            Phase::Paused | Phase::Lost => return,
+            Phase::Replaying if self.from.is_some() => self.follow(&mut waiting),
+            Phase::Collecting { .. } | Phase::Replaying | Phase::Live => {}
         }
         self.waiting.push(waiting);
     }
 
     /// Answers the holds that wait, once the owner is live, as far as the connectors' queues have room: `room` is asked
     /// for each connector's, in bytes. The rest waits, so that no number of holds makes a queue run over.
-    pub(crate) fn answer_holds(&mut self, mut room: impl FnMut(Holder) -> usize) {
-        if self.state != State::Live {
+    pub(crate) fn answer_holds(&mut self, mut room: impl FnMut(StreamId) -> usize) {
+        if self.phase != Phase::Live {
             return;
         }
-        let connectors: Vec<Holder> = self.waiting.of.keys().copied().collect();
+        let connectors: Vec<StreamId> = self.waiting.of.keys().copied().collect();
         for connector in connectors {
             let mut left = room(connector);
             while left >= HELD_BYTES
@@ -147,10 +147,7 @@ impl Owner {
             {
                 let answer = match waiting.followed {
                     true => Answer::default(),
-                    false => {
-                        let bytes_max = self.terms.answer_bytes_max;
-                        self.room(&waiting.channel).answer(waiting.place, bytes_max)
-                    }
+                    false => self.stage.answer(&waiting.channel, waiting.place),
                 };
                 let bytes = HELD_BYTES + answer.recent.iter().map(Encoded::len).sum::<usize>();
                 if bytes > left {
@@ -165,9 +162,9 @@ impl Owner {
     }
 
     /// A connector has said all that it holds.
-    pub(crate) fn holds_done(&mut self, connector: Holder, epoch: u64, now_ms: i64) {
+    pub(crate) fn holds_done(&mut self, connector: StreamId, epoch: u64, now_ms: i64) {
         if epoch == self.epoch
-            && let Some(connector) = self.connectors.get_mut(&connector)
+            && let Some(connector) = self.out.connectors.get_mut(&connector)
         {
             connector.collecting = false;
             self.begin_if_collected(now_ms);
@@ -175,11 +172,9 @@ impl Owner {
     }
 
     /// A connector has nobody left in a channel.
-    pub(crate) fn release(&mut self, connector: Holder, channel: &str) {
+    pub(crate) fn release(&mut self, connector: StreamId, channel: &str) {
         self.waiting.release(connector, channel);
-        if let Some(room) = self.rooms.get_mut(channel) {
-            room.holders.retain(|holding| holding.to != connector);
-        }
+        self.stage.release(connector, channel);
     }
 
     /// Reading has begun: those that wait are followed from here.
@@ -190,57 +185,43 @@ impl Owner {
     }
 
     /// From here on every record goes to a waiting holder whose position is not before what has been read.
-    pub(super) fn follow(&mut self, waiting: &mut Waiting) {
-        let progress = self.progress;
+    fn follow(&mut self, waiting: &mut Waiting) {
         if let Place::At { offset, .. } = waiting.place
-            && offset >= progress
+            && offset >= self.progress
         {
             waiting.followed = true;
-            let holding = self.holding(waiting.from, &waiting.channel, offset);
-            holding.position = holding.position.max(offset);
+            self.stage.follow(waiting.from, &waiting.channel, offset);
         }
     }
 
-    pub(super) fn holding(&mut self, to: Holder, channel: &str, position: Offset) -> &mut Holding {
-        let holders = &mut self.room(channel).holders;
-        let at = holders.iter().position(|holding| holding.to == to).unwrap_or_else(|| {
-            // In most rooms of a small cluster there are one or two.
-            holders.reserve_exact(1);
-            holders.push(Holding { to, position, missed: Gap::default() });
-            holders.len() - 1
-        });
-        &mut holders[at]
-    }
-
-    pub(super) fn answer(&mut self, waiting: Waiting, answer: Answer) {
+    fn answer(&mut self, waiting: Waiting, answer: Answer) {
         let Waiting { from, hold, channel, .. } = waiting;
-        // What was dropped before lies before this answer.
-        self.tell_gap(&channel, Some(from));
         let (progress, Answer { missed, recent }) = (self.progress, answer);
-        let holding = self.holding(from, &channel, progress);
-        holding.position = holding.position.max(progress);
-        let metrics = &self.terms.metrics;
+        // What was dropped before lies before this answer.
+        self.stage.held(&mut self.out, from, &channel, progress);
+        let metrics = &self.config.metrics;
         metrics.holds.inc();
         metrics.gaps.inc_by(missed.map_or(0, |missed| missed.count));
         let held = cluster::Held {
-            topic: cluster::Topic::Rooms.into(),
+            topic: S::TOPIC.into(),
             partition: self.partition,
             epoch: self.epoch,
             hold,
             channel,
-            log: self.terms.log.to_string(),
+            log: self.config.log.to_string(),
             offset: progress,
             missed,
             ..cluster::Held::default()
         };
-        self.send(from, Out::Held(Box::new(held), recent));
+        self.out.send(from, Out::Held(Box::new(held), recent));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Action, tests::owner};
+    use super::super::Action;
     use super::*;
+    use crate::rooms::tests::owner;
 
     #[test]
     fn many_holds_are_answered_in_order_and_looked_at_once_each() {

@@ -1,61 +1,69 @@
-//! The rooms' topic: the one task that owns this job's partitions. It carries events of the bus and of the streams to
-//! the [`Owner`]s, and does what they ask.
+//! The one task that owns this job's partitions of a topic. It carries events of the bus and of the streams to the
+//! [`Owner`]s, and does what they ask.
 //!
 //! ```text
 //!   bus ─Assigned─▶ publish a claim ─its offset─▶ Owner::new ─▶ records, holds, ticks ─▶ actions ─▶ outboxes, commits
 //!       ─Revoked─▶ disown
 //! ```
 //!
-//! Invariants: nothing in it waits for a connector, a routes table or a dead letter, so that one partition's trouble is
-//! not another's; an offset is committed when everything up to it was handed to the outboxes and its dead letters are
-//! durable; nothing is committed for a partition that was revoked or lost.
+//! Invariants: nothing in it waits for a connector, Routes or a dead letter, so that one partition's trouble is not
+//! another's; an offset is committed when everything up to it was handed to the outboxes (of a topic without claims: to
+//! the stage) and its dead letters are durable; nothing is committed for a partition that was revoked or lost.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Consumer, Offset, Topic};
+use bus::{Bus, Offset};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
 use proto::cluster::from_holder::Frame;
+use proto::cluster::from_owner::Frame as ToConnector;
+use proto::cluster::{CommandOut, PushOut, command_out};
 use proto::record;
+use routes::{By, Routes};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::dead_letter::{self, publish};
+use super::{Action, Measures, Owner, OwnerConfig, Stage, StreamId, Takeover};
 use crate::clock::{unix_ms, unix_us};
 use crate::fleet::Fleet;
-use crate::link::Event;
-use crate::owner::{Action, Owner, Terms};
+use crate::link::{Attachment, Event};
 use crate::ready::Ready;
 
-/// As frames between job and connectors name it.
-const TOPIC: proto::cluster::Topic = proto::cluster::Topic::Rooms;
 /// The group that shares the partitions out.
 pub(crate) const GROUP: &str = "job";
 const TICK: Duration = Duration::from_millis(100);
 /// How often the end of each partition is asked for, for the lag.
 const LAG_EVERY: u32 = 50;
-/// Before the bus is asked again after a passing fault, and before a claim or a dead letter is published again.
+/// Before the bus or Routes are asked again after a passing fault.
 const RETRY: Duration = Duration::from_millis(300);
 /// A partition that another claimed though the group still says that it is ours is claimed again after this: the other
 /// was slower to learn that it had lost it.
 const RECLAIM: Duration = Duration::from_secs(1);
 /// On a graceful end the streams have this long to take what was handed to them.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+/// A name is looked up in Routes for this long, then the answer is that there is none.
+const LOOK_UP_MAX: Duration = Duration::from_secs(30);
 
 /// A partition that is assigned.
-struct Part {
+struct Part<S> {
     /// Tells claims of an earlier assignment apart.
     turn: u64,
+    assigned_ms: i64,
     /// None while it is claimed.
-    owner: Option<Owner>,
+    owner: Option<Owner<S>>,
     committed: Offset,
     /// Dead letters that are not durable yet.
-    letters: BTreeSet<Offset>,
+    dead_letters: BTreeSet<Offset>,
+    /// Its stage took no more.
+    full: bool,
     /// Takes back the claim that is under way when the part goes or claims anew: one that was published after the
     /// partition was revoked would take it from its next owner.
     claiming: Option<DropGuard>,
@@ -73,10 +81,15 @@ enum Done {
         turn: u64,
         epoch: Offset,
     },
-    Lettered {
+    PutAside {
         partition: u32,
         turn: u64,
         offset: Offset,
+    },
+    LookedUp {
+        partition: u32,
+        turn: u64,
+        found: Option<Vec<Vec<String>>>,
     },
     /// `None`: they are not known now.
     Ends(Option<Vec<(u32, Offset)>>),
@@ -84,45 +97,60 @@ enum Done {
     TakenBack,
 }
 
-pub(crate) struct Rooms {
+/// See the module's opening.
+pub(crate) struct Consumer<S: Stage> {
     bus: Arc<dyn Bus>,
-    consumer: Box<dyn Consumer>,
-    terms: Arc<Terms>,
+    routes: Arc<dyn Routes>,
+    consumer: Box<dyn bus::Consumer>,
+    config: Arc<OwnerConfig>,
+    stage: Arc<S::Config>,
     fleet: Fleet,
     events: mpsc::Receiver<Event>,
     ready: Ready,
-    parts: HashMap<u32, Part>,
-    attached: HashMap<u64, crate::link::Attachment>,
+    parts: HashMap<u32, Part<S>>,
+    attached: HashMap<StreamId, Attachment>,
     turns: u64,
     ticks: u32,
     /// The bus was asked for the partitions' ends and has not answered: a slow one is not asked more and more.
     asking_ends: bool,
+    lag: Option<u64>,
     waiting: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
-impl Rooms {
+/// What the consumers of all topics share.
+#[derive(Clone)]
+pub(crate) struct Seams {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) routes: Arc<dyn Routes>,
+    pub(crate) fleet: Fleet,
+    pub(crate) ready: Ready,
+}
+
+impl<S: Stage> Consumer<S> {
     pub(crate) fn new(
-        bus: Arc<dyn Bus>,
-        consumer: Box<dyn Consumer>,
-        terms: Arc<Terms>,
-        fleet: Fleet,
+        seams: Seams,
+        consumer: Box<dyn bus::Consumer>,
+        config: Arc<OwnerConfig>,
+        stage: Arc<S::Config>,
         events: mpsc::Receiver<Event>,
-        ready: Ready,
     ) -> Self {
-        let (parts, attached, waiting) = (HashMap::new(), HashMap::new(), FuturesUnordered::new());
+        let Seams { bus, routes, fleet, ready } = seams;
         Self {
             bus,
+            routes,
             consumer,
-            terms,
+            config,
+            stage,
             fleet,
             events,
             ready,
-            parts,
-            attached,
+            parts: HashMap::new(),
+            attached: HashMap::new(),
             turns: 0,
             ticks: 0,
             asking_ends: false,
-            waiting,
+            lag: None,
+            waiting: FuturesUnordered::new(),
         }
     }
 
@@ -143,7 +171,7 @@ impl Rooms {
                         return Err(bus::Error::Refused(why));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "room messages cannot be read now");
+                        tracing::warn!(topic = ?S::BUS_TOPIC, %error, "records cannot be read now");
                         tokio::time::sleep(RETRY).await;
                     }
                 },
@@ -160,8 +188,15 @@ impl Rooms {
         match event {
             bus::Event::Assigned(partition) => {
                 self.turns += 1;
-                let part =
-                    Part { turn: self.turns, owner: None, committed: 0, letters: BTreeSet::new(), claiming: None };
+                let part = Part {
+                    turn: self.turns,
+                    assigned_ms: unix_ms(),
+                    owner: None,
+                    committed: 0,
+                    dead_letters: BTreeSet::new(),
+                    full: false,
+                    claiming: None,
+                };
                 self.parts.insert(partition, part);
                 self.begin(partition, self.turns).await;
             }
@@ -179,12 +214,15 @@ impl Rooms {
                 let Some(part) = self.parts.get_mut(&partition) else { return };
                 let Some(owner) = &mut part.owner else { return };
                 let (read, read_us) = (Instant::now(), unix_us());
-                owner.records(read_us / 1000, &records);
-                for handed_us in owner.take_handed() {
-                    self.terms.metrics.bus.observe((read_us - handed_us).max(0) as f64 / 1e6);
+                owner.records(read_us, &records);
+                if !S::CLAIMS {
+                    // Before it is handed on: rather lost than twice.
+                    self.commit(partition);
                 }
                 self.settle(partition);
-                self.terms.metrics.handling.observe(read.elapsed().as_secs_f64());
+                if S::CLAIMS {
+                    self.config.metrics.handling.observe(read.elapsed().as_secs_f64());
+                }
                 self.commit(partition);
             }
         }
@@ -197,7 +235,10 @@ impl Rooms {
         match self.consumer.committed(partition).await {
             Ok(committed) => {
                 part.committed = committed;
-                self.claim(partition, turn, Duration::ZERO);
+                match S::CLAIMS {
+                    true => self.claim(partition, turn, Duration::ZERO),
+                    false => self.own(partition, turn, 0),
+                }
             }
             Err(error) => {
                 tracing::warn!(partition, %error, "a checkpoint cannot be read now");
@@ -223,17 +264,15 @@ impl Rooms {
                 self.attached.remove(&holder);
                 self.each(|owner, now_ms| owner.detached(holder, now_ms));
             }
-            Event::Frame(from, Frame::Hold(hold)) if is_rooms(hold.topic) => {
-                self.one(hold.partition, |owner, _| owner.hold(from, hold));
-            }
-            Event::Frame(from, Frame::HoldsDone(done)) if is_rooms(done.topic) => {
+            Event::Frame(from, Frame::Hold(hold)) => self.one(hold.partition, |owner, _| owner.hold(from, hold)),
+            Event::Frame(from, Frame::HoldsDone(done)) => {
                 self.one(done.partition, |owner, now_ms| owner.holds_done(from, done.epoch, now_ms));
             }
-            Event::Frame(from, Frame::Release(release)) if is_rooms(release.topic) => {
+            Event::Frame(from, Frame::Release(release)) => {
                 self.one(release.partition, |owner, _| owner.release(from, &release.channel));
             }
-            // Of another topic; or the link takes it itself.
-            Event::Frame(..) => {}
+            // The link takes these itself.
+            Event::Frame(_, Frame::Acks(_) | Frame::Hello(_)) => {}
         }
     }
 
@@ -241,19 +280,20 @@ impl Rooms {
         match done {
             Done::Waited { partition, turn } => self.begin(partition, turn).await,
             Done::Claimed { partition, turn, epoch } => {
-                let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) else { return };
-                let attached = self.attached.keys().copied();
-                let owner = Owner::new(self.terms.clone(), partition, epoch, part.committed, attached, unix_ms());
-                part.owner = Some(owner);
-                self.terms.metrics.claims.inc();
+                self.config.metrics.claims.inc();
                 tracing::debug!(partition, epoch, "claimed a partition");
-                self.one(partition, |_, _| {});
+                self.own(partition, turn, epoch);
             }
-            Done::Lettered { partition, turn, offset } => {
-                self.terms.metrics.dead_letters_waiting.dec();
+            Done::PutAside { partition, turn, offset } => {
+                self.config.metrics.dead_letters_waiting.dec();
                 if let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) {
-                    part.letters.remove(&offset);
+                    part.dead_letters.remove(&offset);
                     self.commit(partition);
+                }
+            }
+            Done::LookedUp { partition, turn, found } => {
+                if self.parts.get(&partition).is_some_and(|part| part.turn == turn) {
+                    self.one(partition, |owner, _| owner.looked_up(found));
                 }
             }
             Done::TakenBack => {}
@@ -264,7 +304,7 @@ impl Rooms {
                     Some(next.saturating_sub(1 + owner.progress()))
                 };
                 if let Some(ends) = ends {
-                    self.terms.metrics.lag.set(ends.into_iter().filter_map(behind).sum::<u64>() as i64);
+                    self.lag = Some(ends.into_iter().filter_map(behind).sum());
                 }
             }
         }
@@ -274,20 +314,21 @@ impl Rooms {
     fn tick(&mut self) {
         self.each(|owner, now_ms| owner.tick(now_ms));
         self.tell_ready();
-        let owners = || self.parts.values().filter_map(|part| part.owner.as_ref());
-        let metrics = &self.terms.metrics;
-        metrics.partitions.set(owners().count() as i64);
-        metrics.paused.set(owners().filter(|owner| owner.is_paused()).count() as i64);
-        metrics.rooms.set(owners().map(Owner::rooms).sum::<usize>() as i64);
-        metrics.recent_bytes.set(self.terms.recent.used() as i64);
+        let mut measures = Measures { lag: self.lag, ..Measures::default() };
+        for owner in self.parts.values_mut().filter_map(|part| part.owner.as_mut()) {
+            measures.partitions += 1;
+            measures.paused += usize::from(owner.is_paused());
+            owner.stage().measure(&mut measures);
+        }
         let queued = self.attached.values().map(|attachment| attachment.outbox.with(|outbox| outbox.bytes()));
-        metrics.queued_bytes.set(queued.sum::<usize>() as i64);
+        measures.queued_bytes = queued.sum();
+        S::show(&self.stage, &measures);
         self.ticks += 1;
         if self.ticks.is_multiple_of(LAG_EVERY) && !self.asking_ends {
             self.asking_ends = true;
             let (bus, partitions) = (self.bus.clone(), self.parts.keys().copied().collect::<Vec<_>>());
             self.waiting.push(Box::pin(async move {
-                let ends = bus.ends(Topic::Rooms, &partitions).await;
+                let ends = bus.ends(S::BUS_TOPIC, &partitions).await;
                 Done::Ends(ends.map(|ends| partitions.into_iter().zip(ends).collect()).ok())
             }));
         }
@@ -295,17 +336,17 @@ impl Rooms {
 
     /// Every partition that is assigned is read up to its claim, or paused.
     fn tell_ready(&self) {
-        let taken = |part: &Part| part.owner.as_ref().is_some_and(|owner| owner.is_live() || owner.is_paused());
-        self.ready.rooms(self.parts.values().filter(|part| !taken(part)).count());
+        let taken = |part: &Part<S>| part.owner.as_ref().is_some_and(|owner| owner.is_live() || owner.is_paused());
+        self.ready.behind(S::BUS_TOPIC, self.parts.values().filter(|part| !taken(part)).count());
     }
 
-    fn each(&mut self, mut say: impl FnMut(&mut Owner, i64)) {
+    fn each(&mut self, mut say: impl FnMut(&mut Owner<S>, i64)) {
         for partition in self.parts.keys().copied().collect::<Vec<_>>() {
             self.one(partition, &mut say);
         }
     }
 
-    fn one(&mut self, partition: u32, say: impl FnOnce(&mut Owner, i64)) {
+    fn one(&mut self, partition: u32, say: impl FnOnce(&mut Owner<S>, i64)) {
         let Some(owner) = self.parts.get_mut(&partition).and_then(|part| part.owner.as_mut()) else { return };
         say(owner, unix_ms());
         self.settle(partition);
@@ -320,6 +361,12 @@ impl Rooms {
         owner.answer_holds(|to| self.attached.get(&to).map_or(0, |it| it.outbox.with(|outbox| outbox.room())));
         let (epoch, actions) = (owner.epoch(), owner.actions());
         self.act(partition, epoch, actions);
+        let Some(part) = self.parts.get_mut(&partition) else { return };
+        let full = part.owner.as_ref().is_some_and(|owner| owner.is_full() && !owner.is_paused());
+        if full != std::mem::replace(&mut part.full, full) {
+            let paused = part.owner.as_ref().is_some_and(Owner::is_paused);
+            self.consumer.pause(partition, full || paused);
+        }
     }
 
     fn act(&mut self, partition: u32, epoch: u64, actions: Vec<Action>) {
@@ -332,7 +379,8 @@ impl Rooms {
                     // What follows an overflow in the same breath was meant for a holder that holds anew.
                     let Some(attachment) = self.attached.get(&to).filter(|_| !over.contains(&to)) else { continue };
                     fed.insert(to);
-                    if attachment.outbox.with(|outbox| outbox.push(now_us, (TOPIC, partition), epoch, out)).is_err() {
+                    if attachment.outbox.with(|outbox| outbox.push(now_us, (S::TOPIC, partition), epoch, out)).is_err()
+                    {
                         tracing::warn!(partition, connector = to, "a connector is too slow: its queue was dropped");
                         over.insert(to);
                     }
@@ -343,7 +391,7 @@ impl Rooms {
                     // read from where that one was.
                     self.consumer.pause(partition, false);
                 }
-                Action::Letter { offset, reason, record } => self.letter(partition, offset, &reason, &record),
+                Action::DeadLetter { offset, reason, record } => self.dead_letter(partition, offset, &reason, &record),
                 Action::Pause(offset) => {
                     tracing::error!(partition, offset, "a record is newer than this program: paused until an upgrade");
                     self.consumer.pause(partition, true);
@@ -352,6 +400,16 @@ impl Rooms {
                     tracing::warn!(partition, epoch, "another job claimed a partition of ours");
                     self.consumer.pause(partition, true);
                     self.lose(partition);
+                }
+                Action::LookUp(names) => self.look_up(partition, names),
+                Action::Push(incarnation, body) => self.push(&incarnation, body),
+                Action::PushAll(out) => self.push_all(&out),
+                Action::Refuse(session, refused) => {
+                    if let Some(incarnation) = routes::incarnation_of(&session) {
+                        let incarnation = incarnation.to_owned();
+                        let act = Some(command_out::Act::Refused(refused));
+                        self.push(&incarnation, ToConnector::Command(CommandOut { sessions: vec![session], act }));
+                    }
                 }
             }
         }
@@ -371,7 +429,7 @@ impl Rooms {
         self.turns += 1;
         let Some(part) = self.parts.get_mut(&partition) else { return };
         part.turn = self.turns;
-        part.letters.clear();
+        part.dead_letters.clear();
         let Some(mut owner) = part.owner.take() else { return };
         part.committed = part.committed.max(owner.progress());
         owner.disown();
@@ -380,12 +438,75 @@ impl Rooms {
         self.claim(partition, self.turns, RECLAIM);
     }
 
+    /// The partition is this job's from here on.
+    fn own(&mut self, partition: u32, turn: u64, epoch: Offset) {
+        let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) else { return };
+        let takeover = Takeover { partition, committed: part.committed, assigned_ms: part.assigned_ms };
+        let stage = S::new(self.stage.clone(), takeover);
+        let attached = self.attached.keys().copied();
+        part.owner = Some(Owner::new(self.config.clone(), stage, takeover, epoch, attached, unix_ms()));
+        self.one(partition, |_, _| {});
+    }
+
+    /// Looks names up in Routes; the stage is answered when they answer, or after [`LOOK_UP_MAX`].
+    fn look_up(&mut self, partition: u32, names: Vec<By>) {
+        let Some(part) = self.parts.get(&partition) else { return };
+        let (routes, turn) = (self.routes.clone(), part.turn);
+        self.waiting.push(Box::pin(async move {
+            let until = Instant::now() + LOOK_UP_MAX;
+            let found = loop {
+                match routes.find(&names).await {
+                    Ok(found) => break Some(found),
+                    Err(error) if Instant::now() < until => {
+                        tracing::warn!(%error, "sessions to push to cannot be found now");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    Err(_) => break None,
+                }
+            };
+            let sessions = |routes: Vec<routes::SessionRoute>| routes.into_iter().map(|route| route.session).collect();
+            Done::LookedUp { partition, turn, found: found.map(|found| found.into_iter().map(sessions).collect()) }
+        }));
+    }
+
+    /// To the connector of this incarnation. An unknown one has gone, or goes unheard: at most once.
+    fn push(&self, incarnation: &str, body: ToConnector) {
+        if let Some(attachment) = self.fleet.find(incarnation) {
+            self.push_to(&attachment, body);
+        }
+    }
+
+    fn push_all(&self, out: &PushOut) {
+        let connectors = self.fleet.all();
+        let sessions: Vec<u64> = connectors.iter().map(|(_, sessions)| *sessions).collect();
+        for ((attachment, _), share) in connectors.iter().zip(shares(out.sessions_per_s, &sessions)) {
+            self.push_to(attachment, ToConnector::Push(PushOut { sessions_per_s: share, ..out.clone() }));
+        }
+    }
+
+    fn push_to(&self, attachment: &Attachment, body: ToConnector) {
+        let bytes = match &body {
+            ToConnector::Push(push) => push.encoded_len(),
+            ToConnector::Command(command) => command.encoded_len(),
+            _ => 0,
+        };
+        let taken = attachment.outbox.with(|outbox| {
+            let taken = outbox.push_out(body, bytes);
+            outbox.wake();
+            taken
+        });
+        match taken {
+            true => self.config.metrics.pushes.inc(),
+            false => self.config.metrics.pushes_dropped.inc(),
+        };
+    }
+
     fn claim(&mut self, partition: u32, turn: u64, after: Duration) {
         let claim = record::Record {
             min_reader: 1,
-            log: self.terms.log.to_string(),
+            log: self.config.log.to_string(),
             time_ms: unix_ms(),
-            body: Some(record::record::Body::Claim(record::Claim { owner: self.terms.owner.clone() })),
+            body: Some(record::record::Body::Claim(record::Claim { owner: self.config.owner.clone() })),
             ..record::Record::default()
         };
         let Some(part) = self.parts.get_mut(&partition) else { return };
@@ -395,7 +516,7 @@ impl Rooms {
         self.waiting.push(Box::pin(async move {
             let claimed = async {
                 tokio::time::sleep(after).await;
-                publish(&*bus, Topic::Rooms, partition, value).await
+                publish(&*bus, S::BUS_TOPIC, partition, value).await
             };
             tokio::select! {
                 // First: whoever took it back runs in the same task, so nothing is published afterwards.
@@ -406,25 +527,26 @@ impl Rooms {
         }));
     }
 
-    fn letter(&mut self, partition: u32, offset: Offset, reason: &str, record: &Bytes) {
-        tracing::error!(partition, offset, reason, "a record cannot be read: put aside as a dead letter");
+    fn dead_letter(&mut self, partition: u32, offset: Offset, reason: &str, record: &Bytes) {
+        let topic = S::BUS_TOPIC;
+        tracing::error!(?topic, partition, offset, reason, "a record cannot be read: put aside as a dead letter");
         let Some(part) = self.parts.get_mut(&partition) else { return };
-        part.letters.insert(offset);
+        part.dead_letters.insert(offset);
         let turn = part.turn;
-        self.terms.metrics.dead_letters.inc();
-        self.terms.metrics.dead_letters_waiting.inc();
-        let value = dead_letter(Topic::Rooms, partition, offset, &self.terms.log, reason, record);
+        self.config.metrics.dead_letters.inc();
+        self.config.metrics.dead_letters_waiting.inc();
+        let value = dead_letter::encode(topic, partition, offset, &self.config.log, reason, record);
         let bus = self.bus.clone();
         self.waiting.push(Box::pin(async move {
-            publish(&*bus, Topic::DeadLetters, 0, value).await;
-            Done::Lettered { partition, turn, offset }
+            publish(&*bus, bus::Topic::DeadLetters, 0, value).await;
+            Done::PutAside { partition, turn, offset }
         }));
     }
 
     fn commit(&mut self, partition: u32) {
         let Some(part) = self.parts.get_mut(&partition) else { return };
         let Some(owner) = part.owner.as_ref().filter(|owner| owner.is_live() || owner.is_paused()) else { return };
-        let done = part.letters.first().map_or(owner.progress(), |&first| first - 1);
+        let done = part.dead_letters.first().map_or(owner.progress(), |&first| first - 1);
         if done > part.committed {
             part.committed = done;
             self.consumer.commit(partition, done);
@@ -456,41 +578,28 @@ impl Rooms {
     }
 }
 
-fn is_rooms(topic: i32) -> bool {
-    proto::topic::of(topic) == Some(TOPIC)
-}
-
-/// Publishes until the bus has it. A repetition is harmless: the last claim counts, a dead letter names its place.
-pub(crate) async fn publish(bus: &dyn Bus, topic: Topic, partition: u32, value: Bytes) -> Offset {
-    loop {
-        match bus.publish(topic, partition, value.clone()).await {
-            Ok(offset) => return offset,
-            Err(error) => tracing::warn!(?topic, partition, %error, "cannot be published now"),
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// The record of a dead letter, the unreadable one cut where it would make this one too large.
-pub(crate) fn dead_letter(
-    topic: Topic,
-    partition: u32,
-    offset: Offset,
-    log: &str,
-    reason: &str,
-    record: &Bytes,
-) -> Bytes {
-    /// For the other fields: a topic's name, a log ID, a reason.
-    const REST_BYTES: usize = 4096;
-    let reason: String = reason.chars().take(500).collect();
-    let whole = record.len() <= bus::RECORD_BYTES_MAX - REST_BYTES;
-    let letter = record::DeadLetter {
-        topic: topic.name().to_owned(),
-        partition,
-        offset,
-        log: log.to_owned(),
-        reason: if whole { reason } else { format!("{reason} (cut from {} bytes)", record.len()) },
-        record: record.slice(..record.len().min(bus::RECORD_BYTES_MAX - REST_BYTES)),
+/// Each connector's share of a pace by its sessions, at least 1 a second; 0 is no pace. Without a session anywhere they
+/// share alike (leases are some seconds old).
+fn shares(per_s: u32, sessions: &[u64]) -> Vec<u32> {
+    let total: u64 = sessions.iter().sum();
+    let share = |&own: &u64| match (per_s, total) {
+        (0, _) => 0,
+        (_, 0) => (per_s / sessions.len().max(1) as u32).max(1),
+        _ => u32::try_from((u128::from(per_s) * u128::from(own)).div_ceil(u128::from(total))).unwrap_or(per_s).max(1),
     };
-    letter.encode_to_vec().into()
+    sessions.iter().map(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn a_pace_is_shared_by_sessions() {
+        assert_eq!(shares(0, &[5, 0]), [0, 0]);
+        assert_eq!(shares(1000, &[300, 100, 0]), [750, 250, 1]);
+        assert_eq!(shares(1000, &[0, 0]), [500, 500]);
+        assert_eq!(shares(u32::MAX, &[u64::MAX / 2, 1]), [u32::MAX, 1]);
+        assert!(shares(7, &[]).is_empty());
+    }
 }

@@ -1,6 +1,6 @@
 //! One room in its partition's owner: its ordinal, its recent messages, who holds it and how far each is.
 //!
-//! What it is not: it decides nothing about the partition (claims, replaying, who is asked to hold: [`crate::owner`])
+//! What it is not: it decides nothing about the partition (claims, replaying, who is asked to hold: [`crate::partition`])
 //! and sends nothing.
 //!
 //! ```text
@@ -18,8 +18,9 @@ use bus::Offset;
 use proto::client::GapReasons;
 use proto::cluster::{Item, Missed};
 
+use super::seen::Budget;
 use crate::item::Encoded;
-use crate::seen::Budget;
+use crate::partition::{Answer, Place, StreamId};
 
 /// A room keeps its last messages whatever the budget says, up to this many…
 pub(crate) const RECENT_MESSAGES: usize = 200;
@@ -32,9 +33,6 @@ const INDEX_MAX: usize = 2048;
 /// What a room takes of the budget besides its messages, bytes, generously: itself, its name, its place among the rooms
 /// and what its queues have room for at first.
 pub(crate) const ROOM_BYTES: usize = 1024;
-
-/// The stream of a connector, numbered by its attaching: the same connector's next stream is another holder.
-pub(crate) type Holder = u64;
 
 /// Messages of a room that a holder does not get, by what the owner knows of the reason. A count that does not fit stays
 /// at the largest.
@@ -79,33 +77,11 @@ fn unknown(count: u64, exact: bool) -> Missed {
 /// How far a holder is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holding {
-    pub(crate) to: Holder,
+    pub(crate) to: StreamId,
     /// It has, or was told that it misses, everything up to here.
     pub(crate) position: Offset,
     /// Not delivered and not yet told.
     pub(crate) missed: Gap,
-}
-
-/// What a hold says of its holder's place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// It has nothing and wants this many recent messages.
-    Nothing { recent: usize },
-    /// It has everything up to `offset`.
-    At {
-        offset: Offset,
-        /// Its last message's, if it came under this owner's epoch.
-        ordinal: Option<u64>,
-    },
-    /// It has a position in another log.
-    Elsewhere,
-}
-
-/// What a holder gets to be where the owner is.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Answer {
-    pub(crate) missed: Option<Missed>,
-    pub(crate) recent: Vec<Encoded>,
 }
 
 enum Kept {
@@ -266,7 +242,7 @@ impl Room {
     /// What someone at `place` lacks of what has been read, `bytes_max` of messages at most.
     pub(crate) fn answer(&self, place: Place, bytes_max: usize) -> Answer {
         match place {
-            Place::Nothing { recent } => self.recent(recent, None, bytes_max),
+            Place::Nothing { recent } => self.recent(recent.min(RECENT_MESSAGES), None, bytes_max),
             Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(unknown(0, false)), bytes_max),
             Place::At { offset, ordinal } => {
                 let first = self.entries.partition_point(|entry| entry.offset <= offset);

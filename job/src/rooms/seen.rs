@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bus::Offset;
+use proto::record::Post;
 use rustc_hash::FxHashMap;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
@@ -49,11 +50,30 @@ impl Budget {
     }
 }
 
+/// What a message is to those of its ID before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// The first one, or itself again.
+    New,
+    /// The same content came before.
+    Repeated,
+    /// Other content came before, under the same ID.
+    Conflicting,
+}
+
+/// The first message of an ID.
+struct First {
+    offset: Offset,
+    time_ms: i64,
+    /// A hash of its content, keyed as IDs are.
+    content: u64,
+}
+
 /// The memory of one partition.
 pub(crate) struct Seen {
     /// Keyed anew for each owner: no one can choose IDs that collide.
     hasher: SipHasher13,
-    first: FxHashMap<u128, (Offset, i64)>,
+    first: FxHashMap<u128, First>,
     order: VecDeque<(u128, Offset, i64)>,
     budget: Arc<Budget>,
     forgotten: u64,
@@ -66,18 +86,22 @@ impl Seen {
     }
 
     /// Whether the record at `offset` repeats an earlier one; if not, it is remembered as the first of its ID.
-    pub(crate) fn repeats(&mut self, channel: &str, id: &str, offset: Offset, time_ms: i64) -> bool {
-        let key = self.key(channel, id);
-        if let Some(&(first, at_ms)) = self.first.get(&key)
-            && time_ms - at_ms < REPEAT_MS
+    pub(crate) fn see(&mut self, channel: &str, post: &Post, offset: Offset, time_ms: i64) -> Sight {
+        let (key, content) = (self.key(channel, &post.id), self.content(post));
+        if let Some(first) = self.first.get(&key)
+            && time_ms - first.time_ms < REPEAT_MS
         {
-            return first < offset;
+            return match () {
+                () if first.offset >= offset => Sight::New,
+                () if first.content == content => Sight::Repeated,
+                () => Sight::Conflicting,
+            };
         }
-        self.first.insert(key, (offset, time_ms));
+        self.first.insert(key, First { offset, time_ms, content });
         self.order.push_back((key, offset, time_ms));
         self.budget.take(1);
         self.forget(time_ms);
-        false
+        Sight::New
     }
 
     /// How many were forgotten before their time since the last call.
@@ -95,10 +119,25 @@ impl Seen {
             self.order.pop_front();
             self.budget.give_back(1);
             // An ID that came again after its time has a later entry, which stays.
-            if self.first.get(&key).is_some_and(|&(first, _)| first == offset) {
+            if self.first.get(&key).is_some_and(|first| first.offset == offset) {
                 self.first.remove(&key);
             }
         }
+    }
+
+    /// What a sender means by "the same message": payload, type and style.
+    fn content(&self, post: &Post) -> u64 {
+        use std::hash::Hasher as _;
+        let style = post.style.unwrap_or_default();
+        let mut hasher = self.hasher;
+        for number in [style.mode, style.size, style.colour] {
+            hasher.write_u32(number);
+        }
+        // No type has this byte.
+        hasher.write(post.r#type.as_bytes());
+        hasher.write_u8(0xff);
+        hasher.write(&post.payload);
+        hasher.finish()
     }
 
     fn key(&self, channel: &str, id: &str) -> u128 {
@@ -122,15 +161,41 @@ impl Drop for Seen {
 mod tests {
     use super::*;
 
+    fn post(id: &str, payload: &'static str) -> Post {
+        Post { id: id.to_owned(), payload: payload.into(), ..Post::default() }
+    }
+
+    #[test]
+    fn other_content_under_the_same_id_is_a_conflict() {
+        use proto::client::Style;
+        let mut seen = Seen::new(Budget::new(1_000_000));
+        let first = post("a", "one");
+        assert_eq!(seen.see("room:1", &first, 1, 0), Sight::New);
+        assert_eq!(seen.see("room:1", &first, 2, 1), Sight::Repeated);
+        let style = Some(Style { colour: 1, ..Style::default() });
+        for other in
+            [post("a", "two"), Post { r#type: "gift".into(), ..first.clone() }, Post { style, ..first.clone() }]
+        {
+            assert_eq!(seen.see("room:1", &other, 3, 2), Sight::Conflicting);
+        }
+        assert_eq!(seen.see("room:1", &first, 4, 3), Sight::Repeated, "the first one stands");
+        assert_eq!(seen.see("room:1", &first, 1, 0), Sight::New, "read again at the same offset");
+        assert_eq!(seen.see("room:1", &Post { style: Some(Style::default()), ..first }, 5, 4), Sight::Repeated);
+    }
+
     #[test]
     fn a_repetition_is_one_for_five_minutes_and_never_of_itself() {
         let mut seen = Seen::new(Budget::new(1_000_000));
-        assert!(!seen.repeats("room:1", "a", 1, 0));
-        assert!(!seen.repeats("room:1", "a", 1, 0), "read again at the same offset");
-        assert!(!seen.repeats("room:2", "a", 2, 0), "another room's");
-        assert!(seen.repeats("room:1", "a", 3, REPEAT_MS - 1));
-        assert!(!seen.repeats("room:1", "a", 4, REPEAT_MS), "its time is over");
-        assert!(seen.repeats("room:1", "a", 5, REPEAT_MS + 1), "counted from the new first one");
+        assert_eq!(seen.see("room:1", &post("a", ""), 1, 0), Sight::New);
+        assert_eq!(seen.see("room:1", &post("a", ""), 1, 0), Sight::New, "read again at the same offset");
+        assert_eq!(seen.see("room:2", &post("a", ""), 2, 0), Sight::New, "another room's");
+        assert_eq!(seen.see("room:1", &post("a", ""), 3, REPEAT_MS - 1), Sight::Repeated);
+        assert_eq!(seen.see("room:1", &post("a", ""), 4, REPEAT_MS), Sight::New, "its time is over");
+        assert_eq!(
+            seen.see("room:1", &post("a", ""), 5, REPEAT_MS + 1),
+            Sight::Repeated,
+            "counted from the new first one"
+        );
     }
 
     #[test]
@@ -138,11 +203,12 @@ mod tests {
         let budget = Budget::new(5_000);
         let mut seen = Seen::new(budget.clone());
         for i in 0..20_000 {
-            assert!(!seen.repeats("room:1", &i.to_string(), i + 1, 0));
+            assert_eq!(seen.see("room:1", &post(&i.to_string(), ""), i + 1, 0), Sight::New);
         }
         assert_eq!(budget.used(), 5_000);
         assert_eq!(seen.take_forgotten(), 15_000);
-        assert!(!seen.repeats("room:1", "last", 20_001, REPEAT_MS), "five minutes later all the rest has gone");
+        let sight = seen.see("room:1", &post("last", ""), 20_001, REPEAT_MS);
+        assert_eq!(sight, Sight::New, "five minutes later all the rest has gone");
         assert_eq!(budget.used(), 1);
         drop(seen);
         assert_eq!(budget.used(), 0);
