@@ -178,6 +178,8 @@ pub struct LimitsConfig {
     pub user_messages_burst: u32,
     /// HTTP connections at once; further ones wait to be accepted.
     pub http_connections: u32,
+    /// How long an HTTP connection is kept between requests, seconds. Proxies and pools must end it first.
+    pub http_idle_s: u32,
 }
 
 impl Config {
@@ -233,7 +235,13 @@ impl Config {
             limits.user_messages_burst,
             "at least 1",
         )?;
-        require(limits.http_connections > 0, "logic.limits.http_connections", limits.http_connections, "at least 1")
+        require(limits.http_connections > 0, "logic.limits.http_connections", limits.http_connections, "at least 1")?;
+        require(
+            (1..=3600).contains(&limits.http_idle_s),
+            "logic.limits.http_idle_s",
+            limits.http_idle_s,
+            "1 to 3600, more than what the proxies in front keep a connection",
+        )
     }
 }
 

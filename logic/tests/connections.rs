@@ -48,6 +48,80 @@ async fn a_head_that_does_not_come_or_does_not_end_closes_the_connection() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_outlives_a_heads_time_and_ends_when_idle() {
+    let world = World::new().await;
+    let logic = world.logic(|config| config.limits.http_idle_s = 12).await;
+    let to = logic.running.http;
+    let mut kept = TcpStream::connect(to).await.expect("HTTP listens");
+    let begun = std::time::Instant::now();
+    let request = format!("GET /v1/connect HTTP/1.1\r\nHost: {to}\r\n\r\n");
+    kept.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = Vec::new();
+    soon(kept.read_to_end(&mut answer)).await.expect("it ends in order");
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    // Longer than a head may take.
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(12), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_writes_a_large_body_first_reads_why_it_is_refused() {
+    let world = World::new().await;
+    let logic = world.logic(|_| {}).await;
+    let to = logic.running.http;
+    let body = vec![b'a'; 10 << 20];
+    for (path, headers, status) in [
+        ("/v1/rooms/1/messages", "", 413),
+        ("/v1/messages", "", 413),
+        ("/goim/push/room?operation=1000&type=live&room=1", "", 200),
+        ("/v2/x", "", 404),
+        ("/v1/rooms/1/messages", "\r\nOrigin: http://evil.example", 403),
+    ] {
+        let mut stream = TcpStream::connect(to).await.expect("HTTP listens");
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {to}{headers}\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        soon(stream.write_all(&body)).await.unwrap_or_else(|error| panic!("{path}{headers}: {error}"));
+        let mut answer = [0; 12];
+        soon(stream.read_exact(&mut answer)).await.unwrap_or_else(|error| panic!("{path}{headers}: {error}"));
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{path}{headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_two_lengths_is_refused_and_its_connection_closed() {
+    let world = World::new().await;
+    let logic = world.logic(|_| {}).await;
+    let to = logic.running.http;
+    for lengths in
+        ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+    {
+        let mut stream = TcpStream::connect(to).await.expect("HTTP listens");
+        let request = format!("POST /v1/rooms/7/messages HTTP/1.1\r\nHost: {to}\r\n{lengths}\r\n\r\n0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = Vec::new();
+        soon(stream.read_to_end(&mut answer)).await.expect("it ends in order");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("RFC 9112"), "{lengths}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_refused_in_ten_seconds() {
+    let world = World::new().await;
+    let logic = world.logic(|_| {}).await;
+    let to = logic.running.http;
+    let mut stream = TcpStream::connect(to).await.expect("HTTP listens");
+    let begun = std::time::Instant::now();
+    let head = format!("POST /v1/rooms/7/messages HTTP/1.1\r\nHost: {to}\r\nContent-Length: 26\r\n\r\n{{");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.expect("it ends in order");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("too_slow"), "{answer}");
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_request_in_flight_is_finished_after_stop() {
     let world = World::new().await;
     let logic = world.logic(|_| {}).await;

@@ -1,4 +1,4 @@
-//! Connections of HTTP: how many, and how long one may take to say what it wants. (axum's own `serve` bounds neither.)
+//! Connections of HTTP: how many there may be, and when one is ended. (axum's own `serve` bounds neither.)
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use proto::client::ErrorCode;
+use proto::error::error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// How long a request's head may take, also the first one's: slow heads are a cheap way to hold connections.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+use super::Refused;
+use super::watched::{Due, Watch, Watched};
 
 /// Longest head, bytes: a token of 8 KiB in a header, and a browser's cookies.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -25,9 +28,18 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long accepting waits after it failed (no file descriptor left): it would fail again at once.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves `router`, at most `connections` at once; after `stop` what is in flight.
-pub(super) async fn serve(listener: TcpListener, router: Router, connections: usize, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(connections));
+/// What bounds connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// At once.
+    pub(super) connections: usize,
+    /// How long one is kept between requests.
+    pub(super) idle: Duration,
+}
+
+/// Serves `router` within `bounds`; after `stop` what is in flight.
+pub(super) async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(bounds.connections));
     let open = tokio_util::task::TaskTracker::new();
     loop {
         let accepted = stop.run_until_cancelled(async {
@@ -39,7 +51,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections: us
             Some((Ok((stream, from)), place)) => {
                 let (router, stop) = (router.clone(), stop.clone());
                 open.spawn(async move {
-                    connection(stream, from, router, stop).await;
+                    connection(stream, from, router, bounds.idle, stop).await;
                     drop(place);
                 });
             }
@@ -54,23 +66,45 @@ pub(super) async fn serve(listener: TcpListener, router: Router, connections: us
     open.wait().await;
 }
 
-async fn connection(stream: TcpStream, from: SocketAddr, router: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, from: SocketAddr, router: Router, idle: Duration, stop: CancellationToken) {
     // Answers are small and awaited; Nagle would hold them back.
     let _ = stream.set_nodelay(true);
+    let watch = Watch::new(idle);
+    let watching = watch.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(from));
-        router.clone().oneshot(request)
-    });
-    // HTTP/1.1 alone: before the version is known no timer would run, and who says nothing would keep his place for ever.
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+        let (router, watch) = (router.clone(), watching.clone());
+        async move {
+            let answer = if watch.begin() {
+                let text = "both Content-Length and Transfer-Encoding (RFC 9112, 6.1)";
+                let mut refused = Refused(error(ErrorCode::BadRequest, text)).into_response();
+                refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                Ok(refused)
+            } else {
+                request.extensions_mut().insert(ConnectInfo(from));
+                router.oneshot(request).await
+            };
+            watch.answered();
+            answer
         }
+    });
+    // HTTP/1.1 alone: the watch knows no other heads.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().max_buf_size(HEAD_BYTES_MAX);
+    let mut served = pin!(builder.serve_connection(TokioIo::new(Watched::new(stream, watch.clone())), service));
+    let mut ending = false;
+    let ended = loop {
+        tokio::select! {
+            ended = served.as_mut() => break ended,
+            due = watch.due() => {
+                if due == Due::Head || ending {
+                    return;
+                }
+            }
+            () = stop.cancelled(), if !ending => {}
+        }
+        // What is being handled is finished.
+        ending = true;
+        served.as_mut().graceful_shutdown();
     };
     if let Err(failed) = ended {
         tracing::debug!(%from, failed, "a connection failed");

@@ -147,7 +147,7 @@ async fn push(
     operation: i32,
     request: Request,
 ) -> Result<Option<Value>, Error> {
-    let draft = draft(services, operation, body(request, &()).await?)?;
+    let draft = draft(services, operation, body::read(request).await?)?;
     services.api.push(caller, to, draft, operation).await?;
     Ok(None)
 }
@@ -156,7 +156,7 @@ async fn push_room(State(services): Shared, caller: Asker, query: Asked, request
     let pushed = async {
         let (caller, asked) = asked(caller, query).await?;
         let room = room(asked.required("type")?, asked.required("room")?)?;
-        let draft = draft(&services, asked.operation()?, body(request, &()).await?);
+        let draft = draft(&services, asked.operation()?, body::read(request).await?);
         for outcome in services.api.publish(caller, vec![(room, draft)]).await? {
             outcome?;
         }

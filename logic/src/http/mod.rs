@@ -14,12 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use proto::client::{Error, ErrorCode, Fault};
 use proto::error::{error, row};
 use serde::Serialize;
@@ -31,15 +30,14 @@ use crate::api::Api;
 use crate::client::Clients;
 
 mod bilibili;
+mod body;
 mod connection;
 mod goim;
 mod openapi;
 mod origin;
 mod page;
 mod v1;
-
-/// Longest body, bytes: ten messages of 64 KiB in base64, or a thousand names.
-pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+mod watched;
 
 /// How long a request may take, all of it: the bus's own patience and a little more.
 const REQUEST_WITHIN: Duration = Duration::from_secs(30);
@@ -54,10 +52,12 @@ type Shared = axum::extract::State<Arc<Services>>;
 
 /// Serves until `stop`, then what is in flight.
 pub(crate) async fn serve(listener: TcpListener, api: Arc<Api>, clients: Arc<Clients>, stop: CancellationToken) {
-    let connections = api.config.limits.http_connections;
+    let limits = &api.config.limits;
+    let idle = Duration::from_secs(limits.http_idle_s.into());
+    let bounds = connection::Bounds { connections: limits.http_connections as usize, idle };
     let guard = Arc::new(origin::Guard::new(&api.config.origins, api.callers.is_open()));
     let router = router(Arc::new(Services { api, clients }), guard);
-    connection::serve(listener, router, connections as usize, stop).await;
+    connection::serve(listener, router, bounds, stop).await;
 }
 
 fn router(services: Arc<Services>, guard: Arc<origin::Guard>) -> Router {
@@ -68,9 +68,9 @@ fn router(services: Arc<Services>, guard: Arc<origin::Guard>) -> Router {
         .with_state(services)
         .merge(openapi::router())
         .fallback(page::serve)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(within))
         .layer(from_fn_with_state(guard, origin::check))
+        .layer(from_fn(body::discard_unread))
 }
 
 async fn within(request: Request, next: Next) -> Response {
@@ -184,21 +184,12 @@ pub(crate) struct Json<T>(pub(crate) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let body = body(request, state).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
+        let body = body::read(request).await?;
         serde_json::from_slice(&body)
             .map(Self)
             .map_err(|wrong| Refused(error(ErrorCode::BadRequest, format!("the body is not what is wanted: {wrong}"))))
     }
-}
-
-async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
-    Bytes::from_request(request, state).await.map_err(|rejected| match rejected.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            error(ErrorCode::TooLarge, format!("a body is at most {BODY_BYTES_MAX} bytes"))
-        }
-        _ => error(ErrorCode::BadRequest, "the body could not be read"),
-    })
 }
 
 /// A query.
