@@ -1,13 +1,16 @@
 //! Whoever was told that a message is accepted finds it in the bus, however the process died; and job goes on where it
 //! was.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod server;
 mod viewer;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::{Start, Topic};
 use prost::Message as _;
@@ -82,6 +85,101 @@ fn every_acknowledged_message_survives_kills_under_load() {
     let lost: Vec<_> = acknowledged.iter().filter(|(id, words)| found.get(*id) != Some(words)).collect();
     assert!(lost.is_empty(), "{} of {} acknowledged messages are lost: {lost:?}", lost.len(), acknowledged.len());
     eprintln!("{kills} kills, {} acknowledged, all found among {}", acknowledged.len(), found.len());
+}
+
+/// A small file system of its own; unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where this process may not mount one, which is said.
+    fn mount(bytes: usize) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(Self(directory));
+        }
+        println!("skipped: no small disk can be mounted here: {mounted:?}");
+        None
+    }
+
+    /// Writes until there is no room.
+    fn fill(&self) {
+        let mut filler = std::fs::File::create(self.0.path().join("filler")).unwrap();
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+/// Status of a publish to `room:d`, and the ID where it was accepted.
+fn publish(agent: &ureq::Agent, http: std::net::SocketAddr, words: &str) -> (u16, Option<String>) {
+    let url = format!("http://{http}/v1/rooms/d/messages");
+    let mut answer = agent.post(url).send_json(serde_json::json!({ "type": "text", "text": words })).unwrap();
+    let body: serde_json::Value = answer.body_mut().read_json().unwrap();
+    (answer.status().as_u16(), body["id"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn a_full_disk_is_refused_in_few_words_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(64 << 20) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let bus = disk.0.path().join("bus");
+    let quoted = format!("{bus:?}");
+    let settings =
+        [("log.level", "warn"), ("job.room_messages_per_s_max", "0"), ("bus.embedded.directory", quoted.as_str())];
+    let mut server = Server::run(directory.path(), &settings);
+    let config =
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).http_status_as_error(false);
+    let agent: ureq::Agent = config.build().into();
+    let mut acknowledged = BTreeMap::new();
+    let mut viewer = Native::connect(server.clients(), "");
+    viewer.subscribe("room:d", 0);
+    for turn in 0..2 {
+        disk.fill();
+        // As much as still goes into the file's last page is taken.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut refused = 0;
+        for number in 0.. {
+            let words = format!("{turn} {number} {}", "x".repeat(200));
+            match publish(&agent, server.http(), &words) {
+                (200, Some(id)) => drop(acknowledged.insert(id, words)),
+                (503, None) => refused += 1,
+                other => panic!("{other:?}"),
+            }
+            if refused == 1000 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "a full disk refuses");
+        }
+        let log = std::fs::read_to_string(directory.path().join("run.log")).unwrap();
+        let lines = log.lines().count();
+        assert!(lines > 0 && lines <= 20 * (turn + 1), "{lines} lines of log of a full disk:\n{log}");
+        disk.make_room();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let words = format!("{turn} there is room");
+        let id = loop {
+            if let (200, Some(id)) = publish(&agent, server.http(), &words) {
+                break id;
+            }
+            assert!(Instant::now() < deadline, "it goes on by itself");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        acknowledged.insert(id, words.clone());
+        while text(&viewer.message()) != words {}
+    }
+    drop(viewer);
+    server.kill();
+    let found = all_in_the_bus(&bus);
+    assert_eq!(found, acknowledged, "what was acknowledged, and nothing that was refused");
 }
 
 /// Every message to the room, by its ID, read from the log on disk.

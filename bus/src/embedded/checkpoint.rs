@@ -145,7 +145,7 @@ impl Checkpoints {
 
     /// The thread.
     pub(super) fn run(&self) {
-        let mut done = 0;
+        let (mut done, mut failures) = (0, 0_u64);
         loop {
             let mut state = self.lock();
             while state.version == done && !state.closed {
@@ -167,13 +167,20 @@ impl Checkpoints {
             let mut state = self.lock();
             match result {
                 Ok(()) => {
+                    if failures > 0 {
+                        tracing::info!(failures, "checkpoints are written again");
+                        failures = 0;
+                    }
                     state.fault = None;
                     done = version;
                     drop(state);
                     self.written.send_replace(Written { version: done, over: closed });
                 }
                 Err(error) => {
-                    tracing::error!(%error, "checkpoints are not written");
+                    if failures == 0 {
+                        tracing::error!(%error, "checkpoints are not written: tried again every second");
+                    }
+                    failures += 1;
                     state.fault = Some(format!("checkpoints are not written: {error}"));
                     self.written.send_replace(Written { version: done, over: true });
                     if !closed {

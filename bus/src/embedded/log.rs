@@ -112,6 +112,8 @@ pub(super) struct Appender {
     next: Vec<Offset>,
     last_ms: i64,
     buffer: Vec<u8>,
+    /// A write or sync failed: what the file holds from `position` on is not known, and is cut before anything else.
+    torn: bool,
     /// A segment that was begun, for the index.
     begun: Option<Segment>,
 }
@@ -223,6 +225,7 @@ pub(super) fn open(
         last_ms: segments.back().map_or(0, |segment| segment.newest_ms),
         next: next.clone(),
         buffer: Vec::new(),
+        torn: false,
         begun: None,
     };
     match (known, segments.back()) {
@@ -283,8 +286,9 @@ impl Appender {
     /// Writes `incoming` as one batch and syncs it.
     ///
     /// # Errors
-    /// Whatever the file system says; then it is unknown what is on disk, and nothing may be appended any more.
+    /// Whatever the file system says. Then it is not known what is on disk, until [`Appender::mend`] has cut it.
     pub(super) fn append(&mut self, incoming: Vec<Incoming>, now_ms: i64) -> io::Result<Vec<Durable>> {
+        self.mend()?;
         let values: usize = incoming.iter().map(|one| RECORD_HEAD_BYTES + one.value.len()).sum();
         let after = self.position + (BATCH_HEAD_BYTES + values) as u64;
         let empty = self.position == Header::bytes(self.next.len()) as u64;
@@ -294,7 +298,7 @@ impl Appender {
         }
         self.last_ms = self.last_ms.max(now_ms);
         let mut batch = Batch::new(std::mem::take(&mut self.buffer), self.position);
-        let durable = incoming
+        let durable: Vec<Durable> = incoming
             .into_iter()
             .map(|Incoming { slot, value }| {
                 let next = &mut self.next[usize::from(slot)];
@@ -303,12 +307,42 @@ impl Appender {
                 Durable { slot, position: batch.push(slot, record.offset, record.time_ms, &record.value), record }
             })
             .collect();
-        self.write(batch)?;
+        if let Err(error) = self.write(batch) {
+            durable.iter().for_each(|durable| self.next[usize::from(durable.slot)] -= 1);
+            return Err(error);
+        }
         Ok(durable)
+    }
+
+    /// Durably cuts off what a failed write may have left, so that none of it is in the log, now or after a crash.
+    /// Nothing to do where none failed.
+    ///
+    /// # Errors
+    /// Whatever the file system says: call again later.
+    pub(super) fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.cut(self.position)?;
+            self.file.sync()?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
+    /// Whether the disk takes as much as `bytes` now: a file of that size is written, synced and removed.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub(super) fn has_room(&self, bytes: usize) -> io::Result<()> {
+        let path = self.dir.join("room");
+        let file = self.disk.create(&path)?;
+        let tried = file.write_at(&vec![0; bytes], 0).and_then(|()| file.sync());
+        self.disk.remove(&path)?;
+        tried
     }
 
     /// Writes an empty batch, which proves at the next start that everything before it was durable.
     pub(super) fn seal(&mut self) -> io::Result<()> {
+        self.mend()?;
         let batch = Batch::new(std::mem::take(&mut self.buffer), self.position);
         self.write(batch)
     }
@@ -330,14 +364,17 @@ impl Appender {
 
     /// Begins a segment when the last record of the current one is past the retention, so that it can be deleted.
     pub(super) fn begin_if_old(&mut self, now_ms: i64) -> io::Result<()> {
+        self.mend()?;
         let empty = self.position == Header::bytes(self.next.len()) as u64;
         if !empty && now_ms - self.last_ms > self.retention.ms { self.begin(now_ms) } else { Ok(()) }
     }
 
     fn write(&mut self, batch: Batch) -> io::Result<()> {
         let bytes = batch.finish(self.salt);
+        self.torn = true;
         self.file.write_at(&bytes, self.position)?;
         self.file.sync()?;
+        self.torn = false;
         self.position += bytes.len() as u64;
         self.buffer = bytes;
         Ok(())

@@ -12,7 +12,8 @@
 //!
 //! Invariants:
 //! - what is acknowledged or delivered is synced;
-//! - after a failed write or sync nothing is acknowledged any more, until a start has read what is really there;
+//! - after a failed write or sync nothing is taken until what it may have left is cut off and the disk has room; then it
+//!   goes on by itself;
 //! - the order of a slot's offsets is the order of the calls to publish, since the queue is filled under one lock.
 //!
 //! What a watched group has not read is deleted by the bound on bytes only, and before that `ready` refuses (rule 4).
@@ -50,6 +51,8 @@ use tokio_util::sync::CancellationToken;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of one batch, so that the first of a burst is not kept waiting by the last.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How often a disk that failed is tried again: a second is soon for whoever made room, and costs a full disk little.
+const RECOVER_EVERY: Duration = Duration::from_secs(1);
 /// How often the retention is looked at.
 const RETENTION_EVERY: Duration = Duration::from_secs(1);
 
@@ -93,8 +96,10 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
     closed: bool,
-    /// Why nothing is taken any more.
-    poison: Option<String>,
+    /// Why nothing is taken now.
+    fault: Option<String>,
+    /// How many records were refused since it began.
+    refused: u64,
 }
 
 struct Waiting {
@@ -257,8 +262,8 @@ impl Bus for Embedded {
     fn ready(&self) -> Result<(), String> {
         let shared = &self.0.shared;
         let queue = locked(&shared.queue);
-        if let Some(poison) = &queue.poison {
-            return Err(poison.clone());
+        if let Some(fault) = &queue.fault {
+            return Err(fault.clone());
         }
         if queue.closed {
             return Err(stopped().to_string());
@@ -308,11 +313,13 @@ impl Shared {
         }
         let place = self.place(topic, partition)?;
         let mut queue = locked(&self.queue);
-        if let Some(poison) = &queue.poison {
-            return Err(Error::Unavailable(poison.clone()));
-        }
         if queue.closed {
             return Err(stopped());
+        }
+        if let Some(fault) = &queue.fault {
+            let error = Error::Unavailable(fault.clone());
+            queue.refused += 1;
+            return Err(error);
         }
         if queue.bytes + value.len() > QUEUE_BYTES_MAX {
             return Err(Error::Unavailable("the disk is not keeping up".into()));
@@ -330,18 +337,25 @@ impl Shared {
         self.queued.notify_one();
     }
 
-    /// Nothing is taken any more, and what waits is told so.
-    fn poison(&self, reason: String) {
-        tracing::error!(reason, "the log is closed to writing");
+    /// Nothing is taken from now on, and what waits is told so: it is in no log.
+    fn refuse(&self, fault: &str) {
         let mut queue = locked(&self.queue);
         let waiting = std::mem::take(&mut queue.waiting);
         queue.bytes = 0;
-        queue.poison = Some(reason.clone());
+        queue.refused += waiting.len() as u64;
+        queue.fault = Some(fault.to_owned());
         drop(queue);
         for one in waiting {
             // Whoever dropped the future does not want to know.
-            let _ = one.reply.send(Err(Error::Unavailable(reason.clone())));
+            let _ = one.reply.send(Err(Error::Unavailable(fault.to_owned())));
         }
+    }
+
+    /// Records are taken again; how many were refused.
+    fn accept(&self) -> u64 {
+        let mut queue = locked(&self.queue);
+        queue.fault = None;
+        std::mem::take(&mut queue.refused)
     }
 
     /// The offset that watched groups read next, for the slots of `log` that they have read from.
@@ -380,23 +394,49 @@ impl Writer<'_> {
             } else {
                 self.commit(batch).and_then(|()| self.retain())
             };
-            if let Err(error) = result {
-                self.shared.poison(format!("the log cannot be written ({error}): restart when the disk is well"));
-                self.rest();
-                return;
-            }
-            if end {
-                return;
+            match result {
+                Ok(()) if end => return,
+                Ok(()) => {}
+                Err(error) if end => {
+                    tracing::error!(%error, "the log's end is not marked: the next start takes longer to judge it");
+                    return;
+                }
+                Err(error) => {
+                    if !self.recover(&error) {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    /// After a fault: only the end is waited for.
-    fn rest(&self) {
-        let mut queue = locked(&self.shared.queue);
-        while !queue.closed {
-            queue = self.shared.queued.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    /// Refuses records until the disk works and has room. Logs the beginning and the end. False: closed meanwhile.
+    fn recover(&mut self, error: &std::io::Error) -> bool {
+        let began = Instant::now();
+        self.shared.refuse(&unwritable(error));
+        tracing::error!(%error, "the log cannot be written: records are refused until it can");
+        loop {
+            let queue = locked(&self.shared.queue);
+            let waited = self.shared.queued.wait_timeout_while(queue, RECOVER_EVERY, |queue| !queue.closed);
+            let closed = waited.unwrap_or_else(PoisonError::into_inner).0.closed;
+            if closed {
+                return false;
+            }
+            let tried = self
+                .appenders
+                .iter_mut()
+                .try_for_each(Appender::mend)
+                // What the retention takes makes room.
+                .and_then(|()| self.retain())
+                .and_then(|()| self.appenders[0].has_room(BATCH_BYTES_MAX));
+            match tried {
+                Ok(()) => break,
+                Err(error) => self.shared.refuse(&unwritable(&error)),
+            }
         }
+        let refused = self.shared.accept();
+        tracing::info!(refused, after = ?began.elapsed(), "the log is written again");
+        true
     }
 
     /// What is to be written next, and whether nothing more will come. Empty when it is time to look at the retention.
@@ -427,8 +467,16 @@ impl Writer<'_> {
         for one in batch {
             logs[one.place.log].push(one);
         }
+        let mut failed = None;
         for (number, waiting) in logs.into_iter().enumerate() {
             if waiting.is_empty() {
+                continue;
+            }
+            if let Some(error) = &failed {
+                // Nothing of it was written.
+                for one in waiting {
+                    let _ = one.reply.send(Err(Error::Unavailable(unwritable(error))));
+                }
                 continue;
             }
             let incoming =
@@ -438,10 +486,13 @@ impl Writer<'_> {
             let durable = match appender.append(incoming, now) {
                 Ok(durable) => durable,
                 Err(error) => {
+                    let cut = appender.mend().is_ok();
                     for one in waiting {
-                        let _ = one.reply.send(Err(Error::Unknown(format!("the log cannot be written: {error}"))));
+                        let why = unwritable(&error);
+                        let _ = one.reply.send(Err(if cut { Error::Unavailable(why) } else { Error::Unknown(why) }));
                     }
-                    return Err(error);
+                    failed = Some(error);
+                    continue;
                 }
             };
             self.shared.index(number).commit(appender, &durable);
@@ -454,7 +505,7 @@ impl Writer<'_> {
                 let _ = one.reply.send(Ok(durable.record.offset));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Deletes what need not be kept.
@@ -495,6 +546,10 @@ fn log_of(topic: Topic) -> usize {
         Topic::Control => 1,
         Topic::DeadLetters => 2,
     }
+}
+
+fn unwritable(error: &std::io::Error) -> String {
+    format!("the log cannot be written: {error}")
 }
 
 fn stopped() -> Error {

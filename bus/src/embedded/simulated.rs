@@ -34,6 +34,8 @@ struct Tree {
     contents: Vec<Content>,
     /// Changes and syncs until the power goes; then everything fails.
     left: u64,
+    /// Bytes that all files together may have; `None`: any.
+    room: Option<usize>,
 }
 
 impl Tree {
@@ -61,6 +63,15 @@ struct Simulated(Arc<Mutex<Tree>>);
 impl Simulated {
     fn power(&self, left: u64) {
         self.0.lock().unwrap().left = left;
+    }
+
+    /// All files together may have so many bytes.
+    fn room(&self, room: Option<usize>) {
+        self.0.lock().unwrap().room = room;
+    }
+
+    fn bytes(&self) -> usize {
+        self.paths().iter().map(|path| path.1).sum()
     }
 
     /// The process is killed: what it wrote is there, synced or not.
@@ -112,6 +123,7 @@ impl Simulated {
             unsynced: Vec::new(),
             contents,
             left: u64::MAX,
+            room: None,
         })))
     }
 
@@ -194,11 +206,21 @@ struct Opened {
 impl File for Opened {
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         let mut tree = self.disk.0.lock().unwrap();
-        let spent = tree.spend();
-        let content = &mut tree.contents[self.content];
+        let mut spent = tree.spend();
         let position = position as usize;
         // The power goes in the middle of a write as well.
-        let bytes = if spent.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        let mut bytes = if spent.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        if let Some(room) = tree.room {
+            let others: usize = tree.names.values().map(|&content| tree.contents[content].now.len()).sum();
+            let mine = tree.contents[self.content].now.len();
+            let end_max = mine + room.saturating_sub(others);
+            if position + bytes.len() > end_max {
+                // As much as there is room for is written.
+                bytes = &bytes[..end_max.saturating_sub(position).min(bytes.len())];
+                spent = Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        let content = &mut tree.contents[self.content];
         if content.now.len() < position + bytes.len() {
             content.now.resize(position + bytes.len(), 0);
         }
@@ -494,9 +516,10 @@ fn bus_on(disk: &Simulated) -> super::Embedded {
 }
 
 #[tokio::test]
-async fn after_a_failed_write_nothing_is_acknowledged_and_a_start_finds_all_that_was() {
+async fn after_a_failed_write_it_goes_on_by_itself_and_a_start_finds_all_that_was_acknowledged() {
     use crate::{Bus, Event, Start, Topic};
-    for seed in 0..40 {
+    // Together: each waits for the disk to be tried again.
+    futures::future::join_all((0..40).map(|seed| async move {
         let mut random = SmallRng::seed_from_u64(seed);
         let disk = Simulated::default();
         disk.power(u64::MAX);
@@ -516,25 +539,33 @@ async fn after_a_failed_write_nothing_is_acknowledged_and_a_start_finds_all_that
         consumer.commit(0, 20);
         consumer.leave().await;
         disk.power(random.random_range(0..30));
-        let mut failed = 0;
+        let (mut failed, mut unknown, mut after) = (0, Vec::new(), 0);
         for n in 20u64.. {
             let value = Bytes::from(n.to_le_bytes().to_vec());
             match bus.publish(Topic::Rooms, 0, value.clone()).await {
-                Ok(offset) if failed == 0 => acknowledged.push((offset, value)),
-                Ok(offset) => panic!("{offset} is acknowledged after a fault"),
-                Err(Error::Unknown(_)) if failed == 0 => failed += 1,
-                Err(Error::Unavailable(_)) if failed > 0 => failed += 1,
+                Ok(offset) => {
+                    acknowledged.push((offset, value));
+                    after += u32::from(failed > 0);
+                }
+                // Nobody knows what the power left of it, until it is cut off.
+                Err(Error::Unknown(_)) => {
+                    assert_eq!(failed, 0);
+                    failed += 1;
+                    unknown.push(value);
+                    until(|| bus.ready().is_err_and(|why| why.contains("cannot be written"))).await;
+                    let refused = bus.publish(Topic::Rooms, 0, Bytes::new()).await;
+                    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+                    // The disk works again.
+                    disk.power(u64::MAX);
+                    until(|| bus.ready().is_ok()).await;
+                }
                 Err(error) => panic!("{error}"),
             }
-            if failed == 1 {
-                // The disk works again; what is on it is not known, so that nothing may be taken.
-                disk.power(u64::MAX);
-            }
-            if failed == 3 {
+            if after == 3 {
                 break;
             }
         }
-        assert!(bus.ready().unwrap_err().contains("cannot be written"));
+        assert_eq!(bus.bounds(Topic::Rooms, 0).await.unwrap().1, acknowledged.len() as u64 + 1);
         drop(bus);
 
         let disk = disk.crash(&mut random);
@@ -551,5 +582,84 @@ async fn after_a_failed_write_nothing_is_acknowledged_and_a_start_finds_all_that
         }
         let mut consumer = bus.consume(Topic::Rooms, "job").await.unwrap();
         assert_eq!(consumer.committed(0).await.unwrap(), 20);
+    }))
+    .await;
+}
+
+/// Waits for what another thread does.
+async fn until(mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "within the deadline");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+}
+
+#[test]
+fn what_a_full_disk_refused_is_never_there_and_what_it_took_always_is() {
+    for seed in 0..300 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let disk = Simulated::default();
+        disk.power(u64::MAX);
+        let open = |disk: &Simulated| log::open(Arc::new(disk.clone()), Path::new("log"), SLOTS, RETENTION, 1);
+        let (mut appender, mut index) = open(&disk).unwrap();
+        let mut model = Model::default();
+        let (mut refused, mut n) = (0, 0u16);
+        while n < 200 || refused == 0 {
+            n += 1;
+            if random.random_range(0..6) == 0 {
+                let room = disk.bytes() + random.random_range(0..4000);
+                disk.room(if random.random() { Some(room) } else { None });
+            }
+            let slot = usize::from(n) % SLOTS;
+            let value = Bytes::from(vec![n as u8; random.random_range(0..1500)]);
+            let offset = index.bounds(slot as u16).1;
+            match appender.append(vec![Incoming { slot: slot as u16, value: value.clone() }], 1) {
+                Ok(durable) => {
+                    index.commit(&mut appender, &durable);
+                    model.acknowledged[slot].insert(offset, value);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::StorageFull, "seed {seed}");
+                    appender.mend().unwrap();
+                    refused += 1;
+                }
+            }
+        }
+        disk.room(None);
+        let disk = if random.random() { disk.kill() } else { disk.crash(&mut random) };
+        model.check(&open(&disk).unwrap().1);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_refused_and_goes_on_when_there_is_room() {
+    use crate::{Bus, Start, Topic};
+    let disk = Simulated::default();
+    disk.power(u64::MAX);
+    let bus = bus_on(&disk);
+    let value = Bytes::from(vec![7; 1000]);
+    let mut acknowledged = 0;
+    for _ in 0..2 {
+        disk.room(Some(disk.bytes() + 5000));
+        // The answer is honest: the record is not there.
+        let refused = loop {
+            match bus.publish(Topic::Rooms, 0, value.clone()).await {
+                Ok(offset) => acknowledged = offset,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(&refused, Error::Unavailable(why) if why.contains("cannot be written")), "{refused}");
+        until(|| bus.ready().is_err()).await;
+        assert!(bus.publish(Topic::Control, 0, value.clone()).await.is_err());
+        disk.room(None);
+        until(|| bus.ready().is_ok()).await;
+        assert_eq!(bus.publish(Topic::Rooms, 0, value.clone()).await.unwrap(), acknowledged + 1);
+        acknowledged += 1;
+    }
+    drop(bus);
+    let bus = bus_on(&disk.kill());
+    assert_eq!(bus.bounds(Topic::Rooms, 0).await.unwrap(), (1, acknowledged + 1));
+    assert_eq!(bus.bounds(Topic::Control, 0).await.unwrap(), (1, 1));
+    assert_eq!(bus.read(Topic::Rooms, 0, Start::At(1)).await.unwrap().next().await.unwrap()[0].value, value);
 }
