@@ -9,7 +9,7 @@ use super::{
     Engine,
     config::Fault,
     encode,
-    session::{Ending, Phase, Wire},
+    session::{Counted, Ending, Phase, Wire},
 };
 use machine::{Key, Now};
 
@@ -19,6 +19,18 @@ pub(super) const CLOSE_MS: u64 = 2000;
 /// Of the time that a draining node has, the part in which it tells its sessions, in percent; in the rest the last of
 /// them flush.
 const DRAIN_PERCENT: u64 = 80;
+
+/// Sessions that a draining core tells a millisecond at least. A core admits 20,000 a second, so that a fifth of it
+/// elsewhere takes them; only a larger node needs its time.
+const DRAIN_PER_MS: u64 = 4;
+
+/// How many of `sessions` are told `passed_ms` after a drain began, so that all are when `window_ms` have passed.
+fn told_by(sessions: u64, passed_ms: u64, window_ms: u64) -> u64 {
+    if passed_ms >= window_ms {
+        return u64::MAX;
+    }
+    (sessions * passed_ms / window_ms).max((passed_ms + 1) * DRAIN_PER_MS)
+}
 
 /// Underway to nothing.
 #[derive(Debug)]
@@ -126,9 +138,11 @@ impl Engine {
         self.depart(key);
         let now_ms = self.now.mono_ms;
         let Some(session) = self.session(key) else { return };
-        if session.counted {
-            let address = session.address();
-            self.addresses.disconnect(now_ms, address);
+        let (counted, address) = (session.counted, session.address());
+        match counted {
+            Counted::Yes => self.addresses.disconnect(now_ms, address),
+            Counted::Over => self.over -= 1,
+            Counted::No => {}
         }
         let slot = &mut self.slots[key.slot as usize];
         *slot = super::Slot { generation: key.generation.wrapping_add(1), ..super::Slot::default() };
@@ -163,11 +177,11 @@ impl Engine {
     /// The next steps of draining: as many sessions are told as the time that has passed is of all the time.
     pub(super) fn drain_on(&mut self) {
         let now_ms = self.now.mono_ms;
-        let delay_max = u64::from(self.config.drain_delay_max_ms);
         loop {
             let Some(drain) = &mut self.drain else { return };
-            let (passed, all) = (now_ms - drain.began_ms, (drain.told_ms - drain.began_ms).max(1));
-            let due = if passed >= all { u64::MAX } else { drain.sessions * passed / all };
+            // Clients come back as far apart as they were told, or a little more: who waits longer misses more.
+            let delay_max = u64::from(self.config.drain_delay_max_ms).min(drain.sessions / DRAIN_PER_MS);
+            let due = told_by(drain.sessions, now_ms - drain.began_ms, (drain.told_ms - drain.began_ms).max(1));
             if drain.next >= self.slots.len() || (drain.ended >= due && now_ms < drain.until_ms) {
                 break;
             }
@@ -188,9 +202,24 @@ impl Engine {
     /// When draining goes on, milliseconds.
     pub(super) fn drain_ms(&self) -> Option<u64> {
         self.drain.as_ref().map(|drain| {
-            let steps = drain.sessions.clamp(1, 100);
-            let step = ((drain.told_ms - drain.began_ms) / steps).max(1);
-            (self.now.mono_ms + step).min(drain.until_ms.max(self.now.mono_ms + 1))
+            let next_ms = self.now.mono_ms + 1;
+            if drain.next < self.slots.len() { next_ms } else { drain.until_ms.max(next_ms) }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_node_tells_its_sessions_at_once_and_a_large_one_takes_its_time() {
+        assert!(told_by(1, 0, 24_000) >= 1);
+        assert!(told_by(20, 5, 24_000) >= 20);
+        let large = 1_000_000;
+        assert_eq!(told_by(large, 12_000, 24_000), large / 2);
+        assert!(told_by(large, 24_000, 24_000) >= large);
+        let told: Vec<_> = (0..24_000).map(|passed_ms| told_by(large, passed_ms, 24_000)).collect();
+        assert!(told.is_sorted() && told.windows(2).all(|two| two[1] - two[0] <= 50), "evenly");
     }
 }

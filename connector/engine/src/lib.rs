@@ -72,12 +72,17 @@ use identity::Grant;
 use limits::Addresses;
 use room::Room;
 pub use route_changes::{RouteChange, RouteChanges};
-use session::{Session, Slot};
+use session::{Counted, Session, Slot};
 use shared::Shared;
 use wheel::Wheel;
 
 /// Entries of a table or queue of what is under way for which room is kept.
 const KEPT: usize = 1024;
+
+/// Connections of a core that are over their address's limit and are told so. Over it: closed without a word.
+const OVER_MAX: usize = 256;
+/// How long such a connection may take to say what it speaks, milliseconds.
+const OVER_MS: u64 = 1000;
 
 /// What the wheel has looked at.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +131,8 @@ pub struct Engine {
     /// What rooms keep, and which are quiet.
     quiet: quiet::Quiet,
     addresses: Addresses,
+    /// Connections over their address's limit that are about to be told so.
+    over: usize,
     grants: Shared<Grant>,
     /// What goim's sessions accept.
     accepts: Shared<[i32]>,
@@ -176,6 +183,7 @@ impl Engine {
             stirred: Vec::new(),
             quiet: quiet::Quiet::default(),
             addresses: Addresses::default(),
+            over: 0,
             grants: Shared::default(),
             accepts: Shared::default(),
             drain: None,
@@ -280,10 +288,15 @@ impl Machine for Engine {
         let address = peer.ip().to_canonical();
         let proxied = self.config.proxies.iter().any(|net| net.contains(address));
         let full = self.slots.len() - self.free.len() >= self.config.sessions_max as usize;
-        if self.drain.is_some() || full || !(proxied || self.connect(address)) {
+        let counted = match self.drain.is_some() || full {
+            true => None,
+            false if proxied => Some(Counted::No),
+            false => self.connect(address),
+        };
+        let Some(counted) = counted else {
             self.counters.refused += 1;
             return None;
-        }
+        };
         let slot = match self.free.pop() {
             Some(Reverse(slot)) => slot,
             None => {
@@ -291,10 +304,9 @@ impl Machine for Engine {
                 (self.slots.len() - 1) as u32
             }
         };
-        let counted = !proxied && self.limits(address);
         let entry = &mut self.slots[slot as usize];
         let key = Key { slot, generation: entry.generation };
-        let deadline_ms = now.mono_ms + self.config.auth_deadline_ms;
+        let deadline_ms = now.mono_ms + if counted == Counted::Over { OVER_MS } else { self.config.auth_deadline_ms };
         let mut session = Box::new(Session::new(key, address, now.mono_ms, deadline_ms));
         (session.counted, session.proxied) = (counted, proxied);
         entry.session = Some(session);
@@ -368,8 +380,19 @@ impl Engine {
         self.config.limit_loopback || !address.is_loopback()
     }
 
-    /// Counts a connection of `address`; `false` if it has as many as it may.
-    fn connect(&mut self, address: IpAddr) -> bool {
-        !self.limits(address) || self.addresses.connect(address, self.config.connections_per_address)
+    /// Counts a connection of `address`; `None` if it is to be closed without a word.
+    fn connect(&mut self, address: IpAddr) -> Option<Counted> {
+        if !self.limits(address) {
+            return Some(Counted::No);
+        }
+        if self.addresses.connect(address, self.config.connections_per_address) {
+            return Some(Counted::Yes);
+        }
+        if self.over >= OVER_MAX {
+            return None;
+        }
+        self.over += 1;
+        self.counters.refused += 1;
+        Some(Counted::Over)
     }
 }

@@ -7,6 +7,7 @@
 use proto::{
     client::{ClientFrame, ErrorCode},
     deflate,
+    error::row,
     http::{self, Request},
     native, packet, proxy,
     sniff::{self, Spoken},
@@ -16,7 +17,7 @@ use proto::{
 use super::{
     Engine, encode,
     limits::Verdict,
-    session::{Dialect, Ending, Phase, Wire},
+    session::{Counted, Dialect, Ending, Phase, Wire},
 };
 use machine::{Key, Reading};
 
@@ -164,6 +165,16 @@ impl Engine {
                     Spoken::Packet => (Wire::Tcp, Dialect::Packets),
                     _ => (Wire::Tcp, Dialect::Native { json: false }),
                 };
+                if session.counted == Counted::Over {
+                    let reason = "this address has too many connections";
+                    let mut answer = Vec::new();
+                    if spoken == Spoken::Http {
+                        http::refuse(row(ErrorCode::TooManyConnections).http_status, reason, &mut answer);
+                        session.busy_mut().out.push(answer.into());
+                    }
+                    self.end(key, Ending::new(ErrorCode::TooManyConnections, reason));
+                    return Step::Wait;
+                }
                 return Step::Took(if spoken == Spoken::Native { native::MAGIC.len() } else { 0 });
             }
             Ok(Some(Spoken::Tls)) => session.busy_mut().out.push(sniff::TLS_ALERT.into()),
@@ -191,16 +202,15 @@ impl Engine {
         }
     }
 
-    /// Counts the connection under its client's address, which is known only now.
+    /// Counts the connection under its client's address, which is known only now. `false`: it is closed.
     fn count(&mut self, key: Key) -> bool {
         let Some(address) = self.session(key).map(|session| session.address()) else {
             return false;
         };
-        if !self.connect(address) {
+        let Some(counted) = self.connect(address) else {
             self.end(key, Ending::new(ErrorCode::TooManyConnections, "this address has too many connections"));
             return false;
-        }
-        let counted = self.limits(address);
+        };
         if let Some(session) = self.session(key) {
             session.counted = counted;
         }

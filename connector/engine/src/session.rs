@@ -89,7 +89,7 @@ pub(super) struct Session {
     /// How far it has come.
     pub(super) phase: Phase,
     /// Whether `address` counts it.
-    pub(super) counted: bool,
+    pub(super) counted: Counted,
     /// May begin with a PROXY header.
     pub(super) proxied: bool,
     /// What comes waits in `inbox`. The driver was told not to read, unless logic is asked about it and that is little.
@@ -191,6 +191,17 @@ pub(super) enum Dialect {
     Bilibili(Version),
 }
 
+/// Whether a connection is one of its address's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Its address is not limited, or not known yet.
+    No,
+    /// It is.
+    Yes,
+    /// The address has as many as it may: the client is told so in what it speaks, and closed.
+    Over,
+}
+
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -237,7 +248,7 @@ impl Session {
             wheel: u32::MAX,
             dialect: Dialect::Unknown,
             phase: Phase::Opening,
-            counted: false,
+            counted: Counted::No,
             proxied: false,
             paused: false,
             deflates: false,

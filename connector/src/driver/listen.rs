@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -12,6 +13,12 @@ use super::share::{Balance, Share};
 /// Connections that wait to be accepted, for each listener: a burst of reconnecting clients. The system caps it
 /// (`net.core.somaxconn`); over it a client's SYN is dropped and sent again a second later.
 const BACKLOG: i32 = 4096;
+
+/// How long an address that is taken is tried again: the kernel lets go of the listeners that a killed process had given
+/// to io_uring some milliseconds after the process is gone.
+const TAKEN_MAX: Duration = Duration::from_secs(2);
+/// How often.
+const TAKEN_EVERY: Duration = Duration::from_millis(20);
 
 /// What every accepted connection inherits (rule 29).
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +60,7 @@ pub struct Intake {
 
 impl Listeners {
     /// Binds `addresses` for `cores` cores. Two programs that share a port by SO_REUSEPORT would each get half of the
-    /// clients without a word, so an address that is taken is refused.
+    /// clients without a word, so an address that is taken is refused, if it still is after two seconds.
     ///
     /// # Errors
     /// The system's, naming the address.
@@ -65,7 +72,7 @@ impl Listeners {
         for &address in addresses {
             let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
             if address.port() != 0 {
-                drop(socket(address, false, options).map_err(named)?);
+                drop(free_socket(address, options).map_err(named)?);
             }
             let mut actual = address;
             for core in &mut bound.cores {
@@ -78,6 +85,19 @@ impl Listeners {
             bound.addresses.push(actual);
         }
         Ok(bound)
+    }
+}
+
+/// A bound socket of an address that nobody else has. Waits for one that is being given up; blocks this thread.
+fn free_socket(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let begun = Instant::now();
+    loop {
+        match socket(address, false, options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < TAKEN_MAX => {
+                std::thread::sleep(TAKEN_EVERY);
+            }
+            settled => return settled,
+        }
     }
 }
 
@@ -101,10 +121,8 @@ fn socket(address: SocketAddr, shared: bool, options: &SocketOptions) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
-    use std::time::{Duration, Instant};
-
     use socket2::SockRef;
+    use std::net::TcpStream;
 
     use super::*;
 
@@ -129,6 +147,22 @@ mod tests {
         assert_eq!(socket.send_buffer_size().unwrap(), 80_000);
         assert_eq!(socket.recv_buffer_size().unwrap(), 100_000);
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), 12_345);
+    }
+
+    #[test]
+    fn an_address_that_is_being_given_up_is_waited_for() {
+        let options = SocketOptions::default();
+        let held = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, &options).unwrap();
+        let addresses = held.addresses.clone();
+        let refused = Listeners::bind(&addresses, 1, &options).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "one that somebody keeps is refused: {refused}");
+        let giving_up = std::thread::spawn(move || {
+            std::thread::sleep(TAKEN_MAX / 4);
+            drop(held);
+        });
+        let bound = Listeners::bind(&addresses, 1, &options).unwrap();
+        assert_eq!(bound.addresses, addresses);
+        giving_up.join().unwrap();
     }
 
     #[test]

@@ -68,9 +68,22 @@ fn a_proxy_header_is_believed_from_listed_addresses_only() {
 fn an_address_has_so_many_connections_and_no_more() {
     let mut bench = Bench::new(|config| config.connections_per_address = 2);
     let (first, _) = (bench.open().unwrap(), bench.open().unwrap());
-    assert_eq!(bench.open(), None);
+    let (web, native) = (bench.open().unwrap(), bench.open().unwrap());
+    let _ = bench.say(web, &upgrade("/sub", ""));
+    let answer = String::from_utf8(bench.sink.out.remove(&web).unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("too many connections"), "{answer}");
+    let _ = bench.say(native, wire::MAGIC);
+    assert_eq!(goodbye(&bench.frames(native)), Some(client::ErrorCode::TooManyConnections));
+    assert_eq!(bench.sink.closed, [web, native]);
+    // One that says nothing has a second, and there are no more of them than so many.
+    let silent: Vec<_> = (0..300).filter_map(|_| bench.open()).collect();
+    assert_eq!(silent.len(), 256);
+    bench.pass(1_500);
+    assert_eq!(bench.sink.closed.len(), 2 + silent.len());
     bench.engine.closed(bench.now, first);
-    assert!(bench.open().is_some() && bench.open().is_none());
+    let next = bench.open().unwrap();
+    let _ = bench.say(next, &upgrade("/sub", ""));
+    assert!(bench.sink.out.remove(&next).unwrap().starts_with(b"HTTP/1.1 101 "), "there is room again");
     let loopback = SocketAddr::from(([127, 0, 0, 1], 1));
     assert!((0..9).all(|_| bench.engine.opened(bench.now, 0, loopback).is_some()), "exempt unless configured");
     let mut bench = Bench::new(|config| config.sessions_max = 3);
@@ -197,11 +210,8 @@ fn a_draining_node_says_so_and_is_gone_in_time() {
     let _ = bench.say(web, &upgrade("/", "Sec-WebSocket-Protocol: barrage.v1\r\n"));
     bench.input(Input::Drain { within_ms: 10_000 });
     assert!(bench.open().is_none());
-    bench.pass(4_000);
-    let half = bench.sink.closed.len();
-    assert!((5..16).contains(&half), "paced: {half} of 21");
-    bench.pass(4_500);
-    assert!(bench.engine.done(), "{:?}", bench.engine.footprint());
+    bench.pass(100);
+    assert!(bench.engine.done(), "a few are told at once: {:?}", bench.engine.footprint());
     let mut delays = std::collections::BTreeSet::new();
     for key in keys {
         for frame in bench.frames(key) {
@@ -211,7 +221,7 @@ fn a_draining_node_says_so_and_is_gone_in_time() {
             }
         }
     }
-    assert!(delays.len() > 15 && delays.iter().all(|delay| *delay <= 5000), "{delays:?}");
+    assert!(delays.len() > 1 && delays.iter().all(|delay| *delay <= 5), "a few come back at once: {delays:?}");
     assert_eq!(close_code(&bench.heard(web)), Some(4015));
 }
 

@@ -12,6 +12,9 @@ use proto::{
 
 use super::Random;
 
+/// What a Bilibili client's heartbeat carries, and gets back behind the reply on a WebSocket.
+pub(super) const HEARTBEAT: &[u8] = b"[object Object]";
+
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speaks {
@@ -327,6 +330,11 @@ impl Client {
                 self.frame(native::from_binary(bytes).expect("a frame"));
             }
             Event::Binary(bytes) => {
+                let beat = bytes.get(8..12) == Some(&packet::operation::HEARTBEAT_REPLY.to_be_bytes());
+                let bytes = match self.speaks {
+                    Speaks::BilibiliWeb(_) if beat => bytes.strip_suffix(HEARTBEAT).expect("its own body behind"),
+                    _ => bytes,
+                };
                 let packets: Vec<_> =
                     packet::in_message(bytes, 1 << 20).collect::<Result<_, _>>().expect("whole packets");
                 packets.into_iter().for_each(|packet| self.packet_came(packet));

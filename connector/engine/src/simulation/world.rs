@@ -18,7 +18,7 @@ use proto::{
 
 use super::{
     Random,
-    client::{Asked, Client, Speaks},
+    client::{Asked, Client, HEARTBEAT, Speaks},
     net::{Net, Wire},
     owner::{Numbered as _, Owned, Published},
 };
@@ -285,7 +285,7 @@ impl World {
                 _ => client.packet(packet::operation::SUBSCRIBE, b"1000,1001"),
             }
         } else {
-            client.packet(packet::operation::HEARTBEAT, b"[object Object]")
+            client.packet(packet::operation::HEARTBEAT, HEARTBEAT)
         };
         wire.up.extend(bytes);
     }
