@@ -89,6 +89,8 @@ struct Cluster {
     directory: TempDir,
     kafka: Store,
     redis: Store,
+    /// After so long Kafka's group goes on without a member that is gone, milliseconds.
+    session_ms: u32,
 }
 
 impl Cluster {
@@ -106,6 +108,7 @@ impl Cluster {
             ("bus.kafka.development", "true".to_owned()),
             ("bus.kafka.replication", "1".to_owned()),
             ("bus.kafka.min_in_sync", "1".to_owned()),
+            ("bus.kafka.session_timeout_ms", self.session_ms.to_string()),
             ("routes.kind", quoted("redis")),
             ("routes.urls", format!("[{:?}]", self.redis.address)),
             ("logic.guests", quoted("watch")),
@@ -208,6 +211,12 @@ async fn settle(viewers: &[Viewer], expected: &[Vec<(u64, u32)>]) {
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
+/// Sends a signal.
+fn signal(name: &str, server: &Server) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(server.pid().to_string()).status().unwrap();
+    assert!(sent.success(), "{name}");
+}
+
 /// Waits until the service says that it does its work.
 async fn ready(server: &Server) {
     until("a service is ready", DEADLINE, async || {
@@ -238,7 +247,7 @@ async fn every_message_reaches_every_viewer_once_and_in_order_whatever_is_killed
     let began = Instant::now();
     let (Some(kafka), Some(redis)) = (Store::start("kafka.sh"), Store::start("redis.sh")) else { return };
     let directory = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster { kafka, redis, directory, started: 0, jobs: Vec::new() };
+    let mut cluster = Cluster { kafka, redis, directory, started: 0, jobs: Vec::new(), session_ms: 6_000 };
     let logics = [cluster.start("logic").0, cluster.start("logic").0];
     let mut connectors = vec![cluster.start("connector").0, cluster.start("connector").0];
     cluster.start_job();
@@ -338,4 +347,63 @@ async fn every_message_reaches_every_viewer_once_and_in_order_whatever_is_killed
     settle(&viewers, &expected).await;
     let deliveries = check(&viewers, &expected);
     println!("{:?} {} messages in all: {deliveries} deliveries", began.elapsed(), sent.len());
+}
+
+/// Fault 21: claims decide who owns a partition, and the group only spreads them. Kafka is told to wait for a whole minute
+/// here, so that whoever takes over earlier was not told by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_job_is_replaced_before_kafka_knows_and_has_its_partitions_back_when_it_wakes_up() {
+    const WELL_BEFORE_KAFKA: Duration = Duration::from_secs(30);
+    let (Some(kafka), Some(redis)) = (Store::start("kafka.sh"), Store::start("redis.sh")) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster { kafka, redis, directory, started: 0, jobs: Vec::new(), session_ms: 60_000 };
+    let logic = cluster.start("logic").0;
+    let connectors = [cluster.start("connector").0, cluster.start("connector").0];
+    cluster.start_job();
+    cluster.start_job();
+    for server in connectors.iter().chain([&logic]).chain(cluster.jobs.iter().map(|(job, _)| job)) {
+        ready(server).await;
+    }
+    let rooms: Arc<[String]> = (0..ROOMS).map(|room| format!("room:silent-{room}")).collect();
+    let mut viewers = Vec::new();
+    for at in 0..8 {
+        viewers.push(Viewer::start(connectors[at % 2].clients(), rooms.clone()).await);
+    }
+    // Both have something, so that one is left to take it over.
+    until("both jobs own something", DEADLINE, async || {
+        let owners: std::collections::BTreeSet<usize> =
+            (0..PARTITIONS).filter_map(|partition| Some(cluster.owner(partition)?.0)).collect();
+        (owners.len() == 2).then_some(())
+    })
+    .await;
+    let publisher = Publisher::start(vec![logic.http()], rooms.clone(), 200, 1);
+    let measured = proto::channel::partition(&rooms[0], PARTITIONS);
+    let received = |viewer: &Viewer| viewer.seen.lock().unwrap().rooms[0].1.len();
+    until("messages flow", DEADLINE, async || (received(&viewers[0]) > 5).then_some(())).await;
+    for round in 1..=2 {
+        let (owner, epoch) = cluster.owner(measured).expect("somebody owns it");
+        signal("STOP", &cluster.jobs[owner].0);
+        let stopped = Instant::now();
+        let taken = async || cluster.owner(measured).filter(|(at, claimed)| *claimed > epoch && *at != owner);
+        let (_, epoch) = until("the other takes over", WELL_BEFORE_KAFKA, taken).await;
+        let before = received(&viewers[0]);
+        println!("round {round}: claimed {:?} after the stop", stopped.elapsed());
+        until("messages flow again", WELL_BEFORE_KAFKA, async || (received(&viewers[0]) > before).then_some(())).await;
+        println!("round {round}: messages {:?} after the stop", stopped.elapsed());
+        signal("CONT", &cluster.jobs[owner].0);
+        let back = async || cluster.owner(measured).filter(|(at, claimed)| *claimed > epoch && *at == owner);
+        until("the group's member has it back", WELL_BEFORE_KAFKA, back).await;
+    }
+    let (owner, epoch) = cluster.owner(measured).expect("somebody owns it");
+    let killed = Instant::now();
+    cluster.jobs[owner].0.kill();
+    let taken = async || cluster.owner(measured).filter(|(at, claimed)| *claimed > epoch && *at != owner);
+    until("the other takes over from the dead", WELL_BEFORE_KAFKA, taken).await;
+    let before = received(&viewers[0]);
+    until("messages flow again", WELL_BEFORE_KAFKA, async || (received(&viewers[0]) > before).then_some(())).await;
+    println!("killed: messages {:?} after", killed.elapsed());
+    let sent = publisher.end().await;
+    let expected = in_order(&sent);
+    settle(&viewers, &expected).await;
+    println!("{} messages, {} deliveries, each once and in order", sent.len(), check(&viewers, &expected));
 }

@@ -225,6 +225,17 @@ pub trait Consumer: Send {
     /// for a partition that is not assigned.
     fn commit(&mut self, partition: u32, offset: Offset);
 
+    /// Has a partition as if it were assigned, though the group still says that it is another member's: for whoever takes
+    /// over from one that has fallen silent before the group knows. No event tells of it. If the group assigns it later,
+    /// [`Event::Assigned`] does, and what is being read goes on. False: not now, or not with this log (whose members are
+    /// all of one process).
+    fn adopt(&mut self, _partition: u32) -> bool {
+        false
+    }
+
+    /// Gives an adopted partition up. Nothing for one that the group has assigned since.
+    fn abandon(&mut self, _partition: u32) {}
+
     /// The last committed offset of an assigned partition, 0 where there is none.
     ///
     /// # Errors

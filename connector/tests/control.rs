@@ -248,6 +248,7 @@ async fn viewers_are_told_how_many_they_are() {
         sessions: 0,
         addresses: 0,
         open: true,
+        job: None,
     };
     node.routes.renew(&lease).await.unwrap();
     node.routes.count("other", "zzzzzzz234567", &[(ROOM.into(), 41)]).await.unwrap();

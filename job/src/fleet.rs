@@ -1,12 +1,12 @@
 //! The other nodes: this job's own lease, and a link to each connector that holds one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use proto::config::Cluster;
-use routes::{Lease, Role, Routes};
+use routes::{JobLease, Lease, Role, Routes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -14,11 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::link::{self, Attachment, Dial, Switchboard};
 use crate::metrics::Metrics;
 use crate::partition::StreamId;
-
-/// How often the leases are looked at: a new connector is attached this much after it is there.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The lease is renewed every third of its time.
-const RENEW_EVERY: Duration = Duration::from_secs(routes::LEASE_SECONDS / 3);
+use crate::silence::{LOOK_EVERY, Silence};
 
 /// The connectors that are attached, by incarnation, with the sessions that their leases tell.
 #[derive(Clone)]
@@ -27,14 +23,16 @@ pub(crate) struct Fleet(Arc<State>);
 struct State {
     attached: RwLock<HashMap<String, Attachment>>,
     sessions: RwLock<HashMap<String, u64>>,
+    /// The partitions that this job has, by topic, for its lease.
+    owns: RwLock<BTreeMap<String, Vec<u32>>>,
     last: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Fleet {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        let (attached, sessions) = (RwLock::default(), RwLock::default());
-        Self(Arc::new(State { attached, sessions, last: AtomicU64::new(0), metrics }))
+        let (attached, sessions, owns) = (RwLock::default(), RwLock::default(), RwLock::default());
+        Self(Arc::new(State { attached, sessions, owns, last: AtomicU64::new(0), metrics }))
     }
 
     /// The stream of the connector of this incarnation, if it stands.
@@ -52,30 +50,48 @@ impl Fleet {
             .collect()
     }
 
+    /// This job has these partitions of a topic: its lease says so.
+    pub(crate) fn owns(&self, topic: &str, partitions: Vec<u32>) {
+        let mut owns = self.0.owns.write().unwrap_or_else(PoisonError::into_inner);
+        if owns.get(topic) != Some(&partitions) {
+            owns.insert(topic.to_owned(), partitions);
+        }
+    }
+
     /// Keeps the lease, and a link to each connector's lease, until job stops; the lease is given back by
-    /// whoever waits for the end. `looked` turns true when the connectors that there were at the start are attached, or
+    /// whoever waits for the end. The owners are told what other jobs had that have fallen silent. `looked` turns true when the connectors that there were at the start are attached, or
     /// have had their time.
     pub(crate) async fn keep(self, cluster: Cluster, routes: Arc<dyn Routes>, dial: Dial, looked: watch::Sender<bool>) {
         let mut links: HashMap<String, watch::Sender<Option<String>>> = HashMap::new();
         let mut tasks = JoinSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut renew_at, begun) = (Instant::now(), Instant::now());
+        let (mut renewed, mut read) = (true, true);
+        let (mut beat, mut silence, begun) = (0, Silence::new(&cluster.incarnation), Instant::now());
         loop {
             tokio::select! {
                 _ = look.tick() => {}
                 () = dial.stop.cancelled() => break,
             }
-            if Instant::now() >= renew_at {
-                match routes.renew(&lease(&cluster)).await {
-                    Ok(_) => renew_at = Instant::now() + RENEW_EVERY,
-                    Err(error) => tracing::warn!(%error, "the lease was not renewed"),
-                }
+            beat += 1;
+            let owns = self.0.owns.read().unwrap_or_else(PoisonError::into_inner).clone();
+            match routes.renew(&lease(&cluster, JobLease { beat, owns })).await {
+                Ok(_) => renewed = true,
+                // Said once, not four times a second for as long as it lasts.
+                Err(error) if std::mem::take(&mut renewed) => tracing::warn!(%error, "the lease was not renewed"),
+                Err(_) => {}
             }
             match routes.nodes().await {
-                Ok(leases) => self.look(leases, &mut links, &mut tasks, &dial),
+                Ok(leases) => {
+                    read = true;
+                    for (topic, partitions) in silence.look(std::time::Instant::now(), &leases) {
+                        dial.events.orphaned(&topic, partitions).await;
+                    }
+                    self.look(leases, &mut links, &mut tasks, &dial);
+                }
                 // Standing streams stay; broken ones are dialled at the address that is known.
-                Err(error) => tracing::warn!(%error, "the leases cannot be read"),
+                Err(error) if std::mem::take(&mut read) => tracing::warn!(%error, "the leases cannot be read"),
+                Err(_) => {}
             }
             while tasks.try_join_next().is_some() {}
             let waiting = links.keys().any(|incarnation| self.find(incarnation).is_none());
@@ -142,7 +158,7 @@ impl Switchboard for Fleet {
     }
 }
 
-fn lease(cluster: &Cluster) -> Lease {
+fn lease(cluster: &Cluster, job: JobLease) -> Lease {
     Lease {
         node: cluster.node.clone(),
         incarnation: cluster.incarnation.clone(),
@@ -152,5 +168,6 @@ fn lease(cluster: &Cluster) -> Lease {
         sessions: 0,
         addresses: 0,
         open: true,
+        job: Some(job),
     }
 }

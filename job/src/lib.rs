@@ -23,6 +23,7 @@ mod partition;
 mod pushes;
 mod ready;
 mod rooms;
+mod silence;
 
 use std::sync::Arc;
 use std::time::Duration;

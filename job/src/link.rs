@@ -75,6 +75,8 @@ pub(crate) enum Event {
     Attached(StreamId),
     Detached(StreamId),
     Frame(StreamId, Body),
+    /// Partitions whose owner has fallen silent: this job takes them over.
+    Orphaned(Vec<u32>),
 }
 
 /// Where the owners of each topic hear of the streams.
@@ -92,6 +94,18 @@ impl Events {
         for (_, owners) in &self.0 {
             // The receiver lives until job has stopped.
             let _ = owners.send(event()).await;
+        }
+    }
+
+    /// To the owners of the topic of this name, if there are any here.
+    pub(crate) async fn orphaned(&self, topic: &str, partitions: Vec<u32>) {
+        let names = |of: &cluster::Topic| match of {
+            cluster::Topic::Rooms => bus::Topic::Rooms.name() == topic,
+            cluster::Topic::Pushes => bus::Topic::Pushes.name() == topic,
+            _ => false,
+        };
+        if let Some((_, owners)) = self.0.iter().find(|(of, _)| names(of)) {
+            let _ = owners.send(Event::Orphaned(partitions)).await;
         }
     }
 

@@ -185,6 +185,7 @@ pub async fn start(
         sessions: 0,
         addresses: 0,
         open: true,
+        job: None,
     };
 
     let mut tasks = JoinSet::new();

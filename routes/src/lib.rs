@@ -59,6 +59,19 @@ pub struct Lease {
     pub addresses: u64,
     /// Takes new sessions (false while it drains).
     pub open: bool,
+    /// What a job is doing (jobs).
+    #[serde(default)]
+    pub job: Option<JobLease>,
+}
+
+/// What a job says of itself with each renewal, several a second: so that another one can take over what it has as soon
+/// as it falls silent, long before its lease ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct JobLease {
+    /// Grows with each renewal.
+    pub beat: u64,
+    /// The partitions that it has, by the topic's name.
+    pub owns: std::collections::BTreeMap<String, Vec<u32>>,
 }
 
 /// One session of a user, or the one behind a goim key.

@@ -326,6 +326,7 @@ mod tests {
             sessions: 0,
             addresses: 0,
             open: true,
+            job: None,
         };
         let route =
             SessionRoute { session: "i1.0".into(), device: String::new(), node: "a".into(), incarnation: "i1".into() };

@@ -45,6 +45,8 @@ pub(super) struct Context {
     changed: Notify,
     /// To be sent. Here, so that a partition is not given up without what was committed of it.
     commits: Mutex<BTreeMap<u32, Commit>>,
+    /// Partitions that this member has and the group has not assigned to it.
+    adopted: Mutex<BTreeSet<u32>>,
 }
 
 /// A partition's checkpoint.
@@ -58,6 +60,10 @@ struct Commit {
 impl Context {
     fn commits(&self) -> MutexGuard<'_, BTreeMap<u32, Commit>> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adopted(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was assigned, and is not told yet.
@@ -117,11 +123,22 @@ impl ConsumerContext for Context {
         let partitions = list.elements().iter().map(|element| element.partition() as u32).collect::<Vec<_>>();
         let assigned = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let result = if assigned {
+            // Those that are adopted are being read already, and go on from where they are.
+            let mut fresh = TopicPartitionList::new();
+            {
+                let mut adopted = self.adopted();
+                for element in list.elements() {
+                    if !adopted.remove(&(element.partition() as u32)) {
+                        fresh.add_partition(element.topic(), element.partition());
+                    }
+                }
+            }
             // Paused: nothing is fetched before `start` says from where. Not `End`, which librdkafka asks the broker for:
             // its answer was seen to move a partition that had been started since.
-            list.set_all_offsets(Place::Offset(0))
-                .and_then(|()| consumer.incremental_assign(list))
-                .and_then(|()| consumer.pause(list))
+            fresh
+                .set_all_offsets(Place::Offset(0))
+                .and_then(|()| consumer.incremental_assign(&fresh))
+                .and_then(|()| consumer.pause(&fresh))
         } else {
             self.commit_last(consumer, &partitions);
             consumer.incremental_unassign(list)
@@ -144,7 +161,7 @@ impl ConsumerContext for Context {
 }
 
 pub(super) fn context() -> Context {
-    Context { changes: Mutex::default(), changed: Notify::new(), commits: Mutex::default() }
+    Context { changes: Mutex::default(), changed: Notify::new(), commits: Mutex::default(), adopted: Mutex::default() }
 }
 
 /// What members and readers are told.
@@ -330,7 +347,8 @@ impl Member {
         };
         match change {
             Event::Assigned(partition) => {
-                self.owned.insert(partition, Owned::default());
+                // One that was adopted is being read, and goes on.
+                self.owned.entry(partition).or_default();
             }
             Event::Revoked(partition) => {
                 self.owned.remove(&partition);
@@ -549,6 +567,43 @@ impl Consumer for Member {
             let commit = Commit { topic: self.name.clone(), log: self.log.clone(), offset };
             self.client().context().commits().insert(partition, commit);
             self.lull.change(Instant::now());
+        }
+    }
+
+    fn adopt(&mut self, partition: u32) -> bool {
+        if self.owned.contains_key(&partition) {
+            return false;
+        }
+        let client = self.client().clone();
+        // Before the partition is added: a rebalance on the way then finds it here.
+        if !client.context().adopted().insert(partition) {
+            return false;
+        }
+        let mut added = list(&self.name, [partition]);
+        let result = added
+            .set_all_offsets(Place::Offset(0))
+            .and_then(|()| client.incremental_assign(&added))
+            .and_then(|()| client.pause(&added));
+        if let Err(error) = result {
+            tracing::warn!(%error, partition, "a partition cannot be adopted now");
+            client.context().adopted().remove(&partition);
+            return false;
+        }
+        self.owned.insert(partition, Owned::default());
+        true
+    }
+
+    fn abandon(&mut self, partition: u32) {
+        let client = self.client().clone();
+        if !client.context().adopted().remove(&partition) {
+            return;
+        }
+        self.owned.remove(&partition);
+        self.left.remove(&partition);
+        client.context().commits().remove(&partition);
+        self.read.retain(|read| read.0 != partition);
+        if let Err(error) = client.incremental_unassign(&list(&self.name, [partition])) {
+            tracing::warn!(%error, partition, "a partition that was adopted is given up");
         }
     }
 

@@ -52,6 +52,7 @@ pub(super) async fn renew(control: Arc<Control>, routes: Arc<dyn Routes>, lease:
                 sessions: state.registry.session_count(),
                 addresses: state.registry.address_count(),
                 open: !control.draining.load(Ordering::Relaxed),
+                job: None,
                 ..lease.clone()
             }
         };

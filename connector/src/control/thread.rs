@@ -108,6 +108,7 @@ async fn run(control: Arc<Control>, plan: Plan) {
         sessions: 0,
         addresses: 0,
         open: true,
+        job: None,
     };
     // Outlives `stop` for as long as the cores drain.
     let end = CancellationToken::new();

@@ -120,6 +120,7 @@ impl Logic {
             sessions: 0,
             addresses: 0,
             open: true,
+            job: None,
         };
         routes.renew(&lease).await.unwrap();
         let (seen, stop) = (Arc::new(Mutex::default()), CancellationToken::new());

@@ -64,6 +64,8 @@ struct Part<S> {
     dead_letters: BTreeSet<Offset>,
     /// Its stage took no more.
     full: bool,
+    /// Taken over from a job that has fallen silent; the group has not decided.
+    adopted: bool,
     /// Takes back the claim that is under way when the part goes or claims anew: one that was published after the
     /// partition was revoked would take it from its next owner.
     claiming: Option<DropGuard>,
@@ -175,7 +177,10 @@ impl<S: Stage> Consumer<S> {
                         tokio::time::sleep(RETRY).await;
                     }
                 },
-                Some(event) = self.events.recv() => self.link_event(event),
+                Some(event) = self.events.recv() => match event {
+                    Event::Orphaned(partitions) => self.adopt(partitions).await,
+                    event => self.link_event(event),
+                },
                 Some(done) = self.waiting.next() => self.done(done).await,
                 _ = tick.tick() => self.tick(),
             }
@@ -186,20 +191,10 @@ impl<S: Stage> Consumer<S> {
 
     async fn bus_event(&mut self, event: bus::Event) {
         match event {
-            bus::Event::Assigned(partition) => {
-                self.turns += 1;
-                let part = Part {
-                    turn: self.turns,
-                    assigned_ms: unix_ms(),
-                    owner: None,
-                    committed: 0,
-                    dead_letters: BTreeSet::new(),
-                    full: false,
-                    claiming: None,
-                };
-                self.parts.insert(partition, part);
-                self.begin(partition, self.turns).await;
-            }
+            bus::Event::Assigned(partition) => match self.parts.get_mut(&partition).filter(|part| part.adopted) {
+                Some(part) => part.adopted = false,
+                None => self.take(partition, false).await,
+            },
             bus::Event::Revoked(partition) => {
                 if let Some(mut part) = self.parts.remove(&partition)
                     && let Some(owner) = &mut part.owner
@@ -229,6 +224,23 @@ impl<S: Stage> Consumer<S> {
         self.tell_ready();
     }
 
+    /// A partition is this job's to claim.
+    async fn take(&mut self, partition: u32, adopted: bool) {
+        self.turns += 1;
+        let part = Part {
+            turn: self.turns,
+            assigned_ms: unix_ms(),
+            owner: None,
+            committed: 0,
+            dead_letters: BTreeSet::new(),
+            full: false,
+            adopted,
+            claiming: None,
+        };
+        self.parts.insert(partition, part);
+        self.begin(partition, self.turns).await;
+    }
+
     /// Reads where the last owner was, and claims.
     async fn begin(&mut self, partition: u32, turn: u64) {
         let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) else { return };
@@ -246,6 +258,16 @@ impl<S: Stage> Consumer<S> {
                     tokio::time::sleep(RETRY).await;
                     Done::Waited { partition, turn }
                 }));
+            }
+        }
+    }
+
+    /// Takes partitions over whose owner has fallen silent, before the group knows.
+    async fn adopt(&mut self, partitions: Vec<u32>) {
+        for partition in partitions {
+            if !self.parts.contains_key(&partition) && self.consumer.adopt(partition) {
+                tracing::debug!(partition, "adopts a partition");
+                self.take(partition, true).await;
             }
         }
     }
@@ -271,8 +293,8 @@ impl<S: Stage> Consumer<S> {
             Event::Frame(from, Frame::Release(release)) => {
                 self.one(release.partition, |owner, _| owner.release(from, &release.channel));
             }
-            // The link takes these itself.
-            Event::Frame(_, Frame::Acks(_) | Frame::Hello(_)) => {}
+            // Adopted by the loop; the link takes the others itself.
+            Event::Orphaned(_) | Event::Frame(_, Frame::Acks(_) | Frame::Hello(_)) => {}
         }
     }
 
@@ -314,6 +336,9 @@ impl<S: Stage> Consumer<S> {
     fn tick(&mut self) {
         self.each(|owner, now_ms| owner.tick(now_ms));
         self.tell_ready();
+        let mut partitions: Vec<u32> = self.parts.keys().copied().collect();
+        partitions.sort_unstable();
+        self.fleet.owns(S::BUS_TOPIC.name(), partitions);
         let mut measures = Measures { lag: self.lag, ..Measures::default() };
         for owner in self.parts.values_mut().filter_map(|part| part.owner.as_mut()) {
             measures.partitions += 1;
@@ -433,8 +458,14 @@ impl<S: Stage> Consumer<S> {
         let Some(mut owner) = part.owner.take() else { return };
         part.committed = part.committed.max(owner.progress());
         owner.disown();
-        let (epoch, actions) = (owner.epoch(), owner.actions());
+        let (adopted, epoch, actions) = (part.adopted, owner.epoch(), owner.actions());
         self.act(partition, epoch, actions);
+        if adopted {
+            // The one that it was taken over from has woken up, or the group has given it to another.
+            self.parts.remove(&partition);
+            self.consumer.abandon(partition);
+            return;
+        }
         self.claim(partition, self.turns, RECLAIM);
     }
 

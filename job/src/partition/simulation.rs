@@ -98,7 +98,13 @@ struct Stream {
 }
 
 struct Job {
+    name: String,
     owner: Option<Owner<Rooms>>,
+    /// The process stands still until then.
+    stopped_until_ms: i64,
+    /// The group has given the partition to nobody else: it claims again a second after it has lost it.
+    assigned: bool,
+    lost_ms: Option<i64>,
     epoch: u64,
     next: usize,
     reading: bool,
@@ -120,6 +126,8 @@ struct World {
     committed: Offset,
     metrics: Arc<Metrics>,
     queue_max: usize,
+    /// Partitions that went back to a job which had stood still.
+    taken_back: u64,
 }
 
 fn room(number: usize) -> String {
@@ -153,6 +161,7 @@ impl World {
             committed: 0,
             metrics: Arc::default(),
             queue_max,
+            taken_back: 0,
         }
     }
 
@@ -208,11 +217,57 @@ impl World {
         self.append(&channel, record::record::Body::Post(post));
     }
 
+    /// The group gives the partition to another job.
     fn take_over(&mut self) {
+        for job in &mut self.jobs {
+            job.assigned = false;
+        }
+        self.adopt();
+    }
+
+    /// Another job claims the partition; the last one keeps it as far as the group is concerned.
+    fn adopt(&mut self) {
         for job in &mut self.jobs {
             job.zombie = true;
         }
-        let owner = format!("job-{}", self.jobs.len());
+        let name = format!("job-{}", self.jobs.len());
+        let mut streams = BTreeMap::new();
+        for connector in 0..self.connectors.len() {
+            // One is late now and then: its stream comes up after the takeover began.
+            if self.connectors[connector].up && !self.chance(4) {
+                self.streams += 1;
+                streams.insert(self.streams, self.stream(connector));
+            }
+        }
+        self.jobs.push(Job {
+            name,
+            owner: None,
+            stopped_until_ms: 0,
+            // Another's, as long as that one is assigned.
+            assigned: !self.jobs.iter().any(|job| job.assigned),
+            lost_ms: None,
+            epoch: 0,
+            next: 0,
+            reading: false,
+            streams,
+            zombie: false,
+        });
+        self.claim(self.jobs.len() - 1);
+    }
+
+    /// A job that stood still, and was overtaken, takes back what the group has never taken from it.
+    fn claim_again(&mut self, job: usize) {
+        for other in &mut self.jobs {
+            other.zombie = true;
+        }
+        self.jobs[job].zombie = false;
+        self.jobs[job].lost_ms = None;
+        self.claim(job);
+        self.taken_back += 1;
+    }
+
+    fn claim(&mut self, job: usize) {
+        let owner = self.jobs[job].name.clone();
         let epoch = self.append("", record::record::Body::Claim(record::Claim { owner: owner.clone() }));
         let metrics = self.metrics.clone();
         let config = Arc::new(OwnerConfig { owner, log: LOG.into(), partitions: 1, metrics: metrics.clone() });
@@ -225,19 +280,12 @@ impl World {
             repeats: Budget::new(100_000),
             metrics,
         });
-        let mut streams = BTreeMap::new();
-        for connector in 0..self.connectors.len() {
-            // One is late now and then: its stream comes up after the takeover began.
-            if self.connectors[connector].up && !self.chance(4) {
-                self.streams += 1;
-                streams.insert(self.streams, self.stream(connector));
-            }
-        }
-        let attached: Vec<_> = streams.keys().copied().collect();
+        let attached: Vec<_> = self.jobs[job].streams.keys().copied().collect();
         let takeover = Takeover { partition: 0, committed: self.committed, assigned_ms: self.now_ms };
         let owner = Owner::new(config, Rooms::new(rooms, takeover), takeover, epoch, attached, self.now_ms);
-        self.jobs.push(Job { owner: Some(owner), epoch, next: 0, reading: false, streams, zombie: false });
-        self.act(self.jobs.len() - 1);
+        let this = &mut self.jobs[job];
+        (this.owner, this.epoch, this.next, this.reading) = (Some(owner), epoch, 0, false);
+        self.act(job);
     }
 
     fn stream(&self, connector: usize) -> Stream {
@@ -288,7 +336,18 @@ impl World {
             over.into_iter().for_each(|to| owner.overflowed(to));
         }
         if lost {
-            self.jobs[job].owner = None;
+            // As the consumer does: it gives up in words, and forgets.
+            owner.disown();
+            let said = owner.actions();
+            let this = &mut self.jobs[job];
+            for action in said {
+                if let Action::Send(to, out) = action
+                    && let Some(stream) = this.streams.get_mut(&to)
+                {
+                    _ = stream.outbox.push(1, (Topic::Rooms, 0), this.epoch, out);
+                }
+            }
+            (this.owner, this.lost_ms) = (None, this.assigned.then_some(self.now_ms));
         }
     }
 
@@ -328,8 +387,9 @@ impl World {
             this.next = end;
             if !batch.is_empty() {
                 owner.records(now_ms * 1000, batch);
-                if owner.is_live() && !this.zombie {
-                    self.committed = self.committed.max(owner.progress());
+                // A job that has been overtaken commits what it has read, too, until the group takes the partition away.
+                if owner.is_live() && (!this.zombie || this.assigned) {
+                    self.committed = owner.progress();
                 }
             }
             self.act(job);
@@ -400,6 +460,7 @@ impl World {
             self.cut(job, id);
         }
         self.jobs[job].owner = None;
+        self.jobs[job].assigned = false;
     }
 
     fn step(&mut self) {
@@ -419,7 +480,16 @@ impl World {
                 self.kill(job);
                 self.take_over();
             }
-            64..66 => {
+            64 => {
+                // It stands still, longer or shorter than the others wait, and another takes over. (Once at a time.)
+                let live = self.jobs.iter().rposition(|job| !job.zombie && job.owner.is_some());
+                let stopped = self.jobs.iter().any(|job| job.stopped_until_ms > self.now_ms);
+                if let Some(job) = live.filter(|_| !stopped) {
+                    self.jobs[job].stopped_until_ms = self.now_ms + self.random.random_range(300..8_000);
+                    self.adopt();
+                }
+            }
+            65 => {
                 let job = self.jobs.len() - 1;
                 if let Some(&id) = self.jobs[job].streams.keys().next() {
                     self.cut(job, id);
@@ -431,7 +501,15 @@ impl World {
             _ => {}
         }
         for job in 0..self.jobs.len() {
-            let lazy = if self.jobs[job].zombie { 8 } else { 2 };
+            if self.jobs[job].stopped_until_ms > self.now_ms {
+                continue;
+            }
+            let lost_ms = self.jobs[job].lost_ms.filter(|_| self.jobs[job].assigned);
+            if lost_ms.is_some_and(|lost_ms| self.now_ms - lost_ms > 1_000) {
+                self.claim_again(job);
+            }
+            // Who was overtaken and goes on soon reads that it was.
+            let lazy = if self.jobs[job].zombie && !self.jobs[job].assigned { 8 } else { 2 };
             if self.chance(lazy) {
                 self.run_job(job);
             }
@@ -681,7 +759,7 @@ fn run(scene: Scene, steps: usize) -> World {
 #[test]
 fn no_takeover_loses_repeats_or_reorders_a_message() {
     let seeds = std::env::var("BARRAGE_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(150);
-    let (mut gaps, mut resets, mut repeated, mut conflicts, mut claims) = (0, 0, 0, 0, 0);
+    let (mut gaps, mut resets, mut repeated, mut conflicts, mut claims, mut taken_back) = (0, 0, 0, 0, 0, 0);
     for seed in 0..seeds {
         let world = run(Scene { seed, fault: None, calm: false }, 600);
         gaps += world.metrics.gaps.get();
@@ -689,11 +767,17 @@ fn no_takeover_loses_repeats_or_reorders_a_message() {
         repeated += world.metrics.repeated.get();
         conflicts += world.metrics.conflicts.get();
         claims += world.jobs.len();
+        taken_back += world.taken_back;
     }
     // The schedules do reach what they are for.
     assert!(
-        gaps > seeds && resets > seeds / 2 && repeated > seeds && conflicts > seeds / 4 && claims as u64 > 2 * seeds,
-        "{gaps} {resets} {repeated} {conflicts} {claims}"
+        gaps > seeds
+            && resets > seeds / 2
+            && repeated > seeds
+            && conflicts > seeds / 4
+            && taken_back > seeds / 2
+            && claims as u64 > 2 * seeds,
+        "{gaps} {resets} {repeated} {conflicts} {claims} {taken_back}"
     );
 }
 

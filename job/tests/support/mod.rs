@@ -187,6 +187,7 @@ impl Connector {
             sessions,
             addresses: 0,
             open: true,
+            job: None,
         };
         let (routes, renewed) = (world.routes.clone(), lease.clone());
         routes.renew(&lease).await.unwrap();

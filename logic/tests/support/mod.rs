@@ -237,6 +237,7 @@ pub fn connector(node: &str, clients: &[&str], sessions: u64) -> routes::Lease {
         sessions,
         addresses: sessions / 2,
         open: true,
+        job: None,
     }
 }
 

@@ -127,6 +127,7 @@ fn lease(node: &str, incarnation: &str) -> Lease {
         sessions: 7,
         addresses: 3,
         open: true,
+        job: None,
     }
 }
 

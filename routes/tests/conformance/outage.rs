@@ -32,6 +32,7 @@ fn lease() -> Lease {
         sessions: 0,
         addresses: 0,
         open: true,
+        job: None,
     }
 }
 
