@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Redis on loopback for development and tests: Debian's redis-server, nothing kept on disk.
 #
-#   scripts/redis.sh up DIR [--cluster] [--port PORT]   starts it unless it runs, waits until it serves, prints its URLs
-#                                                       with commas between; --cluster: three masters, random ports
+#   scripts/redis.sh up DIR [--cluster [--replicas]] [--port PORT]
+#                                                       starts it unless it runs, waits until it serves, prints its URLs
+#                                                       with commas between; --cluster: three masters, random ports;
+#                                                       --replicas: and three more that take over from them
 #   scripts/redis.sh down DIR                           ends it
 #   scripts/redis.sh urls DIR                           prints the URLs of what runs, or fails
 #
@@ -21,7 +23,7 @@ die() {
 }
 
 usage() {
-    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -83,8 +85,8 @@ urls() {
 }
 
 up() {
-    local dir=$1 cluster=$2 port=$3 n wait
-    local -a nodes=()
+    local dir=$1 cluster=$2 port=$3 replicas=$4 n wait
+    local -a nodes=() numbers=(1 2 3)
     need
     urls "$dir" && return
     down "$dir"
@@ -100,19 +102,32 @@ up() {
         urls "$dir"
         return
     fi
-    for n in 1 2 3; do
-        start "$dir/$n" "" --cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout 2000
+    [ -z "$replicas" ] || numbers+=(4 5 6)
+    for n in "${numbers[@]}"; do
+        start "$dir/$n" "" --cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout 2000 \
+            --repl-diskless-sync-delay 0
         nodes+=("127.0.0.1:$(cat "$dir/$n/port")")
     done
-    redis-cli --cluster create "${nodes[@]}" --cluster-replicas 0 --cluster-yes >"$dir/create.log" ||
+    redis-cli --cluster create "${nodes[@]}" --cluster-replicas "${replicas:-0}" --cluster-yes >"$dir/create.log" ||
         die "no cluster: $(tail -n 3 "$dir/create.log" | tr '\n' ' ')"
     # That it is made, as one of them says, is not known to all of them yet.
-    for n in 1 2 3; do
+    for n in "${numbers[@]}"; do
         for ((wait = 0; wait < answer_tries; wait++)); do
             ! redis-cli -p "$(cat "$dir/$n/port")" cluster info | grep -q '^cluster_state:ok' || continue 2
             sleep 0.1
         done
         die "node $n of the cluster is not ok"
+    done
+    [ -n "$replicas" ] || { urls "$dir" && return; }
+    # A replica takes over only once it has had its master's data.
+    for n in "${numbers[@]}"; do
+        for ((wait = 0; wait < answer_tries; wait++)); do
+            case "$(redis-cli -p "$(cat "$dir/$n/port")" info replication)" in
+            *role:slave*master_link_status:up* | *role:master*connected_slaves:1*) continue 2 ;;
+            esac
+            sleep 0.1
+        done
+        die "node $n of the cluster is not in step"
     done
     urls "$dir"
 }
@@ -138,10 +153,11 @@ command=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 shift 2
-cluster="" port=""
+cluster="" port="" replicas=""
 while [ $# -gt 0 ]; do
     case "$1" in
     --cluster) cluster=yes ;;
+    --replicas) replicas=1 ;;
     --port)
         port=${2:?a port}
         shift
@@ -151,9 +167,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -z "$cluster" ] || [ -z "$port" ] || usage
+[ -n "$cluster" ] || [ -z "$replicas" ] || usage
 shopt -s nullglob
 case "$command" in
-up) up "$dir" "$cluster" "$port" ;;
+up) up "$dir" "$cluster" "$port" "$replicas" ;;
 down) down "$dir" ;;
 urls) urls "$dir" ;;
 *) usage ;;

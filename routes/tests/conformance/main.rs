@@ -4,6 +4,7 @@
 //! a lease that a test can wait for. Nothing sleeps for a fixed time: it waits for what must come to be.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod failover;
 mod outage;
 mod server;
 

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::server::Servers;
 
-fn open(url: &str) -> Redis {
+pub(crate) fn open(url: &str) -> Redis {
     let config = Config {
         kind: Kind::Redis,
         urls: vec![url.into()],
@@ -22,7 +22,7 @@ fn open(url: &str) -> Redis {
     Redis::open(&config).unwrap()
 }
 
-fn lease() -> Lease {
+pub(crate) fn lease() -> Lease {
     Lease {
         node: "n1".into(),
         incarnation: "aaa".into(),
@@ -36,7 +36,7 @@ fn lease() -> Lease {
     }
 }
 
-fn changes() -> Vec<Change> {
+pub(crate) fn changes() -> Vec<Change> {
     let route = |n| SessionRoute {
         session: format!("aaa.{n}"),
         device: String::new(),

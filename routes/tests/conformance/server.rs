@@ -6,7 +6,7 @@ use std::process::Command;
 /// `redis.sh` ends with this where Redis is not installed.
 const NOT_INSTALLED: i32 = 3;
 
-/// One server, or three that are a cluster.
+/// One server, or three that are a cluster, or those with a replica of each.
 pub(crate) struct Servers {
     dir: tempfile::TempDir,
     /// Where they answer.
@@ -37,6 +37,12 @@ impl Servers {
     pub(crate) fn again(&self, options: &[&str]) {
         let output = script("up", self.dir.path(), options);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Kills the server in this place of [`Self::urls`], as a machine that fails.
+    pub(crate) fn kill(&self, place: usize) {
+        let pid = std::fs::read_to_string(self.dir.path().join(format!("{}/pid", place + 1))).expect("it runs");
+        assert!(Command::new("kill").args(["-9", pid.trim()]).status().expect("kill can be run").success());
     }
 
     /// What each server's keys are, with the milliseconds that each has left (-1: it never expires).
