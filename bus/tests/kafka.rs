@@ -2,7 +2,7 @@
 
 mod support;
 
-use bus::{Bus, Config, Error, Event, Start, Topic};
+use bus::{Bus, Config, Consumer, Error, Event, Start, Topic};
 use bytes::Bytes;
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
@@ -302,4 +302,96 @@ async fn a_lag_near_the_retention_is_not_ready() {
         assert!(tokio::time::Instant::now() < until, "{why}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What comes of `partition` to `member`, until the record at `last`; `other` is asked, too, as a member must be.
+async fn read_on(
+    (member, other): (&mut Box<dyn Consumer>, &mut Box<dyn Consumer>),
+    partition: u32,
+    last: u64,
+) -> Vec<u64> {
+    let mut offsets = Vec::new();
+    while offsets.last() != Some(&last) {
+        tokio::select! {
+            event = soon(member.next()) => match event.expect("an event") {
+                Event::Records(of, records) if of == partition => offsets.extend(records.iter().map(|it| it.offset)),
+                Event::Records(..) => {}
+                event => panic!("{event:?}: nothing was to move"),
+            },
+            event = other.next() => drop(event.expect("an event")),
+        }
+    }
+    offsets
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_partition_is_read_on_when_the_group_assigns_it_and_not_when_it_was_abandoned() {
+    let Some(config) = configured() else { return };
+    let bus = open(&config).await.expect("opened");
+    for partition in 0..4 {
+        publish(&*bus, Topic::Rooms, partition, "x", 10).await;
+    }
+    let mut silent = soon(bus.consume(Topic::Rooms, "job")).await.expect("joined");
+    let mut survivor = soon(bus.consume(Topic::Rooms, "job")).await.expect("joined");
+    let (mut first, mut second) = (Seen::default(), Seen::default());
+    let members = [&mut silent, &mut survivor];
+    let shared = |a: &Seen, b: &Seen| a.owned.len() == 2 && b.owned.len() == 2;
+    Seen::until_both([&mut first, &mut second], members, |_| Start::At(1), shared).await;
+    let (kept, abandoned) = (first.owned[0], first.owned[1]);
+    assert!(!survivor.adopt(second.owned[0]), "it has that one");
+    for partition in [kept, abandoned] {
+        assert!(survivor.adopt(partition));
+        assert!(!survivor.adopt(partition), "it has it by now");
+        soon(survivor.committed(partition)).await.expect("an answer");
+    }
+    survivor.start(kept, Start::At(3));
+    assert_eq!(read_on((&mut survivor, &mut silent), kept, 10).await, (3..=10).collect::<Vec<_>>());
+    survivor.start(abandoned, Start::At(9));
+    assert_eq!(read_on((&mut survivor, &mut silent), abandoned, 10).await, [9, 10]);
+    survivor.abandon(abandoned);
+    survivor.commit(kept, 10);
+
+    soon(silent.leave()).await;
+    publish(&*bus, Topic::Rooms, kept, "y", 2).await;
+    let (mut assigned, mut after) = (Vec::new(), (Vec::new(), Vec::new()));
+    while assigned.len() < 2 || after.0.len() < 2 || after.1.len() < 10 {
+        match soon(survivor.next()).await.expect("an event") {
+            Event::Assigned(partition) => {
+                if partition == abandoned {
+                    survivor.start(partition, Start::At(1));
+                }
+                assigned.push(partition);
+            }
+            Event::Records(partition, records) => {
+                let offsets = records.iter().map(|record| record.offset);
+                match partition {
+                    partition if partition == kept => after.0.extend(offsets),
+                    partition if partition == abandoned => after.1.extend(offsets),
+                    _ => {}
+                }
+            }
+            Event::Revoked(partition) => panic!("{partition} was revoked"),
+        }
+    }
+    assigned.sort_unstable();
+    let mut both = [kept, abandoned];
+    both.sort_unstable();
+    assert_eq!(assigned, both);
+    assert_eq!(after, (vec![11, 12], (1..=10).collect()), "what was being read goes on, the other one begins");
+    // It is the group's by now.
+    survivor.abandon(kept);
+    publish(&*bus, Topic::Rooms, kept, "z", 1).await;
+    loop {
+        if let Event::Records(partition, records) = soon(survivor.next()).await.expect("an event")
+            && partition == kept
+        {
+            assert_eq!(records[0].offset, 13);
+            break;
+        }
+    }
+    soon(survivor.leave()).await;
+    let mut next = soon(bus.consume(Topic::Rooms, "job")).await.expect("joined");
+    let mut seen = Seen::default();
+    seen.until(&mut *next, |_| Start::End, |seen| seen.owned.len() == 4).await;
+    assert_eq!(soon(next.committed(kept)).await.expect("an answer"), 10, "it was committed before it was assigned");
 }

@@ -236,3 +236,36 @@ async fn pushes_and_commands_go_where_the_sessions_are() {
     assert_eq!(seen(&a), [to_user(session(&a, 1)), (String::new(), vec![session(&a, 9)], false, 0), to_all(750)]);
     assert_eq!(seen(&b), [to_user(session(&b, 2)), to_all(250)]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_an_id_for_another_payload_is_told_and_nobody_gets_it() {
+    let world = World::new(1).await;
+    let connector = Connector::start(&world, "a", 1).await;
+    let job = world.job("job-0");
+    job.ready().await;
+    connector.hold("room:1").await;
+    let session = |number: u32| format!("{}.0.{number}.1", connector.incarnation);
+    let post = |text: &'static str, session: String| {
+        let (id, client_message_id, payload) = ("id".to_owned(), "mine".to_owned(), text.into());
+        record::record::Body::Post(record::Post { id, client_message_id, payload, session, ..Default::default() })
+    };
+    for (text, number) in [("one", 1), ("one", 1), ("two", 2)] {
+        world.publish_body(Topic::Rooms, "room:1", post(text, session(number))).await;
+    }
+    world.publish("room:1", "last", "last").await;
+    let got = || connector.with(|state| state.channels["room:1"].messages.clone());
+    until("the last message is there", || got().last().is_some_and(|(_, text)| text == "last")).await;
+    assert_eq!(got().iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["one", "last"]);
+    until("the sender is told", || connector.with(|state| !state.commands.is_empty())).await;
+    let told = proto::client::Refused {
+        channel: "room:1".into(),
+        id: "id".into(),
+        client_message_id: "mine".into(),
+        code: proto::client::ErrorCode::Conflict.into(),
+    };
+    let told = proto::cluster::CommandOut {
+        sessions: vec![session(2)],
+        act: Some(proto::cluster::command_out::Act::Refused(told)),
+    };
+    assert_eq!(connector.with(|state| state.commands.clone()), [told]);
+}

@@ -190,6 +190,23 @@ fn a_client_and_the_platform_may_subscribe_it_at_once() {
 }
 
 #[test]
+fn what_only_the_owner_refuses_reaches_the_session_that_sent_it() {
+    let mut bench = Bench::new(|_| {});
+    let (key, other) = (bench.native(), bench.native());
+    let refused = client::Refused {
+        channel: "room:1".into(),
+        id: "id".into(),
+        client_message_id: "mine".into(),
+        code: client::ErrorCode::Conflict.into(),
+    };
+    bench.input(Input::Command(vec![key], Arc::new(cluster::command_out::Act::Refused(refused.clone()))));
+    let frames = bench.frames(key);
+    let [ServerFrame { request: 0, body: Some(Body::Refused(told)), .. }] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!(told, &refused);
+    assert!(bench.frames(other).is_empty());
+}
+
+#[test]
 fn being_taken_out_ends_what_is_under_way_and_nothing_later() {
     let mut bench = Bench::new(|_| {});
     bench.viewer();
