@@ -5,6 +5,8 @@
 #                                       prints host:port,...; everything is kept in DIR, also over down and up
 #   scripts/kafka.sh down DIR           ends it
 #   scripts/kafka.sh kill DIR N         kill -9 of broker N (from 1)
+#   scripts/kafka.sh stop DIR N         broker N stands still (SIGSTOP), until
+#   scripts/kafka.sh go DIR N           it goes on (SIGCONT)
 #
 # KAFKA_PORT=9092   the first broker's port, the others' follow; else free ones are found
 # KAFKA_WITH=PID    ends it, and removes DIR, when that process is gone, however it ends
@@ -162,7 +164,7 @@ up() {
 down() {
     local dir=$1 broker n
     for broker in "$dir"/[0-9]*; do
-        running "$broker" && kill "$(cat "$broker/pid")" 2>/dev/null || true
+        running "$broker" && kill "$(cat "$broker/pid")" && kill -CONT "$(cat "$broker/pid")" 2>/dev/null || true
     done
     for broker in "$dir"/[0-9]*; do
         for ((n = 0; n < 100; n++)); do
@@ -176,6 +178,10 @@ down() {
 case "${1:-}" in
 up) up "${2:?DIR}" "${3:-1}" ;;
 down) down "$(cd "${2:?DIR}" && pwd)" ;;
-kill) broker="$(cd "${2:?DIR}" && pwd)/${3:?N}" && running "$broker" && kill -9 "$(cat "$broker/pid")" ;;
-*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kill | stop | go)
+    broker="$(cd "${2:?DIR}" && pwd)/${3:?N}"
+    case "$1" in kill) signal=KILL ;; stop) signal=STOP ;; go) signal=CONT ;; esac
+    running "$broker" && kill -"$signal" "$(cat "$broker/pid")"
+    ;;
+*) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -17,7 +17,7 @@
 pub mod config;
 mod embedded;
 mod kafka;
-mod lull;
+mod quiet;
 
 pub use config::{Config, HEARTBEAT_MS_MAX, SESSION_TIMEOUT_MS_MIN};
 

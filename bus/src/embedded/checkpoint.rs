@@ -1,9 +1,9 @@
 //! Where each group is: (group, topic, partition) ─▶ (log ID, offset), in one small file that is replaced whole.
 //!
-//! Not on the publishing path: a thread of its own writes it in a lull ([`Lull`]). What a crash takes is read again.
+//! Not on the publishing path: a thread of its own writes it in a quiet period ([`QuietPeriod`]). What a crash takes is read again.
 
 use super::disk::{self, Disk};
-use crate::lull::Lull;
+use crate::quiet::QuietPeriod;
 use crate::{Error, Offset};
 use std::collections::BTreeMap;
 use std::io;
@@ -41,7 +41,7 @@ struct State {
     at: BTreeMap<Key, (String, Offset)>,
     /// Counts changes.
     version: u64,
-    lull: Lull,
+    quiet: QuietPeriod,
     /// Someone waits: it is written at once.
     hurry: bool,
     closed: bool,
@@ -104,7 +104,7 @@ impl Checkpoints {
     /// Something has changed.
     fn note(&self, mut state: MutexGuard<'_, State>) {
         state.version += 1;
-        let first = state.lull.change(Instant::now());
+        let first = state.quiet.change(Instant::now());
         // Not under the lock that who wakes takes first.
         drop(state);
         // Else the thread sleeps until it is due, and then finds it put off.
@@ -152,7 +152,7 @@ impl Checkpoints {
                 state.hurry = false;
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            while let (false, false, Some(due)) = (state.hurry, state.closed, state.lull.due()) {
+            while let (false, false, Some(due)) = (state.hurry, state.closed, state.quiet.due()) {
                 let left = due.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     break;
@@ -160,7 +160,7 @@ impl Checkpoints {
                 (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
             }
             let (bytes, version, closed) = (encode(&state.at), state.version, state.closed);
-            state.lull.take(Instant::now());
+            state.quiet.take(Instant::now());
             state.hurry = false;
             drop(state);
             let result = if version == done { Ok(()) } else { self.write(&bytes) };

@@ -1,8 +1,16 @@
-//! Members of groups, each a client of librdkafka's, and what they share with [`super::reader`].
+//! Members of groups, and what they share with [`super::reader`].
+//!
+//! A member has two clients of librdkafka's. The *group client* is in the group: it is given partitions, commits, and
+//! fetches nothing. The *reading client* is in no group: it fetches what [`Consumer::start`] asks for.
 //!
 //! Flow: [`Member::next`] polls ─▶ librdkafka calls [`Context::rebalance`] on the same thread, which only takes or
-//! gives up the partitions (paused) and notes it ─▶ `next` tells. [`Consumer::start`] is noted; `next` asks the
-//! brokers where that is, on a blocking thread, and assigns the partition again from there.
+//! gives up the partitions and notes it ─▶ `next` tells. [`Consumer::start`] is noted; `next` asks the brokers where
+//! that is, on a blocking thread, and assigns the partition to the reading client from there.
+//!
+//! When Kafka was away for longer than the session timeout, the group client has lost its partitions, and the group
+//! waits for the member that it was before to time out, another session timeout. The partitions are *kept* meanwhile:
+//! they are read as before until the group has decided. Only a member that stood still itself gives them up at once,
+//! since others may have them.
 //!
 //! Invariants:
 //! - no record is told of a partition that is not assigned and started, and none from before the last start;
@@ -10,179 +18,37 @@
 //! - what was committed of a partition is with the brokers before the partition is given up, unless it was lost (its
 //!   member was silent for too long) or the brokers do not take it.
 
-use super::{Cluster, blocking, client, group_name, tell, topic, unavailable};
-use crate::config::HEARTBEAT_MS_MAX;
-use crate::lull::Lull;
+mod care;
+mod context;
+mod membership;
+
+use super::{Cluster, blocking, topic, unavailable};
+use crate::quiet::QuietPeriod;
 use crate::{Consumer, Error, Event, Offset, Record, Start, Topic};
 use async_trait::async_trait;
 use bytes::Bytes;
+use context::{Commit, POLL_MS_MAX, commit_list, group_client};
 use futures::FutureExt;
-use rdkafka::bindings::rd_kafka_resp_err_t as Code;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as Place, TopicPartitionListElem};
-use rdkafka::{ClientConfig, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-use tokio::sync::{Notify, watch};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+pub(super) use context::{Context, reading_client};
 
 /// Most records that are taken off librdkafka's queue at a time: as many as the embedded bus gives.
 pub(super) const TAKE_MAX: usize = 512;
 /// How often a place that was skipped over is fetched from again: then there is nothing, as where another program's
 /// transactions left their marks.
 pub(super) const SKIPS_MAX: u32 = 3;
-/// How long a member may go without [`Consumer::next`] before the group goes on without it, milliseconds.
-const POLL_MS_MAX: u32 = 30_000;
-
-/// Takes and gives up partitions as the group says.
-pub(super) struct Context {
-    changes: Mutex<VecDeque<Event>>,
-    changed: Notify,
-    /// To be sent. Here, so that a partition is not given up without what was committed of it.
-    commits: Mutex<BTreeMap<u32, Commit>>,
-    /// Partitions that this member has and the group has not assigned to it.
-    adopted: Mutex<BTreeSet<u32>>,
-}
-
-/// A partition's checkpoint.
-struct Commit {
-    topic: Arc<str>,
-    /// The log's ID.
-    log: Arc<str>,
-    offset: Offset,
-}
-
-impl Context {
-    fn commits(&self) -> MutexGuard<'_, BTreeMap<u32, Commit>> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn adopted(&self) -> MutexGuard<'_, BTreeSet<u32>> {
-        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was assigned, and is not told yet.
-    fn assigned(&self) -> BTreeSet<u32> {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let assigned = |change: &Event| if let Event::Assigned(partition) = change { Some(*partition) } else { None };
-        changes.iter().filter_map(assigned).collect()
-    }
-
-    /// Sends what was committed of `partitions`, and waits for the brokers.
-    fn commit_last(&self, consumer: &BaseConsumer<Self>, partitions: &[u32]) {
-        let last: BTreeMap<_, _> = {
-            let mut commits = self.commits();
-            partitions.iter().filter_map(|partition| commits.remove_entry(partition)).collect()
-        };
-        // Lost: others have these partitions already, and the brokers would refuse it.
-        let Some(list) = commit_list(last).filter(|_| !consumer.assignment_lost()) else { return };
-        if let Err(error) = waiting(|| consumer.commit(&list, CommitMode::Sync)) {
-            tracing::warn!(%error, ?partitions, "the last commit of partitions that are given up");
-        }
-    }
-}
-
-/// Runs what waits for the brokers, so that other tasks of this thread go on elsewhere if there is an elsewhere.
-fn waiting<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
-
-fn commit_list(commits: BTreeMap<u32, Commit>) -> Option<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    for (partition, Commit { topic, log, offset }) in commits {
-        let mut element = list.add_partition(&topic, partition as i32);
-        // Ours of what is done is Kafka's of what is next.
-        if element.set_offset(Place::Offset(offset as i64)).is_ok() {
-            element.set_metadata(&*log);
-        }
-    }
-    (list.count() > 0).then_some(list)
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        tell(level, fac, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka consumer");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: Code, list: &mut TopicPartitionList) {
-        let partitions = list.elements().iter().map(|element| element.partition() as u32).collect::<Vec<_>>();
-        let assigned = code == Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        let result = if assigned {
-            // Those that are adopted are being read already, and go on from where they are.
-            let mut fresh = TopicPartitionList::new();
-            {
-                let mut adopted = self.adopted();
-                for element in list.elements() {
-                    if !adopted.remove(&(element.partition() as u32)) {
-                        fresh.add_partition(element.topic(), element.partition());
-                    }
-                }
-            }
-            // Paused: nothing is fetched before `start` says from where. Not `End`, which librdkafka asks the broker for:
-            // its answer was seen to move a partition that had been started since.
-            fresh
-                .set_all_offsets(Place::Offset(0))
-                .and_then(|()| consumer.incremental_assign(&fresh))
-                .and_then(|()| consumer.pause(&fresh))
-        } else {
-            self.commit_last(consumer, &partitions);
-            consumer.incremental_unassign(list)
-        };
-        if let Err(error) = result {
-            tracing::error!(%error, assigned, "kafka rebalance");
-        }
-        // Bounded by the partitions: the group changes only while it is polled, and then these are taken.
-        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.extend(partitions.into_iter().map(if assigned { Event::Assigned } else { Event::Revoked }));
-        drop(changes);
-        self.changed.notify_one();
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            tracing::warn!(%error, "kafka commit");
-        }
-    }
-}
-
-pub(super) fn context() -> Context {
-    Context { changes: Mutex::default(), changed: Notify::new(), commits: Mutex::default(), adopted: Mutex::default() }
-}
-
-/// What members and readers are told.
-pub(super) fn reading(cluster: &Cluster, group: String) -> ClientConfig {
-    let mut config = client(&cluster.config.kafka);
-    let session_ms = cluster.config.kafka.session_timeout_ms;
-    config
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", session_ms.to_string())
-        .set("heartbeat.interval.ms", (session_ms / 3).min(HEARTBEAT_MS_MAX).to_string())
-        .set("max.poll.interval.ms", POLL_MS_MAX.max(session_ms).to_string())
-        .set("fetch.error.backoff.ms", "100")
-        .set("fetch.queue.backoff.ms", "10")
-        .set("queued.max.messages.kbytes", "16384");
-    config
-}
+/// How often a member looks after itself.
+const TICK: Duration = Duration::from_millis(500);
 
 /// A list of one topic's partitions.
 fn list(topic: &str, partitions: impl IntoIterator<Item = u32>) -> TopicPartitionList {
@@ -239,6 +105,33 @@ pub(super) fn fault(error: &KafkaError) -> Error {
     }
 }
 
+/// Passes over what a broken connection brings, which heals by itself and is logged once; anything else is an error.
+pub(super) fn passing(cluster: &Cluster, error: &KafkaError) -> Result<(), Error> {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(
+            Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::NotCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::PollExceeded
+            | Code::UnknownMemberId
+            | Code::IllegalGeneration
+            | Code::RebalanceInProgress,
+        ) => {
+            cluster.reach.notice("consumer", &error.to_string());
+            Ok(())
+        }
+        _ => Err(fault(error)),
+    }
+}
+
 /// Whether librdkafka stopped fetching since a position is not in the log.
 pub(super) fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))
@@ -253,27 +146,59 @@ pub(super) struct Member {
     log: Arc<str>,
     group: String,
     /// `None` only while it is being dropped.
-    client: Option<Arc<StreamConsumer<Context>>>,
+    clients: Option<Clients>,
     owned: BTreeMap<u32, Owned>,
+    /// What came and went, and is not told yet.
+    events: VecDeque<Event>,
     /// What the brokers said was committed of partitions that nobody has asked for yet.
     left: BTreeMap<u32, Offset>,
     /// Read, and not yet told.
     read: VecDeque<(u32, Vec<Record>)>,
     finding: Option<JoinHandle<Result<Vec<Found>, Error>>>,
     /// When what the context has to commit is sent.
-    lull: Lull,
+    quiet: QuietPeriod,
+    /// Since when the group owes an answer.
+    unsettled: Option<Instant>,
+    /// The group owes it since it lost this member.
+    was_lost: bool,
+    /// Until when new partitions are not told.
+    hand_over_until: Option<Instant>,
+    /// When the last record came, or the reading client was last found to be where it should.
+    progress: Instant,
+    /// Where the partitions end, asked when nothing came for long; and where they were read up to then.
+    ends: Option<JoinHandle<Result<Vec<Behind>, Error>>>,
+    /// What was there to read at the last question, and was not read since.
+    behind: Vec<(u32, i64)>,
+    /// When [`Consumer::next`] was last under way.
+    polled: Instant,
     refused: watch::Receiver<Option<String>>,
 }
+
+/// A member's clients.
+#[derive(Clone)]
+struct Clients {
+    group: Arc<StreamConsumer<Context>>,
+    reader: Arc<StreamConsumer<Context>>,
+}
+
+/// A partition that has more than was read: Kafka's next offset of the reading client.
+type Behind = (u32, i64);
 
 /// An assigned partition.
 #[derive(Default)]
 struct Owned {
+    /// Lost, and read on until the group has decided.
+    kept: bool,
+    /// Not assigned by the group: [`Consumer::adopt`].
+    adopted: bool,
     /// Where it is to be started, until that is found.
     from: Option<Start>,
     /// Counts starts, so that an answer about an earlier one is known.
     starts: u64,
     /// Kafka's next offset; `None` before it is started.
     next: Option<i64>,
+    /// Whether the reading client has it.
+    fetching: bool,
     paused: bool,
     /// A place that was skipped over, and how often it was fetched from again.
     skipped: (i64, u32),
@@ -294,9 +219,16 @@ impl Owned {
         if self.skipped.1 > SKIPS_MAX {
             return true;
         }
-        self.from = Some(Start::At(next as Offset + 1));
-        self.starts += 1;
+        self.search_again(next);
         false
+    }
+
+    /// Starts again at `next`.
+    fn search_again(&mut self, next: i64) {
+        if self.from.is_none() {
+            self.from = Some(Start::At(next as Offset + 1));
+            self.starts += 1;
+        }
     }
 }
 
@@ -314,52 +246,41 @@ impl Member {
         }
         let asked = (cluster.clone(), group.to_owned());
         blocking(move || check(&asked.0, topic, &asked.1)).await?;
-        let name = cluster.name(topic);
-        let client: StreamConsumer<Context> = reading(cluster, group_name(&cluster.config.kafka, topic, group))
-            .create_with_context(context())
-            .map_err(unavailable)?;
-        client.subscribe(&[&name]).map_err(unavailable)?;
+        let clients = Clients { group: group_client(cluster, topic, group)?, reader: reading_client(cluster, topic)? };
         Ok(Self {
             cluster: cluster.clone(),
             topic,
-            name: name.into(),
+            name: cluster.name(topic).into(),
             log: cluster.log(topic).into(),
             group: group.to_owned(),
-            client: Some(Arc::new(client)),
+            clients: Some(clients),
             owned: BTreeMap::new(),
+            events: VecDeque::new(),
             left: BTreeMap::new(),
             read: VecDeque::new(),
             finding: None,
-            lull: Lull::default(),
+            quiet: QuietPeriod::default(),
+            unsettled: Some(Instant::now()),
+            was_lost: false,
+            hand_over_until: None,
+            progress: Instant::now(),
+            ends: None,
+            behind: Vec::new(),
+            polled: Instant::now(),
             refused: cluster.refused.subscribe(),
         })
     }
 
-    fn client(&self) -> &Arc<StreamConsumer<Context>> {
-        self.client.as_ref().expect("there until it is dropped")
+    fn clients(&self) -> &Clients {
+        self.clients.as_ref().expect("there until it is dropped")
     }
 
-    /// The next partition that came or went.
-    fn change(&mut self) -> Option<Event> {
-        let change = {
-            let client = self.client();
-            client.context().changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?
-        };
-        match change {
-            Event::Assigned(partition) => {
-                // One that was adopted is being read, and goes on.
-                self.owned.entry(partition).or_default();
-            }
-            Event::Revoked(partition) => {
-                self.owned.remove(&partition);
-                self.left.remove(&partition);
-                // What was committed since it was given up.
-                self.client().context().commits().remove(&partition);
-                self.read.retain(|read| read.0 != partition);
-            }
-            Event::Records(..) => {}
-        }
-        Some(change)
+    fn group(&self) -> &Arc<StreamConsumer<Context>> {
+        &self.clients().group
+    }
+
+    fn reader(&self) -> &Arc<StreamConsumer<Context>> {
+        &self.clients().reader
     }
 
     /// Records that were read of a partition that is not paused.
@@ -370,8 +291,10 @@ impl Member {
 
     /// Notes a message, and what else is there already.
     fn take(&mut self, first: &BorrowedMessage<'_>) {
+        self.progress = Instant::now();
+        self.cluster.reach.back();
         self.note(first);
-        let client = self.client().clone();
+        let client = self.reader().clone();
         for _ in 1..TAKE_MAX {
             match client.recv().now_or_never() {
                 Some(Ok(message)) => self.note(&message),
@@ -381,7 +304,7 @@ impl Member {
                     return;
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "kafka consumer");
+                    self.cluster.reach.notice("consumer", &error.to_string());
                     return;
                 }
                 None => return,
@@ -414,9 +337,8 @@ impl Member {
     /// Starts every partition again where it is: one of them is out of the log's range, and it is not said which.
     fn search_again(&mut self) {
         for owned in self.owned.values_mut() {
-            if let (Some(next), None) = (owned.next, owned.from) {
-                owned.from = Some(Start::At(next as Offset + 1));
-                owned.starts += 1;
+            if let Some(next) = owned.next {
+                owned.search_again(next);
             }
         }
     }
@@ -439,9 +361,9 @@ impl Member {
 
     /// Fetches from where it was found.
     fn found(&mut self, found: Vec<Found>) -> Result<(), Error> {
-        let client = self.client().clone();
+        let client = self.reader().clone();
         let mut from = TopicPartitionList::new();
-        let (mut going, mut paused) = (Vec::new(), Vec::new());
+        let (mut there, mut going, mut paused) = (Vec::new(), Vec::new(), Vec::new());
         for Found { partition, starts, offset } in found {
             // Lost, or started again, meanwhile.
             let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.starts == starts) else { continue };
@@ -450,6 +372,9 @@ impl Member {
             let offset = owned.next.map_or(offset, |next| next.max(offset));
             owned.next = Some(offset);
             from.add_partition_offset(&self.name, partition as i32, Place::Offset(offset)).map_err(unavailable)?;
+            if std::mem::replace(&mut owned.fetching, true) {
+                there.push(partition);
+            }
             if owned.paused { &mut paused } else { &mut going }.push(partition);
         }
         if from.count() == 0 {
@@ -457,8 +382,8 @@ impl Member {
         }
         // Not seek, which fails in the states before the first fetch and after one out of range. What was fetched
         // before is of an older version and is not told.
-        let result = client
-            .incremental_unassign(&from)
+        let unassigned = if there.is_empty() { Ok(()) } else { client.incremental_unassign(&list(&self.name, there)) };
+        let result = unassigned
             .and_then(|()| client.incremental_assign(&from))
             .and_then(|()| client.resume(&list(&self.name, going)))
             .and_then(|()| client.pause(&list(&self.name, paused)));
@@ -470,15 +395,21 @@ impl Member {
 
     /// What is to be committed now.
     fn commits(&mut self) -> Option<TopicPartitionList> {
-        self.lull.take(Instant::now());
-        let commits = std::mem::take(&mut *self.client().context().commits());
+        self.quiet.take(Instant::now());
+        if self.unsettled.is_some() {
+            // The brokers would refuse it.
+            return None;
+        }
+        let mut commits = std::mem::take(&mut *self.group().context().commits());
+        // One that failed may have come back after its partition was given up.
+        commits.retain(|partition, _| self.owned.contains_key(partition));
         commit_list(commits)
     }
 }
 
 /// Refuses checkpoints that do not fit the log. Blocking.
 fn check(cluster: &Cluster, topic: Topic, group: &str) -> Result<(), Error> {
-    let outsider = topic::Outsider::new(&cluster.config, topic, group)?;
+    let outsider = topic::Outsider::new(&cluster.config, topic, group, cluster.notices())?;
     let left = outsider.checkpoints()?;
     if left.is_empty() {
         return Ok(());
@@ -506,33 +437,50 @@ impl Consumer for Member {
             if let Some(why) = self.refused.borrow_and_update().clone() {
                 return Err(Error::Refused(why));
             }
+            let now = Instant::now();
+            if now.duration_since(self.polled).as_millis() as u32 > POLL_MS_MAX {
+                // The group went on without this member since nobody asked it: as if it had stood still.
+                self.cluster.awake.stood_still();
+            }
+            self.polled = now;
             if let Some(event) = self.change().or_else(|| self.tell()) {
                 return Ok(event);
             }
-            if self.lull.due().is_some_and(|at| at <= Instant::now())
+            self.look_after(now)?;
+            if self.quiet.due().is_some_and(|at| at <= now)
                 && let Some(list) = self.commits()
             {
-                self.client().commit(&list, CommitMode::Async).map_err(unavailable)?;
+                self.group().commit(&list, CommitMode::Async).map_err(unavailable)?;
             }
             if self.finding.is_none() {
                 self.find();
             }
-            let client = self.client().clone();
-            let commit_at = self.lull.due();
+            let Clients { group, reader } = self.clients().clone();
+            let wake_at = self.quiet.due().map_or(now + TICK, |due| due.min(now + TICK));
             tokio::select! {
-                () = client.context().changed.notified() => {}
+                () = group.context().changed.notified() => {}
                 found = async { self.finding.as_mut().expect("polled only if there").await }, if self.finding.is_some() => {
                     self.finding = None;
                     let found = found.map_err(unavailable)??;
                     self.found(found)?;
                 }
-                message = client.recv() => match message {
+                ends = async { self.ends.as_mut().expect("polled only if there").await }, if self.ends.is_some() => {
+                    self.ends = None;
+                    // No answer says nothing about the reading client.
+                    if let Ok(Ok(behind)) = ends {
+                        self.judge_reader(behind)?;
+                    }
+                }
+                message = reader.recv() => match message {
                     Ok(message) => self.take(&message),
                     Err(error) if is_out_of_range(&error) => self.search_again(),
-                    Err(error) => return Err(fault(&error)),
+                    Err(error) => passing(&self.cluster, &error)?,
                 },
-                () = async { tokio::time::sleep_until(commit_at.expect("polled only if there").into()).await },
-                    if commit_at.is_some() => {}
+                // It fetches nothing, and is polled so that the group's changes come.
+                message = group.recv() => if let Err(error) = message {
+                    passing(&self.cluster, &error)?;
+                },
+                () = tokio::time::sleep_until(wake_at.into()) => {}
                 _ = self.refused.changed() => {}
             }
         }
@@ -551,11 +499,11 @@ impl Consumer for Member {
     fn pause(&mut self, partition: u32, paused: bool) {
         let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.paused != paused) else { return };
         owned.paused = paused;
-        if owned.next.is_none() {
+        if !owned.fetching {
             return;
         }
         let list = list(&self.name, [partition]);
-        let result = if paused { self.client().pause(&list) } else { self.client().resume(&list) };
+        let result = if paused { self.reader().pause(&list) } else { self.reader().resume(&list) };
         if let Err(error) = result {
             tracing::error!(%error, partition, paused, "kafka pause");
         }
@@ -565,8 +513,8 @@ impl Consumer for Member {
         if let Some(owned) = self.owned.get_mut(&partition) {
             owned.committed = Some(offset);
             let commit = Commit { topic: self.name.clone(), log: self.log.clone(), offset };
-            self.client().context().commits().insert(partition, commit);
-            self.lull.change(Instant::now());
+            self.group().context().commits().insert(partition, commit);
+            self.quiet.change(Instant::now());
         }
     }
 
@@ -574,36 +522,13 @@ impl Consumer for Member {
         if self.owned.contains_key(&partition) {
             return false;
         }
-        let client = self.client().clone();
-        // Before the partition is added: a rebalance on the way then finds it here.
-        if !client.context().adopted().insert(partition) {
-            return false;
-        }
-        let mut added = list(&self.name, [partition]);
-        let result = added
-            .set_all_offsets(Place::Offset(0))
-            .and_then(|()| client.incremental_assign(&added))
-            .and_then(|()| client.pause(&added));
-        if let Err(error) = result {
-            tracing::warn!(%error, partition, "a partition cannot be adopted now");
-            client.context().adopted().remove(&partition);
-            return false;
-        }
-        self.owned.insert(partition, Owned::default());
+        self.owned.insert(partition, Owned { adopted: true, ..Owned::default() });
         true
     }
 
     fn abandon(&mut self, partition: u32) {
-        let client = self.client().clone();
-        if !client.context().adopted().remove(&partition) {
-            return;
-        }
-        self.owned.remove(&partition);
-        self.left.remove(&partition);
-        client.context().commits().remove(&partition);
-        self.read.retain(|read| read.0 != partition);
-        if let Err(error) = client.incremental_unassign(&list(&self.name, [partition])) {
-            tracing::warn!(%error, partition, "a partition that was adopted is given up");
+        if self.owned.get(&partition).is_some_and(|owned| owned.adopted) {
+            self.give_up(partition);
         }
     }
 
@@ -614,11 +539,12 @@ impl Consumer for Member {
         if let Some(offset) = self.left.remove(&partition) {
             return Ok(offset);
         }
-        let client = self.client().clone();
+        let client = self.group().clone();
         // One question for all that came with it: whoever asks for one asks for each of them, and does nothing else
         // meanwhile. They are ours by now, so that nobody else commits.
-        let others = client.context().assigned().into_iter().filter(|other| *other != partition);
-        let partitions = others.chain([partition]);
+        let assigned = |event: &Event| if let Event::Assigned(other) = event { Some(*other) } else { None };
+        let others: Vec<u32> = self.events.iter().filter_map(assigned).filter(|other| *other != partition).collect();
+        let partitions = others.into_iter().chain([partition]);
         let (list, log) = (list(&self.name, partitions), self.log.clone());
         let left = blocking(move || {
             let committed = topic::committed(&*client, list)?;
@@ -641,7 +567,8 @@ impl Consumer for Member {
         // What went since the last `next` is not committed any more.
         while self.change().is_some() {}
         let commits = self.commits();
-        let Some(client) = self.client.take() else { return };
+        let Some(Clients { group: client, reader }) = self.clients.take() else { return };
+        drop_elsewhere(reader);
         let group = self.group.clone();
         let left = blocking(move || {
             if let Some(list) = commits {
@@ -659,8 +586,8 @@ impl Consumer for Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            drop_elsewhere(client);
+        if let Some(clients) = self.clients.take() {
+            drop_elsewhere(clients);
         }
     }
 }

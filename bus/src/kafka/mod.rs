@@ -12,6 +12,7 @@
 //! - a topic's log ID changes when the topic is made anew ([`topic`] says how it is kept).
 
 mod consumer;
+mod reach;
 mod reader;
 mod topic;
 
@@ -25,8 +26,10 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use reach::{Awake, Reach};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use topic::Asker;
@@ -38,30 +41,39 @@ const QUEUE_KIB_MAX: u32 = 64 << 10;
 /// How long records are gathered into a batch, milliseconds: half of one costs little latency and saves most requests.
 const LINGER_MS: &str = "0.5";
 
-/// What a client of librdkafka's tells: to our log.
+/// What a client of librdkafka's notices: to [`Reach`] and our log.
 #[derive(Clone)]
-struct Telling;
+struct Notices(Arc<Reach>);
 
-impl ClientContext for Telling {
+impl Notices {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        tell(level, fac, message);
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => self.0.notice(fac, message),
+            _ => tracing::debug!(fac, message, "librdkafka"),
+        }
+    }
+
+    fn error(&self, error: &KafkaError, reason: &str) {
+        let kind = error.rdkafka_error_code().map_or_else(|| "error".to_owned(), |code| format!("{code:?}"));
+        self.0.notice(&kind, reason);
+    }
+}
+
+impl ClientContext for Notices {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        self.log(level, fac, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka");
+        self.error(&error, reason);
     }
 }
 
-impl ConsumerContext for Telling {}
-
-fn tell(level: RDKafkaLogLevel, fac: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            tracing::warn!(fac, message, "librdkafka");
-        }
-        _ => tracing::debug!(fac, message, "librdkafka"),
-    }
-}
+impl ConsumerContext for Notices {}
 
 /// What all parts know.
 struct Cluster {
@@ -69,6 +81,9 @@ struct Cluster {
     /// Of every topic, by `Topic as usize`; fixed when opened.
     logs: [String; Topic::ALL.len()],
     asker: Asker,
+    reach: Arc<Reach>,
+    awake: Awake,
+    opened: Instant,
     /// Why nothing goes on, for good: a topic was made anew under a running process.
     refused: watch::Sender<Option<String>>,
     /// Why publishing cannot be expected to work.
@@ -86,6 +101,15 @@ impl Cluster {
 
     fn name(&self, topic: Topic) -> String {
         name(&self.config.kafka, topic)
+    }
+
+    fn notices(&self) -> Notices {
+        Notices(self.reach.clone())
+    }
+
+    /// For how long the brokers have answered; `None` while they do not.
+    fn there_for(&self) -> Option<Duration> {
+        self.reach.there_for(self.opened)
     }
 
     fn partition(&self, topic: Topic, partition: u32) -> Result<i32, Error> {
@@ -120,8 +144,12 @@ fn client(config: &config::Kafka) -> ClientConfig {
     client
         .set("bootstrap.servers", config.brokers.join(","))
         .set("client.id", "barrage")
-        // A broker that came back is found within a second (the default goes up to ten).
-        .set("reconnect.backoff.max.ms", "1000")
+        // A broker that came back is found within half a second (the default goes up to ten).
+        .set("reconnect.backoff.max.ms", "500")
+        // A connection that a stopped or vanished broker does not answer is given up: until then nobody finds the way back.
+        // The defaults are 30 and 60 seconds. A handshake takes milliseconds, an answer at most ten seconds (`ASK`).
+        .set("socket.connection.setup.timeout.ms", "5000")
+        .set("socket.timeout.ms", "10000")
         .set("socket.keepalive.enable", "true")
         .set_log_level(RDKafkaLogLevel::Warning);
     for (key, value) in &config.properties {
@@ -152,7 +180,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 /// The bus on Kafka.
 pub(crate) struct Kafka {
     cluster: Arc<Cluster>,
-    producing: Producing,
+    producing: Arc<Producing>,
     stop: CancellationToken,
     _watch: DropGuard,
 }
@@ -163,17 +191,22 @@ impl Kafka {
     /// # Errors
     /// [`Error::Refused`] where a topic is not as it must be; [`Error::Unavailable`].
     pub(crate) async fn open(config: &Config, stop: CancellationToken) -> Result<Self, Error> {
-        let logs = topic::prepare(config).await?;
+        let reach = Arc::new(Reach::default());
+        let logs = topic::prepare(config, &Notices(reach.clone())).await?;
+        let producing = Arc::new(Producing::new(&config.kafka, Notices(reach.clone()))?);
         let cluster = Arc::new(Cluster {
             config: config.clone(),
             logs,
-            asker: Asker::new(&config.kafka)?,
+            asker: Asker::new(&config.kafka, Notices(reach.clone()))?,
+            reach,
+            awake: Awake::new(Duration::from_millis(u64::from(config.kafka.session_timeout_ms) / 2)),
+            opened: Instant::now(),
             refused: watch::Sender::new(None),
             fault: Mutex::default(),
         });
         let watching = stop.child_token();
         tokio::spawn(watching.clone().run_until_cancelled_owned(topic::watch(cluster.clone())));
-        let producing = Producing::new(&config.kafka)?;
+        tokio::spawn(watching.clone().run_until_cancelled_owned(topic::stay_awake(cluster.clone())));
         Ok(Self { cluster, producing, stop, _watch: watching.drop_guard() })
     }
 }
@@ -196,7 +229,7 @@ impl Bus for Kafka {
         } else {
             self.cluster
                 .partition(topic, partition)
-                .and_then(|partition| self.producing.send(&self.cluster.name(topic), partition, &value))
+                .and_then(|partition| self.producing.send(&self.cluster, &self.cluster.name(topic), partition, &value))
         };
         match queued {
             Ok(delivered) => delivered,
@@ -234,6 +267,9 @@ impl Bus for Kafka {
 
     fn ready(&self) -> Result<(), String> {
         self.usable()?;
+        if let Some(why) = self.cluster.reach.away() {
+            return Err(why);
+        }
         self.cluster.fault.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
     }
 }
@@ -260,21 +296,27 @@ impl Drop for Kafka {
     }
 }
 
-/// The producer, made anew when librdkafka declares it dead.
+/// The producer, made anew when librdkafka declares it dead, or when it delivers nothing though the brokers answer.
 struct Producing {
     config: config::Kafka,
-    current: Mutex<FutureProducer<Telling>>,
+    notices: Notices,
+    current: Mutex<FutureProducer<Notices>>,
+    /// Counts producers: a record's failure says something of its own one only.
+    number: AtomicU64,
+    /// The number of a producer that let a record time out while the brokers answered.
+    stuck: AtomicU64,
 }
 
 impl Producing {
-    fn new(config: &config::Kafka) -> Result<Self, Error> {
-        let current = Mutex::new(producer(config)?);
-        Ok(Self { config: config.clone(), current })
+    fn new(config: &config::Kafka, notices: Notices) -> Result<Self, Error> {
+        let current = Mutex::new(producer(config, &notices)?);
+        Ok(Self { config: config.clone(), notices, current, number: AtomicU64::new(1), stuck: AtomicU64::new(0) })
     }
 
     /// Queues `value`; the future resolves with its delivery.
     fn send(
-        &self,
+        self: &Arc<Self>,
+        cluster: &Arc<Cluster>,
         topic: &str,
         partition: i32,
         value: &Bytes,
@@ -282,7 +324,8 @@ impl Producing {
         let record = FutureRecord::<(), [u8]>::to(topic).partition(partition).payload(value);
         // Held while it is queued: a producer that is being replaced must not be overtaken.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        revive(&mut current, &self.config);
+        self.revive(&mut current);
+        let number = self.number.load(Ordering::Relaxed);
         let producer = current.clone();
         let delivery = producer.send_result(record).map_err(|(error, _)| match error {
             KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => Error::TooLarge(value.len()),
@@ -292,22 +335,55 @@ impl Producing {
             error => unavailable(error),
         })?;
         drop(current);
-        let bytes = value.len();
+        let (bytes, cluster, producing) = (value.len(), cluster.clone(), self.clone());
         Ok(async move {
             // Kept until the delivery is known: it is what polls for it.
             let result = delivery.await;
             drop(producer);
             match result {
-                Ok(Ok(delivery)) => Ok(delivery.offset as Offset + 1),
-                Ok(Err((error, _))) => Err(undelivered(&error, bytes)),
+                Ok(Ok(delivery)) => {
+                    cluster.reach.back();
+                    Ok(delivery.offset as Offset + 1)
+                }
+                Ok(Err((error, _))) => {
+                    let timeout = Duration::from_millis(producing.config.delivery_timeout_ms.into());
+                    if matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut))
+                        && cluster.there_for().is_some_and(|there| there > timeout)
+                    {
+                        producing.stuck.store(number, Ordering::Relaxed);
+                    }
+                    Err(undelivered(&error, bytes))
+                }
                 Err(_) => Err(Error::Unknown("kafka: the producer was replaced".into())),
             }
         }
         .boxed())
     }
+
+    /// Replaces a producer that can do no more: an idempotent one that lost its place in the brokers' memory, or one that
+    /// let a whole delivery timeout go by while the brokers answered others.
+    fn revive(&self, current: &mut FutureProducer<Notices>) {
+        let number = self.number.load(Ordering::Relaxed);
+        if let Some((code, reason)) = current.client().fatal_error() {
+            tracing::error!(%code, reason, "the producer is dead and is made anew");
+        } else if self.stuck.load(Ordering::Relaxed) == number {
+            tracing::error!("the producer delivers nothing though kafka answers: it is made anew");
+        } else {
+            return;
+        }
+        match producer(&self.config, &self.notices) {
+            Ok(new) => {
+                // Dropping the old one waits for its last records: elsewhere.
+                let old = std::mem::replace(current, new);
+                self.number.store(number + 1, Ordering::Relaxed);
+                consumer::drop_elsewhere(old);
+            }
+            Err(error) => tracing::error!(%error, "a producer cannot be made"),
+        }
+    }
 }
 
-fn producer(config: &config::Kafka) -> Result<FutureProducer<Telling>, Error> {
+fn producer(config: &config::Kafka, notices: &Notices) -> Result<FutureProducer<Notices>, Error> {
     client(config)
         .set("enable.idempotence", "true")
         .set("acks", "all")
@@ -315,18 +391,8 @@ fn producer(config: &config::Kafka) -> Result<FutureProducer<Telling>, Error> {
         .set("linger.ms", LINGER_MS)
         .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string())
         .set("message.max.bytes", topic::MESSAGE_BYTES_MAX.to_string())
-        .create_with_context(Telling)
+        .create_with_context(notices.clone())
         .map_err(unavailable)
-}
-
-/// Replaces a producer that can do no more (an idempotent one that lost its place in the brokers' memory).
-fn revive(current: &mut FutureProducer<Telling>, config: &config::Kafka) {
-    let Some((code, reason)) = current.client().fatal_error() else { return };
-    tracing::error!(%code, reason, "the producer is dead and is made anew");
-    match producer(config) {
-        Ok(new) => *current = new,
-        Err(error) => tracing::error!(%error, "a producer cannot be made"),
-    }
 }
 
 #[cfg(test)]

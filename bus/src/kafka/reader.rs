@@ -1,9 +1,9 @@
 //! Readers outside of any group, each a client of librdkafka's that is assigned one partition.
 
 use super::consumer::{
-    Context, SKIPS_MAX, TAKE_MAX, context, drop_elsewhere, fault, is_out_of_range, reading, record, resolve,
+    Context, SKIPS_MAX, TAKE_MAX, drop_elsewhere, is_out_of_range, passing, reading_client, record, resolve,
 };
-use super::{Cluster, blocking, group_name, unavailable};
+use super::{Cluster, blocking, unavailable};
 use crate::{Error, Offset, Reader, Record, Start, Topic};
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -31,15 +31,12 @@ pub(super) struct Lone {
 impl Lone {
     pub(super) async fn new(cluster: &Arc<Cluster>, topic: Topic, partition: u32, start: Start) -> Result<Self, Error> {
         cluster.partition(topic, partition)?;
-        // librdkafka wants a name for a group that is never joined.
-        let client: StreamConsumer<Context> = reading(cluster, group_name(&cluster.config.kafka, topic, "reader"))
-            .create_with_context(context())
-            .map_err(unavailable)?;
+        let client = reading_client(cluster, topic)?;
         let mut lone = Self {
             cluster: cluster.clone(),
             topic,
             partition,
-            client: Some(Arc::new(client)),
+            client: Some(client),
             next: 0,
             lost: true,
             skips: 0,
@@ -96,8 +93,7 @@ impl Reader for Lone {
                     }
                     Ok(_) => {}
                     Err(error) if is_out_of_range(&error) => self.lost = true,
-                    Err(error) if records.is_empty() => return Err(fault(&error)),
-                    Err(error) => tracing::warn!(%error, "kafka reader"),
+                    Err(error) => passing(&self.cluster, &error)?,
                 }
                 if records.len() >= TAKE_MAX || self.lost {
                     break;

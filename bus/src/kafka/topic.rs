@@ -9,13 +9,12 @@
 //! refused if they are compacted. A topic without such a number was made by hand: it is refused, and the message says
 //! how to give it one.
 
-use super::{ASK, Cluster, Telling, blocking, client, group_name, name, partitions, unavailable};
+use super::{ASK, Cluster, Notices, blocking, client, group_name, name, partitions, unavailable};
 use crate::{Config, Error, RECORD_BYTES_MAX, Topic, config};
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
 };
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as Place;
@@ -30,18 +29,24 @@ const ID_RANGE: std::ops::Range<i64> = 1 << 40..1 << 62;
 pub(super) const MESSAGE_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
 /// How often the brokers are asked whether all is well.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// How often they are asked while they do not answer.
+const WATCH_AGAIN: Duration = Duration::from_millis(250);
+/// How long an answer to the watch's first question may take: a broker that works needs milliseconds.
+const PROBE: Duration = Duration::from_secs(2);
+/// How often this process notes that it runs: well under half of the shortest session timeout.
+const AWAKE_EVERY: Duration = Duration::from_millis(250);
 /// A watched group's lag may be as old as this part of the retention.
 const LAG_OF_RETENTION: f64 = 0.75;
 
 /// Makes the topics that are missing, checks all, and returns their log IDs.
-pub(super) async fn prepare(config: &Config) -> Result<[String; Topic::ALL.len()], Error> {
+pub(super) async fn prepare(config: &Config, notices: &Notices) -> Result<[String; Topic::ALL.len()], Error> {
     let kafka = &config.kafka;
-    let admin: AdminClient<DefaultClientContext> = client(kafka).create().map_err(unavailable)?;
+    let admin: AdminClient<Notices> = client(kafka).create_with_context(notices.clone()).map_err(unavailable)?;
     let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
     for topic in Topic::ALL {
         create(&admin, &options, config, topic).await?;
     }
-    let asker = Asker::new(kafka)?;
+    let asker = Asker::new(kafka, notices.clone())?;
     let for_copies = config.clone();
     blocking(move || Topic::ALL.into_iter().try_for_each(|topic| check_partitions(&asker, &for_copies, topic))).await?;
     let mut logs = <[String; Topic::ALL.len()]>::default();
@@ -70,7 +75,7 @@ fn retention_s(config: &Config, topic: Topic) -> u64 {
 }
 
 async fn create(
-    admin: &AdminClient<DefaultClientContext>,
+    admin: &AdminClient<Notices>,
     options: &AdminOptions,
     config: &Config,
     topic: Topic,
@@ -153,7 +158,7 @@ fn check_partitions(asker: &Asker, config: &Config, topic: Topic) -> Result<(), 
 
 /// The settings of each of [`Topic::ALL`], or why they are not to be had.
 async fn describe(
-    admin: &AdminClient<DefaultClientContext>,
+    admin: &AdminClient<Notices>,
     options: &AdminOptions,
     kafka: &config::Kafka,
 ) -> Result<Vec<Result<ConfigResource, Error>>, Error> {
@@ -228,13 +233,13 @@ fn log_id(settings: &ConfigResource) -> Option<String> {
 
 /// Asks where partitions begin and end. Blocking; offsets are Kafka's.
 pub(super) struct Asker {
-    consumer: BaseConsumer<Telling>,
+    consumer: BaseConsumer<Notices>,
 }
 
 impl Asker {
-    pub(super) fn new(config: &config::Kafka) -> Result<Self, Error> {
+    pub(super) fn new(config: &config::Kafka, notices: Notices) -> Result<Self, Error> {
         // Without a group: its queue is served by every question.
-        let consumer = client(config).create_with_context(Telling).map_err(unavailable)?;
+        let consumer = client(config).create_with_context(notices).map_err(unavailable)?;
         Ok(Self { consumer })
     }
 
@@ -301,7 +306,7 @@ impl Asker {
     /// Whether every partition of `topic` has a leader.
     fn has_leaders(&self, topic: &str) -> Result<(), Error> {
         self.serve();
-        let metadata = self.consumer.fetch_metadata(Some(topic), ASK).map_err(unavailable)?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), PROBE).map_err(unavailable)?;
         let partitions = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
         match partitions.iter().find(|partition| partition.leader() < 0) {
             Some(partition) => Err(unavailable(format!("partition {} of {topic} has no leader", partition.id()))),
@@ -337,15 +342,15 @@ pub(super) struct Outsider {
     config: Config,
     topic: Topic,
     group: String,
-    consumer: BaseConsumer<Telling>,
+    consumer: BaseConsumer<Notices>,
 }
 
 impl Outsider {
-    pub(super) fn new(config: &Config, topic: Topic, group: &str) -> Result<Self, Error> {
+    pub(super) fn new(config: &Config, topic: Topic, group: &str, notices: Notices) -> Result<Self, Error> {
         let consumer = client(&config.kafka)
             .set("group.id", group_name(&config.kafka, topic, group))
             .set("enable.auto.commit", "false")
-            .create_with_context(Telling)
+            .create_with_context(notices)
             .map_err(unavailable)?;
         Ok(Self { config: config.clone(), topic, group: group.to_owned(), consumer })
     }
@@ -399,15 +404,54 @@ pub(super) fn committed<C: ConsumerContext>(
     }
 }
 
+/// Notes again and again that this process runs.
+pub(super) async fn stay_awake(cluster: Arc<Cluster>) {
+    loop {
+        tokio::time::sleep(AWAKE_EVERY).await;
+        cluster.awake.tick();
+    }
+}
+
 /// Asks again and again whether the brokers answer, the topics are still the same, and the watched groups keep up.
 pub(super) async fn watch(cluster: Arc<Cluster>) {
+    // Apart: the second may wait for an answer when the first is to notice that none comes.
+    tokio::join!(watch_brokers(&cluster), watch_topics(&cluster));
+}
+
+async fn watch_brokers(cluster: &Arc<Cluster>) {
+    let mut wait = WATCH_EVERY;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = cluster.reach.suspected() => {}
+        }
+        let asked = cluster.clone();
+        let answered =
+            blocking(move || Topic::ALL.into_iter().try_for_each(|topic| asked.asker.has_leaders(&asked.name(topic))));
+        match answered.await {
+            Ok(()) => {
+                cluster.reach.back();
+                wait = WATCH_EVERY;
+            }
+            Err(error) => {
+                cluster.reach.lost(&error.to_string());
+                wait = WATCH_AGAIN;
+            }
+        }
+        // However many suspicions there are.
+        tokio::time::sleep(WATCH_AGAIN).await;
+    }
+}
+
+async fn watch_topics(cluster: &Arc<Cluster>) {
     let config = &cluster.config;
     let mut outsiders = Vec::new();
     for topic in [Topic::Rooms, Topic::Pushes] {
-        outsiders.extend(config.watched_groups.iter().map(|group| Outsider::new(config, topic, group)));
+        let outsider = |group: &String| Outsider::new(config, topic, group, cluster.notices());
+        outsiders.extend(config.watched_groups.iter().map(outsider));
     }
     let outsiders: Result<Vec<_>, _> = outsiders.into_iter().collect();
-    let admin: Result<AdminClient<DefaultClientContext>, _> = client(&config.kafka).create();
+    let admin: Result<AdminClient<Notices>, _> = client(&config.kafka).create_with_context(cluster.notices());
     let (Ok(outsiders), Ok(admin)) = (outsiders, admin) else {
         // Not for want of brokers: it is what `open` did a moment ago.
         tracing::error!("kafka cannot be watched");
@@ -417,31 +461,33 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
     let options = AdminOptions::new().request_timeout(Some(ASK));
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
-        let mut fault = None;
-        match describe(&admin, &options, &config.kafka).await {
-            Ok(all) => {
-                for (topic, settings) in Topic::ALL.into_iter().zip(all) {
-                    match settings {
-                        Ok(settings) if log_id(&settings).as_deref() != Some(cluster.log(topic)) => {
-                            let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
-                            tracing::error!(why);
-                            cluster.refused.send_replace(Some(why));
-                            return;
-                        }
-                        Ok(_) => {}
-                        Err(error) => fault = Some(error.to_string()),
-                    }
-                }
+        let all = match describe(&admin, &options, &config.kafka).await {
+            Ok(all) => all,
+            Err(error) => {
+                cluster.reach.notice("describe", &error.to_string());
+                continue;
             }
-            Err(error) => fault = Some(error.to_string()),
+        };
+        for (topic, settings) in Topic::ALL.into_iter().zip(all) {
+            match settings {
+                Ok(settings) if log_id(&settings).as_deref() != Some(cluster.log(topic)) => {
+                    let why = format!("topic {} was made anew while this process ran", cluster.name(topic));
+                    tracing::error!(why);
+                    cluster.refused.send_replace(Some(why));
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => cluster.reach.notice("describe", &error.to_string()),
+            }
         }
-        if fault.is_none() {
-            let asked = (cluster.clone(), outsiders.clone());
-            fault = match blocking(move || lag(&asked.0, &asked.1)).await {
-                Ok(lag) => lag,
-                Err(error) => Some(error.to_string()),
-            };
-        }
+        let asked = (cluster.clone(), outsiders.clone());
+        let fault = match blocking(move || lag(&asked.0, &asked.1)).await {
+            Ok(lag) => lag,
+            Err(error) => {
+                cluster.reach.notice("lag", &error.to_string());
+                continue;
+            }
+        };
         let mut known = cluster.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != fault {
             match &fault {
@@ -453,11 +499,8 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
     }
 }
 
-/// Which partition has no leader, or which watched group has not read what the retention takes soon. Blocking.
+/// Which watched group has not read what the retention takes soon. Blocking.
 fn lag(cluster: &Cluster, outsiders: &[Outsider]) -> Result<Option<String>, Error> {
-    for topic in Topic::ALL {
-        cluster.asker.has_leaders(&cluster.name(topic))?;
-    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
     for outsider in outsiders {
         let name = cluster.name(outsider.topic);

@@ -54,9 +54,30 @@ fn up(dir: &Path, brokers: u32) -> Result<Vec<String>, String> {
 impl Cluster {
     /// `kill -9` of a broker, from 1.
     pub fn kill(&self, broker: u32) {
-        let mut kill = Command::new(SCRIPT);
-        let status = kill.arg("kill").arg(&self.dir).arg(broker.to_string()).status().expect("the script runs");
-        assert!(status.success());
+        self.order("kill", broker);
+    }
+
+    /// Stops a broker where it is (SIGSTOP).
+    pub fn stop(&self, broker: u32) {
+        self.order("stop", broker);
+    }
+
+    /// Lets a stopped broker go on (SIGCONT).
+    pub fn go(&self, broker: u32) {
+        self.order("go", broker);
+    }
+
+    fn order(&self, order: &str, broker: u32) {
+        let mut script = Command::new(SCRIPT);
+        let status = script.arg(order).arg(&self.dir).arg(broker.to_string()).status().expect("the script runs");
+        assert!(status.success(), "{order} of broker {broker}");
+    }
+
+    /// Starts what was killed, and does not wait for it.
+    pub fn restart_without_waiting(&self) {
+        let started = Command::new(SCRIPT).arg("up").arg(&self.dir).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut script = started.expect("the script runs");
+        std::thread::spawn(move || script.wait());
     }
 
     /// Starts what was killed, and waits until it serves.

@@ -1,6 +1,6 @@
-//! When what a group has done is written down: in a lull. Written while messages are under way it would hold them up (its
-//! syncs wait in the file system's one journal, its requests in the broker's queues), and messages that come at equal
-//! intervals would meet it again and again.
+//! When a group's checkpoints are written: in a quiet period. Written while messages are under way they would hold those
+//! up: their syncs wait in the file system's one journal, their requests in the broker's queues. Messages that come at
+//! equal intervals would meet that again and again.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ const _: () = assert!(PAUSE.as_nanos() < EVERY.as_nanos() && EVERY.as_nanos() < 
 
 /// What there is to write, as far as time is concerned.
 #[derive(Debug, Default)]
-pub(crate) struct Lull {
+pub(crate) struct QuietPeriod {
     /// The first and the last change that are not written.
     changed: Option<(Instant, Instant)>,
     written: Option<Instant>,
 }
 
-impl Lull {
+impl QuietPeriod {
     /// Something has changed. Whether it is the first since the last writing: later ones only put that off.
     pub(crate) fn change(&mut self, now: Instant) -> bool {
         let first = self.changed.map(|(first, _)| first);
@@ -48,15 +48,15 @@ mod tests {
     #[test]
     fn changes_are_written_in_the_pauses_between_them() {
         let (zero, ms) = (Instant::now(), Duration::from_millis);
-        let mut lull = Lull::default();
-        assert_eq!(lull.due(), None);
+        let mut quiet = QuietPeriod::default();
+        assert_eq!(quiet.due(), None);
         let mut written = Vec::new();
         for at in (0..10_000).map(|at| zero + ms(at)) {
             if (at - zero).as_millis().is_multiple_of(100) {
-                lull.change(at);
+                quiet.change(at);
             }
-            if lull.due().is_some_and(|due| due <= at) {
-                lull.take(at);
+            if quiet.due().is_some_and(|due| due <= at) {
+                quiet.take(at);
                 written.push((at - zero).as_millis());
             }
         }
@@ -67,14 +67,14 @@ mod tests {
     #[test]
     fn without_a_pause_they_are_written_all_the_same() {
         let (zero, ms) = (Instant::now(), Duration::from_millis);
-        let mut lull = Lull::default();
-        assert!(lull.change(zero));
-        assert!((1..2_000).all(|at| !lull.change(zero + ms(at))));
-        assert_eq!(lull.due(), Some(zero + LATE_MAX));
-        lull.take(zero + LATE_MAX);
-        assert_eq!(lull.due(), None);
+        let mut quiet = QuietPeriod::default();
+        assert!(quiet.change(zero));
+        assert!((1..2_000).all(|at| !quiet.change(zero + ms(at))));
+        assert_eq!(quiet.due(), Some(zero + LATE_MAX));
+        quiet.take(zero + LATE_MAX);
+        assert_eq!(quiet.due(), None);
         // Soon after: not before the shortest time is over.
-        assert!(lull.change(zero + LATE_MAX + ms(1)));
-        assert_eq!(lull.due(), Some(zero + LATE_MAX + EVERY));
+        assert!(quiet.change(zero + LATE_MAX + ms(1)));
+        assert_eq!(quiet.due(), Some(zero + LATE_MAX + EVERY));
     }
 }
