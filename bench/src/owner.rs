@@ -22,7 +22,7 @@ use proto::client::{Lane, Message, Sender, message};
 use proto::cluster::{self, FromHolder, FromOwner, Item, Own, Topic, from_holder, from_owner};
 use proto::config::Secret;
 use rpc::cluster::delivery_client::DeliveryClient;
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -197,7 +197,7 @@ impl Attached {
     async fn attach(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Self, String> {
         let endpoint = Endpoint::from_shared(format!("http://{}", plan.grpc)).map_err(|error| error.to_string())?;
         let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
-        let show = Show::new(&Secret::new(&plan.secret)).map_err(|error| error.to_string())?;
+        let show = SecretInterceptor::new(&Secret::new(&plan.secret)).map_err(|error| error.to_string())?;
         let (out, frames) = mpsc::channel(FRAMES_MAX);
         let mut client = DeliveryClient::with_interceptor(channel, show);
         let answer = client.attach(ReceiverStream::new(frames)).await;

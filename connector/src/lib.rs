@@ -94,7 +94,7 @@ pub async fn start(
     config.check()?;
     let (driver, why) = config.driver()?;
     tracing::info!(%driver, why, "the event loop of the cores");
-    let show = rpc::secret::Show::new(&cluster.secret)?;
+    let show = rpc::secret::SecretInterceptor::new(&cluster.secret)?;
     if let Err(error) = driver::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of descriptors is as it was");
     }

@@ -16,11 +16,11 @@ use crate::metrics::Metrics;
 use crate::partition::StreamId;
 use crate::silence::{LOOK_EVERY, Silence};
 
-/// The connectors that are attached, by incarnation, with the sessions that their leases tell.
+/// The attached connectors, by incarnation, and the numbers of sessions in their leases.
 #[derive(Clone)]
-pub(crate) struct Fleet(Arc<State>);
+pub(crate) struct Fleet(Arc<FleetState>);
 
-struct State {
+struct FleetState {
     attached: RwLock<HashMap<String, Attachment>>,
     sessions: RwLock<HashMap<String, u64>>,
     /// The partitions that this job has, by topic, for its lease.
@@ -32,7 +32,7 @@ struct State {
 impl Fleet {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         let (attached, sessions, owns) = (RwLock::default(), RwLock::default(), RwLock::default());
-        Self(Arc::new(State { attached, sessions, owns, last: AtomicU64::new(0), metrics }))
+        Self(Arc::new(FleetState { attached, sessions, owns, last: AtomicU64::new(0), metrics }))
     }
 
     /// The stream of the connector of this incarnation, if it stands.
@@ -40,7 +40,7 @@ impl Fleet {
         self.0.attached.read().unwrap_or_else(PoisonError::into_inner).get(incarnation).cloned()
     }
 
-    /// All streams that stand, each with its connector's sessions.
+    /// All attached streams, each with its connector's number of sessions.
     pub(crate) fn all(&self) -> Vec<(Attachment, u64)> {
         let sessions = self.0.sessions.read().unwrap_or_else(PoisonError::into_inner);
         let attached = self.0.attached.read().unwrap_or_else(PoisonError::into_inner);
@@ -59,8 +59,8 @@ impl Fleet {
     }
 
     /// Keeps the lease, and a link to each connector's lease, until job stops; the lease is given back by
-    /// whoever waits for the end. The owners are told what other jobs had that have fallen silent. `looked` turns true when the connectors that there were at the start are attached, or
-    /// have had their time.
+    /// whoever waits for the end. The owners are told the partitions of jobs that have fallen silent. `looked` turns true
+    /// when the connectors of the start are attached, or have had their time.
     pub(crate) async fn keep(self, cluster: Cluster, routes: Arc<dyn Routes>, dial: Dial, looked: watch::Sender<bool>) {
         let mut links: HashMap<String, watch::Sender<Option<String>>> = HashMap::new();
         let mut tasks = JoinSet::new();
@@ -149,9 +149,9 @@ impl Switchboard for Fleet {
         self.0.metrics.connectors.set(attached.len() as i64);
     }
 
-    fn detach(&self, incarnation: &str, holder: StreamId) {
+    fn detach(&self, incarnation: &str, stream: StreamId) {
         let mut attached = self.0.attached.write().unwrap_or_else(PoisonError::into_inner);
-        if attached.get(incarnation).is_some_and(|attachment| attachment.holder == holder) {
+        if attached.get(incarnation).is_some_and(|attachment| attachment.stream == stream) {
             attached.remove(incarnation);
         }
         self.0.metrics.connectors.set(attached.len() as i64);

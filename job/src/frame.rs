@@ -1,4 +1,4 @@
-//! Frames of a delivery stream, and their codec: `cluster.FromOwner`, but with items that were encoded before, once for
+//! FrameCodec of a delivery stream, and their codec: `cluster.FromOwner`, but with items that were encoded before, once for
 //! all connectors. The generated stub would encode each anew for each connector.
 
 use bytes::BufMut;
@@ -9,7 +9,7 @@ use proto::cluster::from_owner::Frame as Body;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::item::Encoded;
+use crate::item::EncodedItem;
 
 /// Numbers of the fields in the schema.
 mod field {
@@ -28,11 +28,11 @@ pub(crate) enum Frame {
         partition: u32,
         epoch: u64,
         seq: u64,
-        items: Vec<Encoded>,
+        items: Vec<EncodedItem>,
         through: u64,
         queued_us: u64,
     },
-    Held(cluster::Held, Vec<Encoded>),
+    Held(cluster::Held, Vec<EncodedItem>),
 }
 
 impl Frame {
@@ -53,7 +53,7 @@ impl Frame {
 }
 
 /// The field `outer`, holding `head` and the repeated field `inner`. (Fields may stand in any order.)
-fn nest(outer: u32, head: &impl prost::Message, inner: u32, items: &[Encoded], into: &mut impl BufMut) {
+fn nest(outer: u32, head: &impl prost::Message, inner: u32, items: &[EncodedItem], into: &mut impl BufMut) {
     let length = head.encoded_len() + items.iter().map(|item| key_len(inner) + item.len()).sum::<usize>();
     encode_key(outer, WireType::LengthDelimited, into);
     encode_varint(length as u64, into);
@@ -66,9 +66,9 @@ fn nest(outer: u32, head: &impl prost::Message, inner: u32, items: &[Encoded], i
 
 /// Encodes frames to a connector, decodes its own.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Frames;
+pub(crate) struct FrameCodec;
 
-impl Codec for Frames {
+impl Codec for FrameCodec {
     type Encode = Frame;
     type Decode = cluster::FromHolder;
     type Encoder = Self;
@@ -83,7 +83,7 @@ impl Codec for Frames {
     }
 }
 
-impl Encoder for Frames {
+impl Encoder for FrameCodec {
     type Item = Frame;
     type Error = Status;
 
@@ -93,7 +93,7 @@ impl Encoder for Frames {
     }
 }
 
-impl Decoder for Frames {
+impl Decoder for FrameCodec {
     type Item = cluster::FromHolder;
     type Error = Status;
 
@@ -123,7 +123,7 @@ mod tests {
                 ..cluster::Item::default()
             })
             .collect();
-        let encoded = || items.iter().map(Encoded::new).collect::<Vec<_>>();
+        let encoded = || items.iter().map(EncodedItem::new).collect::<Vec<_>>();
         let topic = cluster::Topic::Rooms;
         let deliver = cluster::Deliver {
             topic: topic.into(),

@@ -15,9 +15,9 @@ const REASONS_FIELD: u32 = 8;
 
 /// Length and body of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Encoded(Bytes);
+pub(crate) struct EncodedItem(Bytes);
 
-impl Encoded {
+impl EncodedItem {
     pub(crate) fn new(item: &Item) -> Self {
         Self(item.encode_length_delimited_to_vec().into())
     }
@@ -58,7 +58,7 @@ mod tests {
                 Item { channel: "room:1".into(), offset: 7, message: vec![b'x'; size].into(), ..Item::default() };
             for missed in [1, 127, 128, u64::MAX] {
                 let reasons = GapReasons { capped: missed - 1, aged: 1, ..GapReasons::default() };
-                let after = Encoded::new(&item).after(missed, &reasons);
+                let after = EncodedItem::new(&item).after(missed, &reasons);
                 let read = Item::decode_length_delimited(after.bytes()).unwrap();
                 assert_eq!(read, Item { missed, reasons: Some(reasons), ..item.clone() });
             }

@@ -1,14 +1,14 @@
-//! Owns partitions: reads the log in order, numbers each room's messages and hands them to the connectors that hold the
-//! room; looks up who is online for pushes. One of the three services.
+//! Job, one of the three services. It owns partitions: it reads the log in order, numbers each room's messages, and hands
+//! them to the connectors that hold the room. For pushes it looks up the sessions that are online.
 //!
-//! What it is not: it has no client and serves no API; it stores nothing but the bus's checkpoint.
+//! Job has no clients and serves no API. It stores nothing but the bus's checkpoint.
 //!
 //! ```text
 //!   bus ─▶ partition (claims, replays, holds, commits) ─▶ outbox ─▶ link ─▶ connector
 //!              │  ▲ a stage for each topic: rooms, pushes               fleet: the connectors that there are
 //! ```
 //!
-//! Invariants: those of `partition`, `rooms`, `pushes` and `outbox`, said there; ARCHITECTURE.md, "Holding".
+//! Invariants: those of `partition`, `rooms`, `pushes` and `outbox`, and ARCHITECTURE.md, "Ownership of a partition".
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -33,7 +33,7 @@ pub use config::Config;
 use prometheus_client::registry::Registry;
 use proto::config::{Cluster, Invalid};
 use routes::Routes;
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ use crate::pushes::{Pushes, PushesConfig};
 use crate::ready::Ready;
 use crate::rooms::{Budget, Rooms, RoomsConfig};
 
-/// Frames from connectors that wait for the owners: over it the streams are not read.
+/// FrameCodec from connectors that wait for the owners: over it the streams are not read.
 const EVENTS_MAX: usize = 4096;
 /// Before the bus is asked again to let job join its groups.
 const RETRY: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Running, StartError> {
     config.check()?;
-    let secret = Show::new(&cluster.secret)?;
+    let secret = SecretInterceptor::new(&cluster.secret)?;
     let metrics = Arc::new(Metrics::register(registry));
     let ready = Ready::default();
     let service = Service { config, cluster, secret, bus: bus.clone(), routes, metrics, ready: ready.clone(), stop };
@@ -146,7 +146,7 @@ pub async fn start(
 struct Service {
     config: Config,
     cluster: Cluster,
-    secret: Show,
+    secret: SecretInterceptor,
     bus: Arc<dyn Bus>,
     routes: Arc<dyn Routes>,
     metrics: Arc<Metrics>,

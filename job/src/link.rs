@@ -4,8 +4,9 @@
 //!   dial ─▶ Attach ─▶ hello ─▶ attached (an outbox) ─▶ frames both ways ─▶ detached ─▶ wait, jittered ─▶ dial …
 //! ```
 //!
-//! Invariants: a stream that stands is left alone whatever becomes of the lease (Redis may have been wiped); each stream
-//! is a holder of its own, so that a late event of an ended one touches nobody.
+//! Invariants:
+//! - A stream that works is kept, whatever becomes of the lease: Redis may have been wiped.
+//! - Each stream has a number of its own. A late event of an ended stream therefore changes nothing.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use futures::Stream;
 use proto::cluster;
 use proto::cluster::from_holder::Frame as Body;
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -23,7 +24,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
-use crate::frame::{Frame, Frames};
+use crate::frame::{Frame, FrameCodec};
 use crate::outbox::Outbox;
 use crate::partition::StreamId;
 
@@ -38,9 +39,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// The outbox of a stream, shared by the owners, the pushes and the stream itself.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Outbox>>);
+pub(crate) struct SharedOutbox(Arc<Mutex<Outbox>>);
 
-impl Shared {
+impl SharedOutbox {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Mutex::new(Outbox::new(bytes_max))))
     }
@@ -52,7 +53,7 @@ impl Shared {
 }
 
 /// The sending half of a stream.
-struct Outgoing(Shared);
+struct Outgoing(SharedOutbox);
 
 impl Stream for Outgoing {
     type Item = Frame;
@@ -69,7 +70,7 @@ impl Stream for Outgoing {
     }
 }
 
-/// What the owners of a topic are told of the streams.
+/// An event that a topic's owners hear.
 #[derive(Debug)]
 pub(crate) enum Event {
     Attached(StreamId),
@@ -79,7 +80,7 @@ pub(crate) enum Event {
     Orphaned(Vec<u32>),
 }
 
-/// Where the owners of each topic hear of the streams.
+/// The queues to the owners of each topic.
 #[derive(Clone, Default)]
 pub(crate) struct Events(Vec<(cluster::Topic, mpsc::Sender<Event>)>);
 
@@ -123,27 +124,27 @@ impl Events {
     }
 }
 
-/// A connector's stream that stands.
+/// An attached stream: its number and its outbox.
 #[derive(Clone)]
 pub(crate) struct Attachment {
-    pub(crate) holder: StreamId,
-    pub(crate) outbox: Shared,
+    pub(crate) stream: StreamId,
+    pub(crate) outbox: SharedOutbox,
 }
 
-/// Where a link says what becomes of its stream.
+/// The table of streams that a link reports to.
 pub(crate) trait Switchboard: Clone + Send + Sync + 'static {
-    /// A number that no stream had.
+    /// A number that no stream has had.
     fn number(&self) -> StreamId;
-    /// The stream stands: known to pushes from now on.
+    /// The stream is attached: pushes use it from now on.
     fn attach(&self, incarnation: &str, attachment: Attachment);
     /// It has ended.
-    fn detach(&self, incarnation: &str, holder: StreamId);
+    fn detach(&self, incarnation: &str, stream: StreamId);
 }
 
 /// What a link needs to dial.
 #[derive(Clone)]
 pub(crate) struct Dial {
-    pub(crate) secret: Show,
+    pub(crate) secret: SecretInterceptor,
     pub(crate) queue_bytes_max: usize,
     pub(crate) events: Events,
     pub(crate) stop: CancellationToken,
@@ -179,11 +180,11 @@ pub(crate) async fn keep(
     let mut backoff = BACKOFF;
     loop {
         let Some(target) = address.borrow_and_update().clone() else { return };
-        let (stood, why) = serve(&dial, &board, &incarnation, &target).await;
+        let (attached, why) = serve(&dial, &board, &incarnation, &target).await;
         if dial.stop.is_cancelled() {
             return;
         }
-        if stood {
+        if attached {
             backoff = BACKOFF;
             tracing::warn!(connector = incarnation, address = target, %why, "the stream to a connector ended");
         } else {
@@ -198,9 +199,9 @@ pub(crate) async fn keep(
     }
 }
 
-/// One stream from dialling to its end; whether it stood.
+/// One stream from dialling to its end. Returns whether it was attached, and why it ended.
 async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address: &str) -> (bool, Broken) {
-    let outbox = Shared::new(dial.queue_bytes_max);
+    let outbox = SharedOutbox::new(dial.queue_bytes_max);
     let attaching = attach(dial, incarnation, address, Outgoing(outbox.clone()));
     let attached = tokio::select! {
         attached = tokio::time::timeout(DIAL_MAX, attaching) => attached.unwrap_or(Err(Broken::Slow)),
@@ -210,9 +211,9 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
         Ok(frames) => frames,
         Err(why) => return (false, why),
     };
-    let holder = board.number();
-    board.attach(incarnation, Attachment { holder, outbox: outbox.clone() });
-    dial.events.all(|| Event::Attached(holder)).await;
+    let stream = board.number();
+    board.attach(incarnation, Attachment { stream, outbox: outbox.clone() });
+    dial.events.all(|| Event::Attached(stream)).await;
     let why = loop {
         match frames.message().await {
             Ok(Some(cluster::FromHolder { frame: Some(Body::Acks(cluster::Acks { acks })) })) => {
@@ -225,7 +226,7 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
                 });
             }
             Ok(Some(cluster::FromHolder { frame: Some(frame) })) => {
-                dial.events.frame(holder, frame).await;
+                dial.events.frame(stream, frame).await;
             }
             // Of a newer connector: harmless to ignore, as the schema says.
             Ok(Some(cluster::FromHolder { frame: None })) => {}
@@ -233,9 +234,9 @@ async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address
             Err(status) => break Broken::Refused(status),
         }
     };
-    board.detach(incarnation, holder);
+    board.detach(incarnation, stream);
     outbox.with(Outbox::close);
-    dial.events.all(|| Event::Detached(holder)).await;
+    dial.events.all(|| Event::Detached(stream)).await;
     (true, why)
 }
 
@@ -258,7 +259,7 @@ async fn attach(
     let mut client = tonic::client::Grpc::new(InterceptedService::new(channel, dial.secret.clone()));
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::from_static("/barrage.cluster.v1.Delivery/Attach");
-    let mut frames = client.streaming(Request::new(outgoing), path, Frames).await?.into_inner();
+    let mut frames = client.streaming(Request::new(outgoing), path, FrameCodec).await?.into_inner();
     match frames.message().await? {
         Some(cluster::FromHolder { frame: Some(Body::Hello(hello)) }) if hello.incarnation == incarnation => Ok(frames),
         _ => Err(Broken::Another),

@@ -1,6 +1,6 @@
-//! What waits to be sent to one connector: a queue for each partition, numbered densely, and one for pushes. Bytes are
-//! shared between connectors; a frame is put together when the stream takes it, so that whatever has gathered while a
-//! write was under way goes in one (rule 12).
+//! What waits to be sent to one connector: a queue for each partition, and one for pushes. Encoded items are shared
+//! between connectors. A frame is put together when the stream takes it, so everything that was queued during a write
+//! goes into one frame (rule 12).
 //!
 //! ```text
 //!   owner ─push─▶ partition 3 │Own│Item│Item│Held│…  ─┐
@@ -8,9 +8,10 @@
 //!   pushes ─push_out─▶        │PushOut│…              ┘             ◀─ acked(partition, seq)
 //! ```
 //!
-//! Invariants: the order of a partition is kept; numbers are dense from 1 for each (partition, epoch), anew after a
-//! `Reset`; bytes queued and bytes sent but not acknowledged stay within the bound together: over it the partition that
-//! asks for more loses its queue and is `Reset` (rule 8), a push is dropped.
+//! Invariants:
+//! - The order of a partition is kept. Its frames are numbered densely from 1 for each epoch, and again after a `Reset`.
+//! - Bytes queued and bytes sent but not acknowledged stay within one bound together. Over it, the partition that asks for
+//!   more loses its queue and is `Reset` (rule 8); a push is dropped.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -20,7 +21,7 @@ use proto::cluster::{self, Topic};
 use rustc_hash::FxHashMap;
 
 use crate::frame::Frame;
-use crate::item::Encoded;
+use crate::item::EncodedItem;
 use crate::partition::Out;
 
 /// Largest batch of messages in one frame, bytes: some milliseconds of a gigabit, and far under gRPC's limit of 4 MiB.
@@ -30,7 +31,7 @@ const PUSH_SHARE: usize = 4;
 /// What an entry costs besides its bytes.
 const ENTRY_BYTES: usize = 64;
 
-/// The queue ran over: what was asked for, and all of the partition before it, was dropped, and a `Reset` is queued.
+/// The queue was full. The new entry and the partition's whole queue were dropped, and a `Reset` is queued.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Overflow;
@@ -38,7 +39,7 @@ pub(crate) struct Overflow;
 #[derive(Default)]
 struct PartitionQueue {
     epoch: u64,
-    /// Of the last numbered frame.
+    /// The last numbered frame's number.
     seq: u64,
     waiting: VecDeque<Out>,
     queued_bytes: usize,
@@ -208,7 +209,7 @@ impl Outbox {
         self.closed
     }
 
-    /// Who to tell that there is something to pop.
+    /// Sets the waker that [`Outbox::wake`] calls.
     pub(crate) fn wait(&mut self, waker: &Waker) {
         self.waker = Some(waker.clone());
     }
@@ -231,7 +232,7 @@ fn take((topic, partition): (Topic, u32), queue: &mut PartitionQueue) -> Option<
     }
     let first = queue.waiting.pop_front()?;
     let mut bytes = out_bytes(&first);
-    let mut items: Vec<Encoded> = Vec::new();
+    let mut items: Vec<EncodedItem> = Vec::new();
     let mut through = 0;
     let frame = match first {
         Out::Own(own) => Frame::Whole(Body::Own(own)),
@@ -266,7 +267,7 @@ fn take((topic, partition): (Topic, u32), queue: &mut PartitionQueue) -> Option<
 
 /// Adds what can go in the same frame. `through` holds when the whole frame is handled, so a later one takes the place
 /// of an earlier one, and items may follow it.
-fn batch(queue: &mut PartitionQueue, items: &mut Vec<Encoded>, through: &mut u64, bytes: &mut usize) {
+fn batch(queue: &mut PartitionQueue, items: &mut Vec<EncodedItem>, through: &mut u64, bytes: &mut usize) {
     while let Some(next) = queue.waiting.front() {
         let more = out_bytes(next);
         if *bytes + more > DELIVER_BYTES_MAX {
@@ -289,7 +290,7 @@ fn out_bytes(out: &Out) -> usize {
     ENTRY_BYTES
         + match out {
             Out::Item(item) => item.len(),
-            Out::Held(_, recent) => recent.iter().map(Encoded::len).sum(),
+            Out::Held(_, recent) => recent.iter().map(EncodedItem::len).sum(),
             Out::Own(_) | Out::Disown | Out::Through(_) => 0,
         }
 }
@@ -304,7 +305,7 @@ mod tests {
 
     fn item(bytes: usize) -> Out {
         let message = vec![0; bytes].into();
-        Out::Item(Encoded::new(&cluster::Item { message, ..cluster::Item::default() }))
+        Out::Item(EncodedItem::new(&cluster::Item { message, ..cluster::Item::default() }))
     }
 
     fn held() -> Out {

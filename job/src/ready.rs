@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Shared by the tasks that know and whoever asks.
+/// SharedOutbox by the tasks that know and whoever asks.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ready(Arc<State>);
+pub(crate) struct Ready(Arc<ReadyState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ReadyState {
     consuming: AtomicBool,
     /// Partitions that are assigned and not yet read up to their claim, by topic.
     behind: Mutex<BTreeMap<bus::Topic, usize>>,

@@ -1,4 +1,4 @@
-//! The cluster's secret on calls between services (rule 36): [`Show`] puts it on a client's calls, [`check`] looks at
+//! The cluster's secret on calls between services (rule 36): [`SecretInterceptor`] puts it on a client's calls, [`check`] looks at
 //! it in a server.
 //!
 //! It goes as metadata in clear: between machines that do not trust their network, put mutual TLS or a private network
@@ -12,17 +12,17 @@ use tonic::{Request, Status};
 /// The metadata's name.
 pub const HEADER: &str = "x-barrage-secret";
 
-/// Puts the secret on every call: `GateClient::with_interceptor(channel, Show::new(&secret)?)`.
+/// Puts the secret on every call: `GateClient::with_interceptor(channel, SecretInterceptor::new(&secret)?)`.
 #[derive(Clone)]
-pub struct Show(MetadataValue<Ascii>);
+pub struct SecretInterceptor(MetadataValue<Ascii>);
 
 /// The secret holds something other than visible ASCII. The operator's fault.
 #[derive(Debug, thiserror::Error)]
 #[error("cluster.secret: want visible ASCII characters only")]
 pub struct NotAscii;
 
-impl Show {
-    /// Shows `secret`.
+impl SecretInterceptor {
+    /// Sends `secret` with every call.
     ///
     /// # Errors
     /// [`NotAscii`].
@@ -33,7 +33,7 @@ impl Show {
     }
 }
 
-impl Interceptor for Show {
+impl Interceptor for SecretInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert(HEADER, self.0.clone());
         Ok(request)
@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn only_the_same_secret_passes() {
         let ours = Secret::new("opensesame");
-        let shown = |secret: &str| Show::new(&Secret::new(secret)).unwrap().call(Request::new(())).unwrap();
+        let shown =
+            |secret: &str| SecretInterceptor::new(&Secret::new(secret)).unwrap().call(Request::new(())).unwrap();
         assert!(check(&shown("opensesame"), &ours).is_ok());
         for wrong in ["opensesamf", "opensesam", ""] {
             assert!(check(&shown(wrong), &ours).is_err(), "{wrong}");

@@ -9,7 +9,7 @@ use proto::cluster::{GateRequest, GateRequests};
 use rand::RngExt as _;
 use routes::{Lease, Role, Routes};
 use rpc::cluster::gate_client::GateClient;
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,7 +33,12 @@ const KEEPALIVE: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Follows the leases of logics until `stop`.
-pub(super) async fn follow(control: Arc<Control>, routes: Arc<dyn Routes>, show: Show, stop: CancellationToken) {
+pub(super) async fn follow(
+    control: Arc<Control>,
+    routes: Arc<dyn Routes>,
+    show: SecretInterceptor,
+    stop: CancellationToken,
+) {
     let mut dialled: BTreeMap<String, (CancellationToken, JoinHandle<()>)> = BTreeMap::new();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -63,7 +68,7 @@ pub(super) async fn follow(control: Arc<Control>, routes: Arc<dyn Routes>, show:
 }
 
 /// Dials one logic whenever its stream is down, until its lease has lapsed.
-async fn dial(control: Arc<Control>, node: String, grpc: String, show: Show, lapsed: CancellationToken) {
+async fn dial(control: Arc<Control>, node: String, grpc: String, show: SecretInterceptor, lapsed: CancellationToken) {
     loop {
         match serve(&control, &node, &grpc, show.clone(), &lapsed).await {
             Ok(()) => tracing::info!(node, grpc, "a logic's stream ended"),
@@ -81,7 +86,7 @@ async fn serve(
     control: &Arc<Control>,
     node: &str,
     grpc: &str,
-    show: Show,
+    show: SecretInterceptor,
     lapsed: &CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let endpoint = Endpoint::from_shared(format!("http://{grpc}"))?

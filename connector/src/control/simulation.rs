@@ -1,4 +1,4 @@
-//! Plays [`super::holder::Holder`] against owners that behave as ARCHITECTURE.md says ("Holding"), under random
+//! Plays [`super::holder::Holder`] against owners that behave as ARCHITECTURE.md says ("Ownership of a partition"), under random
 //! schedules: cores come and go, owners change, streams break, queues are reset, paused owners wake up. Whatever
 //! happens, each core gets each message of a channel that it holds once and in order, and every hold is answered.
 //!

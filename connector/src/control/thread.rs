@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::cluster::HolderHello;
 use proto::config::Cluster;
 use routes::{Lease, Role, Routes};
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub(crate) struct Plan {
     pub(crate) clients: Vec<String>,
     pub(crate) cluster: Cluster,
     /// Shows the cluster's secret to logics.
-    pub(crate) show: Show,
+    pub(crate) show: SecretInterceptor,
     pub(crate) routes: Arc<dyn Routes>,
     pub(crate) drain: Duration,
     /// The graceful end.

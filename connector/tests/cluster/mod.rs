@@ -21,7 +21,7 @@ use proto::native;
 use routes::{Lease, Memory, Role, Routes};
 use rpc::cluster::delivery_client::DeliveryClient;
 use rpc::cluster::gate_server::{Gate, GateServer};
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -206,7 +206,8 @@ impl Job {
     pub(crate) async fn attach(grpc: SocketAddr, secret: &str) -> Result<Self, Status> {
         let channel =
             tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
-        let mut client = DeliveryClient::with_interceptor(channel, Show::new(&Secret::new(secret)).unwrap());
+        let mut client =
+            DeliveryClient::with_interceptor(channel, SecretInterceptor::new(&Secret::new(secret)).unwrap());
         let (out, frames) = mpsc::channel(1000);
         let frames = client.attach(ReceiverStream::new(frames)).await?.into_inner();
         Ok(Self { epoch: 0, seq: 0, out, frames, others: VecDeque::new() })

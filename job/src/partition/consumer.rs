@@ -6,9 +6,12 @@
 //!       ─Revoked─▶ disown
 //! ```
 //!
-//! Invariants: nothing in it waits for a connector, Routes or a dead letter, so that one partition's trouble is not
-//! another's; an offset is committed when everything up to it was handed to the outboxes (of a topic without claims: to
-//! the stage) and its dead letters are durable; nothing is committed for a partition that was revoked or lost.
+//! Invariants:
+//! - The task waits for no connector, for no answer of Routes and for no dead letter. One partition's trouble is therefore
+//!   not another's.
+//! - An offset is committed when everything up to it was handed to the outboxes (of a topic without claims: to the stage),
+//!   and its dead letters are durable.
+//! - Nothing is committed for a partition that was revoked or lost.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -274,17 +277,17 @@ impl<S: Stage> Consumer<S> {
 
     fn link_event(&mut self, event: Event) {
         match event {
-            Event::Attached(holder) => {
-                let Some((attachment, _)) = self.fleet.all().into_iter().find(|(found, _)| found.holder == holder)
+            Event::Attached(stream) => {
+                let Some((attachment, _)) = self.fleet.all().into_iter().find(|(found, _)| found.stream == stream)
                 else {
                     return;
                 };
-                self.attached.insert(holder, attachment);
-                self.each(|owner, _| owner.attached(holder));
+                self.attached.insert(stream, attachment);
+                self.each(|owner, _| owner.attached(stream));
             }
-            Event::Detached(holder) => {
-                self.attached.remove(&holder);
-                self.each(|owner, now_ms| owner.detached(holder, now_ms));
+            Event::Detached(stream) => {
+                self.attached.remove(&stream);
+                self.each(|owner, now_ms| owner.detached(stream, now_ms));
             }
             Event::Frame(from, Frame::Hold(hold)) => self.one(hold.partition, |owner, _| owner.hold(from, hold)),
             Event::Frame(from, Frame::HoldsDone(done)) => {
@@ -440,10 +443,10 @@ impl<S: Stage> Consumer<S> {
         }
         if let Some(owner) = self.parts.get_mut(&partition).and_then(|part| part.owner.as_mut()) {
             // Asks for nothing: only forgets.
-            over.into_iter().for_each(|holder| owner.overflowed(holder));
+            over.into_iter().for_each(|stream| owner.overflowed(stream));
         }
-        for holder in fed {
-            if let Some(attachment) = self.attached.get(&holder) {
+        for stream in fed {
+            if let Some(attachment) = self.attached.get(&stream) {
                 attachment.outbox.with(|outbox| outbox.wake());
             }
         }
@@ -592,8 +595,8 @@ impl<S: Stage> Consumer<S> {
             while self.attached.values().any(|attachment| attachment.outbox.with(|outbox| !outbox.is_empty())) {
                 look.tick().await;
                 while let Ok(event) = self.events.try_recv() {
-                    if let Event::Detached(holder) = event {
-                        self.attached.remove(&holder);
+                    if let Event::Detached(stream) = event {
+                        self.attached.remove(&stream);
                     }
                 }
             }

@@ -1,7 +1,7 @@
-//! Connectors' holds: said, waiting for the owner to be live, answered.
+//! Connectors' holds. A hold waits until the owner is live, and is then answered.
 //!
-//! When a connector comes up it holds every room it has, a hundred thousand of them at once, and its queue takes the
-//! answers bit by bit: what waits is looked at once each, not at every turn (`Holds`).
+//! A connector that attaches holds all of its rooms at once: a hundred thousand are usual. Its queue takes the answers in
+//! portions. Each waiting hold is therefore looked at once, and not in every turn (`Holds`).
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use proto::cluster;
 use rustc_hash::FxHashMap;
 
 use super::owner::Phase;
-use super::{Answer, Out, Owner, Place, Stage, StreamId};
-use crate::item::Encoded;
+use super::{Answer, HolderPosition, Out, Owner, Stage, StreamId};
+use crate::item::EncodedItem;
 
 /// What the answer to a hold takes of a queue besides its messages, bytes, generously.
 const HELD_BYTES: usize = 512;
@@ -20,7 +20,7 @@ pub(super) struct Waiting {
     from: StreamId,
     hold: u64,
     channel: String,
-    place: Place,
+    place: HolderPosition,
     /// Everything after its position is delivered while replaying: nothing is missing when it is answered.
     followed: bool,
 }
@@ -29,14 +29,14 @@ pub(super) struct Waiting {
 #[derive(Default)]
 pub(super) struct Holds {
     of: BTreeMap<StreamId, Queue>,
-    /// The last one's number.
+    /// The last hold's number.
     last: u64,
     /// How often one was looked at.
     #[cfg(test)]
     taken: u64,
 }
 
-/// One connector's. None is empty.
+/// One connector's waiting holds. No queue is kept empty.
 #[derive(Default)]
 struct Queue {
     holds: BTreeMap<u64, Waiting>,
@@ -109,20 +109,20 @@ impl Holds {
 }
 
 impl<S: Stage> Owner<S> {
-    /// A connector takes up a channel, or takes it up again.
+    /// A connector holds a channel, or re-holds it.
     pub(crate) fn hold(&mut self, from: StreamId, hold: cluster::Hold) {
         let known = self.out.connectors.contains_key(&from);
         if hold.epoch != self.epoch || !known || !self.stage.is_ours(&hold.channel) {
-            // Of another epoch: it holds anew when it has seen this one's `Own`.
+            // For another epoch: the connector re-holds when it has seen this epoch's `Own`.
             return;
         }
         let place = if hold.log.is_empty() {
-            Place::Nothing { recent: hold.recent as usize }
+            HolderPosition::Nothing { recent: hold.recent as usize }
         } else if *hold.log == *self.config.log {
             let ordinal = (hold.ordinal_epoch == self.epoch).then_some(hold.ordinal);
-            Place::At { offset: hold.offset, ordinal }
+            HolderPosition::At { offset: hold.offset, ordinal }
         } else {
-            Place::Elsewhere
+            HolderPosition::Elsewhere
         };
         let mut waiting = Waiting { from, hold: hold.hold, channel: hold.channel, place, followed: false };
         match self.phase {
@@ -149,7 +149,7 @@ impl<S: Stage> Owner<S> {
                     true => Answer::default(),
                     false => self.stage.answer(&waiting.channel, waiting.place),
                 };
-                let bytes = HELD_BYTES + answer.recent.iter().map(Encoded::len).sum::<usize>();
+                let bytes = HELD_BYTES + answer.recent.iter().map(EncodedItem::len).sum::<usize>();
                 if bytes > left {
                     // Nor any later one of this connector's, so that they stay in order.
                     self.waiting.put(number, waiting);
@@ -186,7 +186,7 @@ impl<S: Stage> Owner<S> {
 
     /// From here on every record goes to a waiting holder whose position is not before what has been read.
     fn follow(&mut self, waiting: &mut Waiting) {
-        if let Place::At { offset, .. } = waiting.place
+        if let HolderPosition::At { offset, .. } = waiting.place
             && offset >= self.progress
         {
             waiting.followed = true;
@@ -258,7 +258,7 @@ mod tests {
     fn what_does_not_fit_keeps_its_place() {
         let mut holds = Holds::default();
         let waiting = |hold| {
-            let place = Place::Elsewhere;
+            let place = HolderPosition::Elsewhere;
             Waiting { from: 1, hold, channel: "room:1".into(), place, followed: false }
         };
         (1..=3).for_each(|hold| holds.push(waiting(hold)));

@@ -11,10 +11,9 @@
 //! Without claims ([`Stage::CLAIMS`]) it is live at once, and no connector is told.
 //!
 //! Invariants (rules 2, 6, 8-12; the simulation in `simulation.rs` checks them with the rooms' stage):
-//! - what a holder receives and what it is told that it misses, together, is the channel's log from its position on,
-//!   in order, each message once;
-//! - what one owner dropped as repeated, every later one drops: a stage begins to read far enough back;
-//! - a record is never lost because it was itself seen before.
+//! - A holder's messages and gaps together are the channel's log from its position on: in order, each message once.
+//! - What one owner dropped as repeated, every later owner drops. Each stage begins to read far enough back.
+//! - A record is never lost because it was itself seen before.
 
 use std::sync::Arc;
 
@@ -166,7 +165,7 @@ impl<S: Stage> Owner<S> {
         self.begin_if_collected(now_ms);
     }
 
-    /// The queue to the connector ran over and was dropped: it holds anew.
+    /// The queue to the connector ran over and was dropped: the connector re-holds.
     pub(crate) fn overflowed(&mut self, connector: StreamId) {
         self.config.metrics.resets.inc();
         self.let_go(connector);

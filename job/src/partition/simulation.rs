@@ -396,7 +396,7 @@ impl World {
         }
     }
 
-    /// Frames of one stream travel to its connector.
+    /// FrameCodec of one stream travel to its connector.
     fn run_stream(&mut self, job: usize, id: u64, all: bool) {
         let most = if all { usize::MAX } else { self.random.random_range(1..6) };
         let this = &mut self.jobs[job];

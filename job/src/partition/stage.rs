@@ -10,12 +10,12 @@ use proto::cluster::from_owner::Frame;
 use proto::{cluster, record};
 use routes::By;
 
-use crate::item::Encoded;
+use crate::item::EncodedItem;
 
 /// The stream of a connector, numbered by its attaching: the same connector's next stream is another.
 pub(crate) type StreamId = u64;
 
-/// One partition's records, from one claim on. Made anew for each claim. No bus, stream or clock.
+/// One partition's records, from one claim on. Each claim makes a new one. No bus, stream or clock.
 pub(crate) trait Stage: Send + Sized + 'static {
     /// What the stages of all partitions share.
     type Config: Send + Sync + 'static;
@@ -63,7 +63,7 @@ pub(crate) trait Stage: Send + Sized + 'static {
     fn follow(&mut self, _to: StreamId, _channel: &str, _position: Offset) {}
 
     /// What someone at `place` lacks of what has been read.
-    fn answer(&mut self, _channel: &str, _place: Place) -> Answer {
+    fn answer(&mut self, _channel: &str, _place: HolderPosition) -> Answer {
         Answer::default()
     }
 
@@ -73,7 +73,7 @@ pub(crate) trait Stage: Send + Sized + 'static {
     /// The connector has nobody left in the channel.
     fn release(&mut self, _connector: StreamId, _channel: &str) {}
 
-    /// The connector has gone, or holds everything anew.
+    /// The connector has gone, or re-holds everything.
     fn let_go(&mut self, _connector: StreamId) {}
 
     /// Some seconds have passed: lets go of what nobody needs. `wanted`: whether a hold of the channel waits.
@@ -144,8 +144,8 @@ pub(crate) enum Action {
 #[derive(Debug, Clone)]
 pub(crate) enum Out {
     Own(cluster::Own),
-    Item(Encoded),
-    Held(Box<cluster::Held>, Vec<Encoded>),
+    Item(EncodedItem),
+    Held(Box<cluster::Held>, Vec<EncodedItem>),
     /// Everything that the connector holds is complete up to here.
     Through(Offset),
     Disown,
@@ -185,7 +185,7 @@ impl Outgoing {
 
 /// What a hold says of its holder's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum HolderPosition {
     /// It has nothing and wants this many recent messages.
     Nothing { recent: usize },
     /// It has everything up to `offset`.
@@ -202,7 +202,7 @@ pub(crate) enum Place {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) missed: Option<cluster::Missed>,
-    pub(crate) recent: Vec<Encoded>,
+    pub(crate) recent: Vec<EncodedItem>,
 }
 
 /// What a topic's metrics show, over all partitions.

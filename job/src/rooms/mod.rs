@@ -1,15 +1,14 @@
-//! The rooms' stage: numbers each room's messages, drops repetitions and what is over the flow cap or too old, keeps the
-//! recent ones and hands each to the connectors that hold the room.
+//! The rooms' stage. It numbers each room's messages, and drops repetitions, messages over the flow cap and messages that
+//! are too old. It keeps the recent ones, and hands each message to the connectors that hold the room.
 //!
-//! What it is not: it decides nothing about the partition (claims, replaying, who is asked to hold:
-//! [`crate::partition`]).
+//! Claims, replays and holds are [`crate::partition`]'s.
 //!
 //! ```text
 //!   record ─▶ Seen: a repetition? ─▶ Room: ordinal, flow cap ─▶ age ─▶ every holder before it, and the recent messages
 //! ```
 //!
-//! Invariants: those of `room` and `seen`, said there; a replay begins [`seen::REPEAT_MS`] before anything that is still
-//! young enough to be delivered, so that what one owner dropped as repeated, every later one drops.
+//! Invariants: those of `room` and `seen`. A replay begins [`seen::REPEAT_MS`] before any message that is young enough to
+//! be delivered. What one owner dropped as repeated, every later owner therefore drops.
 
 mod room;
 mod seen;
@@ -24,10 +23,10 @@ use proto::{client, cluster, native, record};
 use rustc_hash::FxHashMap;
 
 use self::room::{Gap, Holding, Room, gap_item};
-use self::seen::{Seen, Sight};
-use crate::item::Encoded;
+use self::seen::{Seen, Verdict};
+use crate::item::EncodedItem;
 use crate::metrics::Metrics;
-use crate::partition::{Action, Answer, Fit, Measures, Out, Outgoing, Place, Stage, StreamId, Takeover};
+use crate::partition::{Action, Answer, Fit, HolderPosition, Measures, Out, Outgoing, Stage, StreamId, Takeover};
 
 pub(crate) use self::seen::Budget;
 #[cfg(test)]
@@ -137,7 +136,7 @@ impl Stage for Rooms {
         holding.position = holding.position.max(position);
     }
 
-    fn answer(&mut self, channel: &str, place: Place) -> Answer {
+    fn answer(&mut self, channel: &str, place: HolderPosition) -> Answer {
         let bytes_max = self.config.answer_bytes_max;
         self.room(channel).answer(place, bytes_max)
     }
@@ -252,14 +251,14 @@ impl Rooms {
             let handed_us = record.time_ms * 1000 + i64::from(record.handed_us);
             metrics.bus.observe((now_us - handed_us).max(0) as f64 / 1e6);
         }
-        let sight = if post.id.is_empty() { Sight::New } else { self.seen.see(channel, &post, offset, log_ms) };
+        let sight = if post.id.is_empty() { Verdict::New } else { self.seen.see(channel, &post, offset, log_ms) };
         match sight {
-            Sight::New => {}
-            Sight::Repeated => {
+            Verdict::New => {}
+            Verdict::Repeated => {
                 metrics.repeated.inc_by(u64::from(first_time));
                 return;
             }
-            Sight::Conflicting => {
+            Verdict::Conflicting => {
                 metrics.conflicts.inc_by(u64::from(first_time));
                 if first_time && !post.session.is_empty() {
                     let code = client::ErrorCode::Conflict.into();
@@ -280,7 +279,7 @@ impl Rooms {
         let item = (!over).then(|| item(offset, ordinal, channel, record.time_ms, post));
         let (mut sent, mut missed) = (0, false);
         // The same gap for most, if any: encoded once for each that differs.
-        let mut after: Vec<(Gap, Encoded)> = Vec::new();
+        let mut after: Vec<(Gap, EncodedItem)> = Vec::new();
         for holding in room.holders.iter_mut().filter(|holding| holding.position < offset) {
             holding.position = offset;
             match &item {
@@ -337,11 +336,11 @@ impl Drop for Rooms {
 }
 
 /// The message as connectors get it, encoded once for all.
-fn item(offset: Offset, ordinal: u64, channel: &str, time_ms: i64, post: record::Post) -> Encoded {
+fn item(offset: Offset, ordinal: u64, channel: &str, time_ms: i64, post: record::Post) -> EncodedItem {
     let lane = post.lane;
     let raw = post.raw.clone();
     let message = message(channel.to_owned(), offset, time_ms, post).encode_to_vec().into();
-    Encoded::new(&cluster::Item {
+    EncodedItem::new(&cluster::Item {
         channel: channel.to_owned(),
         offset,
         ordinal,

@@ -1,16 +1,16 @@
-//! One room in its partition's owner: its ordinal, its recent messages, who holds it and how far each is.
+//! One room: its ordinal, its recent messages, its holders and the position of each.
 //!
-//! What it is not: it decides nothing about the partition (claims, replaying, who is asked to hold: [`crate::partition`])
-//! and sends nothing.
+//! A room decides nothing about its partition ([`crate::partition`] does) and sends nothing.
 //!
 //! ```text
 //!   offsets of the channel ──▶  …counted│ indexed (offset, ordinal) │ kept entries │
 //!   a holder's position    ──▶  at least│ missed, counted exactly   │ gets them    │ has all
 //! ```
 //!
-//! Invariants: every record of the channel that is no repetition takes the next ordinal, delivered or not; entries and
-//! the index are in the order of offsets and without a hole from `counted` on, so that a gap can be counted; a room that
-//! was forgotten and is there again has other ordinals than before, so that nothing is counted from one of those.
+//! Invariants:
+//! - Every record of the channel takes the next ordinal, delivered or not. A repetition takes none.
+//! - Entries and index are in the order of offsets. From `counted` on no record is missing, so a gap can be counted.
+//! - A room that was forgotten and made again has other ordinals than before. Nothing is counted from the old ones.
 
 use std::collections::VecDeque;
 
@@ -19,8 +19,8 @@ use proto::client::GapReasons;
 use proto::cluster::{Item, Missed};
 
 use super::seen::Budget;
-use crate::item::Encoded;
-use crate::partition::{Answer, Place, StreamId};
+use crate::item::EncodedItem;
+use crate::partition::{Answer, HolderPosition, StreamId};
 
 /// A room keeps its last messages whatever the budget says, up to this many…
 pub(crate) const RECENT_MESSAGES: usize = 200;
@@ -60,7 +60,7 @@ impl Gap {
     }
 
     /// The message, telling that this gap lies directly before it.
-    pub(crate) fn before(self, item: &Encoded) -> Encoded {
+    pub(crate) fn before(self, item: &EncodedItem) -> EncodedItem {
         item.after(self.count(), &self.reasons())
     }
 
@@ -69,23 +69,23 @@ impl Gap {
     }
 }
 
-/// So many messages are missing that nobody knows more of.
+/// A gap of `count` messages whose reason is not known.
 fn unknown(count: u64, exact: bool) -> Missed {
     Missed { count, exact, reasons: Some(GapReasons { unknown: count, ..GapReasons::default() }) }
 }
 
-/// How far a holder is.
+/// A connector that holds the room, and its position.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holding {
     pub(crate) to: StreamId,
-    /// It has, or was told that it misses, everything up to here.
+    /// The connector has everything up to this offset, or was told the gap.
     pub(crate) position: Offset,
-    /// Not delivered and not yet told.
+    /// What was not delivered since, and is not told yet.
     pub(crate) missed: Gap,
 }
 
 enum Kept {
-    Message(Encoded),
+    Message(EncodedItem),
     /// This many in a row were dropped by the flow cap; offset and ordinal are the last one's.
     Dropped(u64),
 }
@@ -113,10 +113,10 @@ impl Entry {
     }
 }
 
-/// One room.
+/// The state of a room: see the module's opening.
 pub(crate) struct Room {
     channel: Box<str>,
-    /// Of the last record.
+    /// The last record's ordinal.
     ordinal: u64,
     /// Offset of the last record; 0: none was read.
     last: Offset,
@@ -126,7 +126,7 @@ pub(crate) struct Room {
     index: VecDeque<(Offset, u64)>,
     /// Every record of the channel after this offset is in `index` or `entries`, and its ordinal after this one.
     counted: (Offset, u64),
-    /// Ordinals up to this one are none of this room's: they may be of its life before it was forgotten.
+    /// Ordinals up to this one are not this room's. They may be from before it was forgotten.
     base: u64,
     pub(crate) holders: Vec<Holding>,
     /// The flow cap's second of the log's time, and the messages in it.
@@ -182,7 +182,7 @@ impl Room {
     }
 
     /// Keeps a message, `time_ms` being the log's.
-    pub(crate) fn keep(&mut self, offset: Offset, time_ms: i64, item: Encoded, budget: &Budget) {
+    pub(crate) fn keep(&mut self, offset: Offset, time_ms: i64, item: EncodedItem, budget: &Budget) {
         self.bytes += item.len();
         budget.take(item.len());
         self.entries.push_back(Entry { offset, ordinal: self.ordinal, time_ms, kept: Kept::Message(item) });
@@ -240,11 +240,11 @@ impl Room {
     }
 
     /// What someone at `place` lacks of what has been read, `bytes_max` of messages at most.
-    pub(crate) fn answer(&self, place: Place, bytes_max: usize) -> Answer {
+    pub(crate) fn answer(&self, place: HolderPosition, bytes_max: usize) -> Answer {
         match place {
-            Place::Nothing { recent } => self.recent(recent.min(RECENT_MESSAGES), None, bytes_max),
-            Place::Elsewhere => self.recent(RECENT_MESSAGES, Some(unknown(0, false)), bytes_max),
-            Place::At { offset, ordinal } => {
+            HolderPosition::Nothing { recent } => self.recent(recent.min(RECENT_MESSAGES), None, bytes_max),
+            HolderPosition::Elsewhere => self.recent(RECENT_MESSAGES, Some(unknown(0, false)), bytes_max),
+            HolderPosition::At { offset, ordinal } => {
                 let first = self.entries.partition_point(|entry| entry.offset <= offset);
                 self.since(first, self.missed(offset, ordinal), bytes_max)
             }
@@ -298,7 +298,7 @@ impl Room {
         let (mut gap, mut last) = (0, (0, 0));
         for entry in self.entries.range(first..) {
             match &entry.kept {
-                // Before the first message: that is what `missed` says. (Who wants recent ones begins at a message.)
+                // Before the first message: that is what `missed` says. (An answer with recent messages begins at a message.)
                 Kept::Dropped(count) if recent.is_empty() => {
                     let missed = missed.get_or_insert_with(|| unknown(0, true));
                     missed.count += count;
@@ -319,9 +319,9 @@ impl Room {
 }
 
 /// An item that is nothing but a gap.
-pub(crate) fn gap_item(channel: &str, offset: Offset, ordinal: u64, gap: Gap) -> Encoded {
+pub(crate) fn gap_item(channel: &str, offset: Offset, ordinal: u64, gap: Gap) -> EncodedItem {
     let (channel, missed, reasons) = (channel.to_owned(), gap.count(), Some(gap.reasons()));
-    Encoded::new(&Item { channel, offset, ordinal, missed, reasons, ..Item::default() })
+    EncodedItem::new(&Item { channel, offset, ordinal, missed, reasons, ..Item::default() })
 }
 
 #[cfg(test)]
@@ -330,9 +330,9 @@ mod tests {
 
     use super::*;
 
-    fn item(offset: Offset, ordinal: u64, bytes: usize) -> Encoded {
+    fn item(offset: Offset, ordinal: u64, bytes: usize) -> EncodedItem {
         let message = vec![b'x'; bytes].into();
-        Encoded::new(&Item { channel: "room:1".into(), offset, ordinal, message, ..Item::default() })
+        EncodedItem::new(&Item { channel: "room:1".into(), offset, ordinal, message, ..Item::default() })
     }
 
     /// A room with a message at each even offset up to `2 * count`, one each 100 ms of the log's time, trimmed with
@@ -349,12 +349,12 @@ mod tests {
     }
 
     fn offsets(answer: &Answer) -> Vec<(Offset, u64)> {
-        let read = |item: &Encoded| Item::decode_length_delimited(item.bytes()).unwrap();
+        let read = |item: &EncodedItem| Item::decode_length_delimited(item.bytes()).unwrap();
         answer.recent.iter().map(read).map(|item| (item.offset, item.missed)).collect()
     }
 
-    fn at(offset: Offset) -> Place {
-        Place::At { offset, ordinal: None }
+    fn at(offset: Offset) -> HolderPosition {
+        HolderPosition::At { offset, ordinal: None }
     }
 
     const ANSWER_MAX: usize = 2 << 20;
@@ -364,7 +364,7 @@ mod tests {
     fn who_was_away_gets_what_is_kept_and_the_rest_counted() {
         let budget = Budget::new(100 << 20);
         let room = room(1000, 10, &budget);
-        assert_eq!(offsets(&room.answer(Place::Nothing { recent: 2 }, ANSWER_MAX)), [(1998, 0), (2000, 0)]);
+        assert_eq!(offsets(&room.answer(HolderPosition::Nothing { recent: 2 }, ANSWER_MAX)), [(1998, 0), (2000, 0)]);
         assert_eq!(room.answer(at(2000), ANSWER_MAX), Answer::default());
         assert_eq!(offsets(&room.answer(at(1997), ANSWER_MAX)), [(1998, 0), (2000, 0)]);
         // 200 are kept: those after offset 1600.
@@ -372,7 +372,7 @@ mod tests {
         let away = room.answer(at(1000), ANSWER_MAX);
         assert_eq!((away.missed, away.recent.len()), (EXACT(300), 200));
         assert_eq!(room.answer(at(0), ANSWER_MAX).missed, EXACT(800));
-        let elsewhere = room.answer(Place::Elsewhere, ANSWER_MAX);
+        let elsewhere = room.answer(HolderPosition::Elsewhere, ANSWER_MAX);
         assert_eq!((elsewhere.missed, elsewhere.recent.len()), (Some(unknown(0, false)), 200));
     }
 
@@ -380,7 +380,10 @@ mod tests {
     fn what_is_older_than_the_index_is_counted_by_ordinals_else_at_least() {
         let budget = Budget::new(100 << 20);
         let room = room(5000, 10, &budget);
-        assert_eq!(room.answer(Place::At { offset: 20, ordinal: Some(10) }, ANSWER_MAX).missed, EXACT(4800 - 10));
+        assert_eq!(
+            room.answer(HolderPosition::At { offset: 20, ordinal: Some(10) }, ANSWER_MAX).missed,
+            EXACT(4800 - 10)
+        );
         let known = INDEX_MAX as u64;
         assert_eq!(room.answer(at(20), ANSWER_MAX).missed, Some(unknown(known, false)));
     }
@@ -397,9 +400,12 @@ mod tests {
         }
         // Told up to offset 50, where it had no message of this life; then one of this life.
         let known = INDEX_MAX as u64;
-        let before = room.answer(Place::At { offset: 50, ordinal: Some(10) }, ANSWER_MAX);
+        let before = room.answer(HolderPosition::At { offset: 50, ordinal: Some(10) }, ANSWER_MAX);
         assert_eq!(before.missed, Some(unknown(known, false)));
-        assert_eq!(room.answer(Place::At { offset: 102, ordinal: Some(32) }, ANSWER_MAX).missed, EXACT(4800 - 2));
+        assert_eq!(
+            room.answer(HolderPosition::At { offset: 102, ordinal: Some(32) }, ANSWER_MAX).missed,
+            EXACT(4800 - 2)
+        );
     }
 
     #[test]
@@ -419,7 +425,7 @@ mod tests {
         let budget = Budget::new(100 << 20);
         let room = room(100, 60_000, &budget);
         let answer = room.answer(at(0), ANSWER_MAX);
-        assert!(answer.recent.iter().map(Encoded::len).sum::<usize>() <= ANSWER_MAX);
+        assert!(answer.recent.iter().map(EncodedItem::len).sum::<usize>() <= ANSWER_MAX);
         assert_eq!(answer.missed, EXACT(100 - answer.recent.len() as u64));
     }
 

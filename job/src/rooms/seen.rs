@@ -1,10 +1,11 @@
 //! Which messages of a partition have been seen in the last five minutes, so that one sent again has one effect.
 //!
-//! What it is not: a judge of who sends; a message ID already binds channel, sender and client message ID (rule 15).
-//! Time is the log's own, one clock for all logics, so that whoever reads the log again drops the same records.
+//! The sender is not looked at: a message ID already binds channel, sender and client message ID (rule 15). Time is the
+//! log's, one clock for all logics. A replay therefore drops the same records.
 //!
-//! Invariants: the record at the same offset is never a repetition of itself, however often it is read; memory is
-//! bounded by a [`Budget`] that all partitions share, and what is forgotten early is counted.
+//! Invariants:
+//! - A record is never a repetition of itself, however often its offset is read.
+//! - Memory is bounded by a [`Budget`] that all partitions share. What is forgotten early is counted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,14 +51,14 @@ impl Budget {
     }
 }
 
-/// What a message is to those of its ID before it.
+/// How a message relates to the first one of its ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sight {
-    /// The first one, or itself again.
+pub(crate) enum Verdict {
+    /// It is the first one.
     New,
-    /// The same content came before.
+    /// The first one has the same content.
     Repeated,
-    /// Other content came before, under the same ID.
+    /// The first one has other content.
     Conflicting,
 }
 
@@ -69,9 +70,9 @@ struct First {
     content: u64,
 }
 
-/// The memory of one partition.
+/// The message IDs of one partition.
 pub(crate) struct Seen {
-    /// Keyed anew for each owner: no one can choose IDs that collide.
+    /// A new key for each owner, so that nobody can choose IDs that collide.
     hasher: SipHasher13,
     first: FxHashMap<u128, First>,
     order: VecDeque<(u128, Offset, i64)>,
@@ -86,22 +87,22 @@ impl Seen {
     }
 
     /// Whether the record at `offset` repeats an earlier one; if not, it is remembered as the first of its ID.
-    pub(crate) fn see(&mut self, channel: &str, post: &Post, offset: Offset, time_ms: i64) -> Sight {
+    pub(crate) fn see(&mut self, channel: &str, post: &Post, offset: Offset, time_ms: i64) -> Verdict {
         let (key, content) = (self.key(channel, &post.id), self.content(post));
         if let Some(first) = self.first.get(&key)
             && time_ms - first.time_ms < REPEAT_MS
         {
             return match () {
-                () if first.offset >= offset => Sight::New,
-                () if first.content == content => Sight::Repeated,
-                () => Sight::Conflicting,
+                () if first.offset >= offset => Verdict::New,
+                () if first.content == content => Verdict::Repeated,
+                () => Verdict::Conflicting,
             };
         }
         self.first.insert(key, First { offset, time_ms, content });
         self.order.push_back((key, offset, time_ms));
         self.budget.take(1);
         self.forget(time_ms);
-        Sight::New
+        Verdict::New
     }
 
     /// How many were forgotten before their time since the last call.
@@ -170,30 +171,30 @@ mod tests {
         use proto::client::Style;
         let mut seen = Seen::new(Budget::new(1_000_000));
         let first = post("a", "one");
-        assert_eq!(seen.see("room:1", &first, 1, 0), Sight::New);
-        assert_eq!(seen.see("room:1", &first, 2, 1), Sight::Repeated);
+        assert_eq!(seen.see("room:1", &first, 1, 0), Verdict::New);
+        assert_eq!(seen.see("room:1", &first, 2, 1), Verdict::Repeated);
         let style = Some(Style { colour: 1, ..Style::default() });
         for other in
             [post("a", "two"), Post { r#type: "gift".into(), ..first.clone() }, Post { style, ..first.clone() }]
         {
-            assert_eq!(seen.see("room:1", &other, 3, 2), Sight::Conflicting);
+            assert_eq!(seen.see("room:1", &other, 3, 2), Verdict::Conflicting);
         }
-        assert_eq!(seen.see("room:1", &first, 4, 3), Sight::Repeated, "the first one stands");
-        assert_eq!(seen.see("room:1", &first, 1, 0), Sight::New, "read again at the same offset");
-        assert_eq!(seen.see("room:1", &Post { style: Some(Style::default()), ..first }, 5, 4), Sight::Repeated);
+        assert_eq!(seen.see("room:1", &first, 4, 3), Verdict::Repeated, "the first one stands");
+        assert_eq!(seen.see("room:1", &first, 1, 0), Verdict::New, "read again at the same offset");
+        assert_eq!(seen.see("room:1", &Post { style: Some(Style::default()), ..first }, 5, 4), Verdict::Repeated);
     }
 
     #[test]
     fn a_repetition_is_one_for_five_minutes_and_never_of_itself() {
         let mut seen = Seen::new(Budget::new(1_000_000));
-        assert_eq!(seen.see("room:1", &post("a", ""), 1, 0), Sight::New);
-        assert_eq!(seen.see("room:1", &post("a", ""), 1, 0), Sight::New, "read again at the same offset");
-        assert_eq!(seen.see("room:2", &post("a", ""), 2, 0), Sight::New, "another room's");
-        assert_eq!(seen.see("room:1", &post("a", ""), 3, REPEAT_MS - 1), Sight::Repeated);
-        assert_eq!(seen.see("room:1", &post("a", ""), 4, REPEAT_MS), Sight::New, "its time is over");
+        assert_eq!(seen.see("room:1", &post("a", ""), 1, 0), Verdict::New);
+        assert_eq!(seen.see("room:1", &post("a", ""), 1, 0), Verdict::New, "read again at the same offset");
+        assert_eq!(seen.see("room:2", &post("a", ""), 2, 0), Verdict::New, "another room's");
+        assert_eq!(seen.see("room:1", &post("a", ""), 3, REPEAT_MS - 1), Verdict::Repeated);
+        assert_eq!(seen.see("room:1", &post("a", ""), 4, REPEAT_MS), Verdict::New, "its time is over");
         assert_eq!(
             seen.see("room:1", &post("a", ""), 5, REPEAT_MS + 1),
-            Sight::Repeated,
+            Verdict::Repeated,
             "counted from the new first one"
         );
     }
@@ -203,12 +204,12 @@ mod tests {
         let budget = Budget::new(5_000);
         let mut seen = Seen::new(budget.clone());
         for i in 0..20_000 {
-            assert_eq!(seen.see("room:1", &post(&i.to_string(), ""), i + 1, 0), Sight::New);
+            assert_eq!(seen.see("room:1", &post(&i.to_string(), ""), i + 1, 0), Verdict::New);
         }
         assert_eq!(budget.used(), 5_000);
         assert_eq!(seen.take_forgotten(), 15_000);
         let sight = seen.see("room:1", &post("last", ""), 20_001, REPEAT_MS);
-        assert_eq!(sight, Sight::New, "five minutes later all the rest has gone");
+        assert_eq!(sight, Verdict::New, "five minutes later all the rest has gone");
         assert_eq!(budget.used(), 1);
         drop(seen);
         assert_eq!(budget.used(), 0);

@@ -16,7 +16,7 @@ use proto::config::{Cluster, Secret};
 use proto::record::Record;
 use routes::{Memory, Routes};
 use rpc::cluster::gate_client::GateClient;
-use rpc::secret::Show;
+use rpc::secret::SecretInterceptor;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -182,7 +182,8 @@ impl Logic {
             .connect()
             .await
             .expect("gRPC listens");
-        let mut client = GateClient::with_interceptor(channel, Show::new(&Secret::new(secret)).expect("ASCII"));
+        let mut client =
+            GateClient::with_interceptor(channel, SecretInterceptor::new(&Secret::new(secret)).expect("ASCII"));
         let (requests, stream) = mpsc::channel(1_000);
         let replies = soon(client.serve(ReceiverStream::new(stream))).await?.into_inner();
         Ok(Gate { requests, replies, asked: 0 })
