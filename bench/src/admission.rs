@@ -160,7 +160,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::fleet::Crew;
+    use crate::sessions::fleet::Crew;
 
     #[derive(Parser)]
     struct Line {

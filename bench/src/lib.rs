@@ -12,11 +12,9 @@
 //! ```
 
 mod admission;
-mod audience;
 pub mod chat;
 mod clock;
 mod credential;
-mod crowd;
 mod dial;
 mod dialect;
 mod document;
@@ -24,33 +22,24 @@ mod environment;
 mod error;
 mod fanout;
 mod figures;
-mod fleet;
-mod idle;
 mod limit;
+mod lines;
 mod note;
-mod order;
 mod output;
 mod owner;
 mod pipeline;
-mod places;
 mod plot;
-mod probe;
 mod processor;
 mod progress;
 mod publish;
 mod pushed;
 mod reading;
-mod report;
-mod results;
 mod schedule;
-mod series;
 mod servers;
+mod sessions;
 mod stand;
-mod storm;
 mod sweep;
 mod tally;
-mod targets;
-mod viewers;
 mod wire;
 mod workers;
 
@@ -58,19 +47,19 @@ pub use credential::{ApiKey, Token};
 pub use dialect::Dialect;
 pub use document::Document;
 pub use error::Error;
+pub use fanout::report::{
+    ClassReport, ConnectorReport, Deliveries, Millis, Probes, Publishing, Report, ServerReport, Sessions,
+};
+pub use fanout::series::{Headline, Series};
 pub use fanout::{Fanout, RoomSize, Via};
-pub use fleet::Crew;
-pub use idle::{Idle, IdleReport, PushReach};
 pub use limit::{Limit, LimitReport, LimitRow};
 pub use output::{Output, Printing};
 pub use pipeline::{Measured, Named, Pipeline, PipelineReport, Stage};
 pub use processor::{Cpus, Usage};
-pub use report::{
-    ClassReport, ConnectorReport, Deliveries, Millis, Probes, Publishing, Report, ServerReport, Sessions,
-};
-pub use series::{Headline, Series};
 pub use servers::{Cpu, Kind, Look};
-pub use storm::{Storm, StormReport, Wave, WaveCpu};
+pub use sessions::fleet::Crew;
+pub use sessions::idle::{Idle, IdleReport, PushReach};
+pub use sessions::storm::{Storm, StormReport, Wave, WaveCpu};
 pub use sweep::{Grow, Step, Sweep, SweepReport};
 
 /// `barrage bench`.

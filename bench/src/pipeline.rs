@@ -33,11 +33,11 @@ use crate::credential::{ApiKey, Token};
 use crate::dialect::Dialect;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::fanout::report::Millis;
 use crate::figures::grouped;
 use crate::note::NOTE_BYTES;
 use crate::output::Output;
 use crate::publish::Api;
-use crate::report::Millis;
 use crate::tally::{microseconds, record};
 
 use bare::Beat;
@@ -287,7 +287,7 @@ impl Pipeline {
             value: self.connect.clone(),
             want: "host:port of a connector".into(),
         })?;
-        let host = crate::places::http_host(&self.http)?;
+        let host = crate::fanout::places::http_host(&self.http)?;
         let run = rand::random();
         let room = Room {
             dialect: self.dialect,

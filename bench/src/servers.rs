@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 
 use serde::Serialize;
 
@@ -144,13 +145,30 @@ impl Cpu {
 }
 
 /// What a process is: of this program its role, of others their name.
+///
+/// # Errors
+/// It has ended, or belongs to another user.
 fn kind(pid: u32) -> io::Result<String> {
     let command = fs::read(format!("/proc/{pid}/cmdline"))?;
-    let mut words = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     let name = fs::read_to_string(format!("/proc/{pid}/comm"))?.trim_end().to_owned();
-    let program = words.next().unwrap_or_default();
-    let is_ours = program.rsplit('/').next() == Some("barrage");
-    Ok(words.next().filter(|_| is_ours).map_or(name, std::borrow::Cow::into_owned))
+    Ok(if is_ours(pid)? { role(&command).unwrap_or(name) } else { name })
+}
+
+/// Whether a process runs this program, whatever its file is called, or another build of it.
+fn is_ours(pid: u32) -> io::Result<bool> {
+    let program = format!("/proc/{pid}/exe");
+    let file = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let ours = fs::metadata("/proc/self/exe").map(file)?;
+    if fs::metadata(&program).map(file)? == ours {
+        return Ok(true);
+    }
+    Ok(fs::read_link(program)?.file_name().is_some_and(|name| name == "barrage"))
+}
+
+/// The role that a command line of this program names.
+fn role(command: &[u8]) -> Option<String> {
+    let mut words = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    words.nth(1).filter(|word| !word.is_empty()).map(std::borrow::Cow::into_owned)
 }
 
 /// The processes that listen on these addresses, as far as this user may see them.
@@ -199,6 +217,20 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_process_is_told_by_its_program_and_not_by_its_name() {
+        // This test is a file of another name than `barrage`.
+        assert!(is_ours(std::process::id()).unwrap());
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (ours, kind) = (is_ours(other.id()), kind(other.id()));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!ours.unwrap());
+        assert_eq!(kind.unwrap(), "sleep");
+        assert_eq!(role(b"/tmp/a-build\0connector\0--config\0a\0").as_deref(), Some("connector"));
+        assert_eq!(role(b"/tmp/a-build\0"), None);
+    }
 
     #[test]
     fn who_listens_is_found_and_measured() {

@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::fanout::Fanout;
+use crate::fanout::series::{Headline, Series};
 use crate::figures::grouped;
 use crate::plot::{self, Curves, Line};
-use crate::series::{Headline, Series};
 
 /// Most steps of a sweep.
 const STEPS_MAX: u32 = 100;

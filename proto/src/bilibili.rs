@@ -17,9 +17,9 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use serde_json::{Value, json};
 
 use crate::client;
+use crate::members::{BadAuth, Members};
 use crate::native::payload_bytes;
 use crate::packet::{self, BadPacket, HEADER_BYTES, Packet, operation};
-use crate::sniff::{BadAuth, Members};
 
 /// The version of replies.
 pub const REPLY_VERSION: u16 = 1;

@@ -18,8 +18,21 @@ use std::fmt;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use crate::http::BadHandshake;
-use crate::websocket::Failure;
+/// A header's value is no list of extensions (RFC 6455 section 9.1). The client's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Sec-WebSocket-Extensions is not a list of extensions")]
+pub struct BadExtensions;
+
+/// A compressed message that cannot be taken. The sender's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadMessage {
+    /// It becomes more than the limit.
+    #[error("the message is longer than the limit")]
+    TooLarge,
+    /// It is no stream of DEFLATE.
+    #[error("a message that cannot be inflated")]
+    Deflated,
+}
 
 /// What a compressed message ends with, and is sent without (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -41,11 +54,11 @@ const LEVEL: u32 = 6;
 const KEPT_BYTES_MAX: usize = 32 * 1024;
 
 /// How often the stream of one message may end and begin anew (RFC 7692 section 7.2.3.4 allows it; nobody is known to
-/// do it more than once). Each time may cost a window's copying, so over it: [`Failure::Deflated`].
+/// do it more than once). Each time may cost a window's copying, so over it: [`BadMessage::Deflated`].
 const STREAMS_MAX: usize = 16;
 
 /// Longest compressed message, bytes, where its payload may have `payload_bytes_max`: zlib's worst is an eighth more
-/// (fixed codes, RFC 1951 section 3.2.6), and some flushes. Over it: [`Failure::TooLarge`].
+/// (fixed codes, RFC 1951 section 3.2.6), and some flushes. Over it: [`BadMessage::TooLarge`].
 #[must_use]
 pub(crate) const fn message_bytes_max(payload_bytes_max: u32) -> u32 {
     payload_bytes_max.saturating_add(payload_bytes_max / 8).saturating_add(64)
@@ -93,8 +106,8 @@ impl fmt::Display for Agreed {
 /// ```
 ///
 /// # Errors
-/// [`BadHandshake::Extensions`] where a value is no list of extensions (RFC 6455 section 9.1).
-pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>, BadHandshake> {
+/// [`BadExtensions`] where a value is no list of extensions (RFC 6455 section 9.1).
+pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>, BadExtensions> {
     let mut taken = None;
     for value in extensions {
         let mut rest = Rest(value);
@@ -116,7 +129,7 @@ pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>,
             if rest.0.is_empty() {
                 break;
             }
-            rest.0 = rest.0.strip_prefix(',').ok_or(BadHandshake::Extensions)?;
+            rest.0 = rest.0.strip_prefix(',').ok_or(BadExtensions)?;
         }
     }
     Ok(taken)
@@ -154,16 +167,16 @@ impl<'a> Rest<'a> {
         self.0 = self.0.trim_start_matches([' ', '\t']);
     }
 
-    fn token(&mut self) -> Result<&'a str, BadHandshake> {
+    fn token(&mut self) -> Result<&'a str, BadExtensions> {
         let end = self.0.find(|letter| !is_token(letter)).unwrap_or(self.0.len());
         let (token, rest) = self.0.split_at(end);
         self.0 = rest;
-        if token.is_empty() { Err(BadHandshake::Extensions) } else { Ok(token) }
+        if token.is_empty() { Err(BadExtensions) } else { Ok(token) }
     }
 
     /// The next `; name`, `; name=value` or `; name="value"`; a value in quotes must be a token as well (RFC 6455
     /// section 9.1), so that nothing need be unescaped but what is escaped for no reason, which nobody does.
-    fn parameter(&mut self) -> Result<Option<(&'a str, Option<&'a str>)>, BadHandshake> {
+    fn parameter(&mut self) -> Result<Option<(&'a str, Option<&'a str>)>, BadExtensions> {
         self.space();
         let Some(rest) = self.0.strip_prefix(';') else { return Ok(None) };
         self.0 = rest;
@@ -177,7 +190,7 @@ impl<'a> Rest<'a> {
         self.0 = quoted.unwrap_or(self.0);
         let value = self.token()?;
         if quoted.is_some() {
-            self.0 = self.0.strip_prefix('"').ok_or(BadHandshake::Extensions)?;
+            self.0 = self.0.strip_prefix('"').ok_or(BadExtensions)?;
         }
         Ok(Some((name, Some(value))))
     }
@@ -256,8 +269,8 @@ impl Inflater {
     /// What the compressed `message` becomes. Bounded: at most one byte beyond `payload_bytes_max` is made.
     ///
     /// # Errors
-    /// [`Failure::TooLarge`] beyond the limit, [`Failure::Deflated`] where it is no stream of DEFLATE.
-    pub(crate) fn inflate(&mut self, message: &[u8], payload_bytes_max: u32) -> Result<&[u8], Failure> {
+    /// [`BadMessage::TooLarge`] beyond the limit, [`BadMessage::Deflated`] where it is no stream of DEFLATE.
+    pub(crate) fn inflate(&mut self, message: &[u8], payload_bytes_max: u32) -> Result<&[u8], BadMessage> {
         let most = if planted!("deflate_limit") { u32::MAX as usize } else { payload_bytes_max as usize };
         let state = self.state.get_or_insert_with(|| Decompress::new(false));
         state.reset(false);
@@ -276,7 +289,7 @@ impl Inflater {
                 let status = state.decompress_vec(rest, &mut self.out, FlushDecompress::Sync);
                 rest = &rest[(state.total_in() - before.0) as usize..];
                 if self.out.len() > most {
-                    return Err(Failure::TooLarge);
+                    return Err(BadMessage::TooLarge);
                 }
                 match status {
                     Ok(Status::StreamEnd) if streams < STREAMS_MAX => {
@@ -285,13 +298,13 @@ impl Inflater {
                         state.reset(false);
                         let window = &self.out[self.out.len().saturating_sub(WINDOW_BYTES)..];
                         if !window.is_empty() {
-                            state.set_dictionary(window).map_err(|_| Failure::Deflated)?;
+                            state.set_dictionary(window).map_err(|_| BadMessage::Deflated)?;
                         }
                     }
-                    Ok(Status::StreamEnd) | Err(_) => return Err(Failure::Deflated),
+                    Ok(Status::StreamEnd) | Err(_) => return Err(BadMessage::Deflated),
                     // It stops for want of input or of room only.
                     Ok(Status::Ok | Status::BufError) if rest.is_empty() || self.out.len() == self.out.capacity() => {}
-                    Ok(Status::Ok | Status::BufError) => return Err(Failure::Deflated),
+                    Ok(Status::Ok | Status::BufError) => return Err(BadMessage::Deflated),
                 }
             }
         }
@@ -362,8 +375,8 @@ mod tests {
         for bad in
             [";", "permessage-deflate;", "permessage-deflate; =1", "a b", "permessage-deflate; a=", "a; b=\"c", "é"]
         {
-            assert_eq!(agree(&[bad], WINDOW_BITS_MIN), Err(BadHandshake::Extensions), "{bad}");
-            assert_eq!(agree(&["permessage-deflate", bad], WINDOW_BITS_MIN), Err(BadHandshake::Extensions), "{bad}");
+            assert_eq!(agree(&[bad], WINDOW_BITS_MIN), Err(BadExtensions), "{bad}");
+            assert_eq!(agree(&["permessage-deflate", bad], WINDOW_BITS_MIN), Err(BadExtensions), "{bad}");
         }
     }
 
@@ -382,9 +395,9 @@ mod tests {
         assert_eq!(inflated(&[0]).as_deref(), Ok(&b""[..]));
         assert_eq!(deflated(b""), [0]);
         // It refers to a message before: no context is taken over.
-        assert_eq!(inflated(&[0xf2, 0x00, 0x11, 0x00, 0x00]), Err(Failure::Deflated));
-        assert_eq!(inflated(&[0xff]), Err(Failure::Deflated));
-        assert_eq!(Failure::Deflated.code(), 1007);
+        assert_eq!(inflated(&[0xf2, 0x00, 0x11, 0x00, 0x00]), Err(BadMessage::Deflated));
+        assert_eq!(inflated(&[0xff]), Err(BadMessage::Deflated));
+        assert_eq!(crate::websocket::Failure::from(BadMessage::Deflated).code(), 1007);
     }
 
     #[test]
@@ -395,18 +408,18 @@ mod tests {
         assert_eq!(Inflater::default().inflate(&message, 100), Ok(&b"HelloHello"[..]));
         let ends = |count: usize| [3, 0].repeat(count);
         assert_eq!(Inflater::default().inflate(&ends(STREAMS_MAX - 1), 100), Ok(&b""[..]));
-        assert_eq!(Inflater::default().inflate(&ends(STREAMS_MAX), 100), Err(Failure::Deflated));
+        assert_eq!(Inflater::default().inflate(&ends(STREAMS_MAX), 100), Err(BadMessage::Deflated));
     }
 
     #[test]
     fn what_inflates_beyond_the_limit_is_refused_before_it_is_made() {
         let (bomb, mut inflater) = (deflated(&vec![7; 10 << 20]), Inflater::default());
         assert!(bomb.len() < 20_000, "{}", bomb.len());
-        assert_eq!(inflater.inflate(&bomb, 100_000), Err(Failure::TooLarge));
+        assert_eq!(inflater.inflate(&bomb, 100_000), Err(BadMessage::TooLarge));
         assert!(inflater.buffer_bytes() <= 100_001, "{}", inflater.buffer_bytes());
         // The limit itself, and one more.
         assert_eq!(inflater.inflate(&deflated(&[7; 1000]), 1000).map(<[u8]>::len), Ok(1000));
-        assert_eq!(inflater.inflate(&deflated(&[7; 1001]), 1000), Err(Failure::TooLarge));
+        assert_eq!(inflater.inflate(&deflated(&[7; 1001]), 1000), Err(BadMessage::TooLarge));
         assert!(inflater.buffer_bytes() <= KEPT_BYTES_MAX);
     }
 
@@ -415,7 +428,7 @@ mod tests {
     fn what_was_understood_when_the_room_was_full_is_not_lost() {
         let message = [0xec, 0xc1, 0x31, 1, 0, 0, 0, 0xc2, 0xa0, 0x18, 0xeb, 0xdf, 0xd4, 0x16, 0x5e, 0x40, 1, 0];
         assert_eq!(Inflater::default().inflate(&message, 70_000), Ok(&[23; 4100][..]), "as zlib and miniz_oxide do");
-        assert_eq!(Inflater::default().inflate(&message, 4099), Err(Failure::TooLarge));
+        assert_eq!(Inflater::default().inflate(&message, 4099), Err(BadMessage::TooLarge));
     }
 
     #[test]

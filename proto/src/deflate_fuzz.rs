@@ -5,9 +5,8 @@
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
-use crate::deflate::{Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN, agree, message_bytes_max};
+use crate::deflate::{BadExtensions, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN, agree, message_bytes_max};
 use crate::fuzz::{Dice, pieces};
-use crate::http::BadHandshake;
 use crate::websocket::{CONTROL_BYTES_MAX, Decoder, Failure, Opcode, Role, encode_deflated, frame};
 use crate::websocket_fuzz::{Decoded, Owned};
 
@@ -257,6 +256,6 @@ fn offers(dice: &mut Dice<'_>) {
             assert_eq!(agree(&[&answer], window_bits_min), Ok(Some(agreed)));
         }
         Ok(None) => {}
-        Err(failure) => assert_eq!(failure, BadHandshake::Extensions),
+        Err(failure) => assert_eq!(failure, BadExtensions),
     }
 }

@@ -14,8 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::channel::Channel;
+use crate::members::{BadAuth, Members};
 use crate::packet::{self, Packet, operation};
-use crate::sniff::{BadAuth, Members};
 
 /// The version of all of goim's packets.
 pub const VERSION: u16 = 1;

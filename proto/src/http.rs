@@ -16,7 +16,7 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD};
 
-use crate::deflate::Agreed;
+use crate::deflate::{Agreed, BadExtensions};
 
 /// Longest request head, bytes: browsers with many cookies stay below 8 KiB, as other servers' defaults show
 /// (nginx: 4 of 8 KiB, Apache: 8 KiB a line). Over it: 431 and close.
@@ -87,6 +87,12 @@ pub enum BadHandshake {
     /// 400.
     #[error("Sec-WebSocket-Extensions is not a list of extensions")]
     Extensions,
+}
+
+impl From<BadExtensions> for BadHandshake {
+    fn from(BadExtensions: BadExtensions) -> Self {
+        Self::Extensions
+    }
 }
 
 impl BadHandshake {

@@ -63,6 +63,7 @@ pub mod deflate;
 pub mod error;
 pub mod goim;
 pub mod http;
+mod members;
 pub mod native;
 pub mod operation;
 pub mod packet;

@@ -24,7 +24,7 @@ mod utf8;
 
 pub use self::output::{close, encode, encode_deflated, frame, header};
 use self::utf8::Utf8;
-use crate::deflate::{self, Inflater};
+use crate::deflate::{self, BadMessage, Inflater};
 
 /// Longest payload of a control frame, bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
@@ -138,6 +138,15 @@ pub enum Failure {
     /// One that no peer may send (RFC 6455 section 7.4).
     #[error("close code {0} may not be sent")]
     CloseCode(u16),
+}
+
+impl From<BadMessage> for Failure {
+    fn from(bad: BadMessage) -> Self {
+        match bad {
+            BadMessage::TooLarge => Self::TooLarge,
+            BadMessage::Deflated => Self::Deflated,
+        }
+    }
 }
 
 impl Failure {
@@ -270,9 +279,10 @@ impl Decoder {
             }
         };
         let event = match inflater {
-            Some(inflater) if deflated => {
-                inflater.inflate(payload, self.message_bytes_max).and_then(|payload| event(opcode, payload))
-            }
+            Some(inflater) if deflated => inflater
+                .inflate(payload, self.message_bytes_max)
+                .map_err(Failure::from)
+                .and_then(|payload| event(opcode, payload)),
             _ => event(opcode, payload),
         };
         match event {

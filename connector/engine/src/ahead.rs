@@ -18,7 +18,8 @@
 
 use super::{
     Engine,
-    room::{Entry, Feed, NORMAL, Room},
+    entry::{Entry, NORMAL},
+    room::{Feed, Room},
     session::Slot,
 };
 

@@ -22,9 +22,10 @@ use arrayvec::ArrayVec;
 
 use super::{
     Engine,
-    config::Fault,
+    entry::HIGH,
+    fault::Fault,
     ring::{Count, Ring},
-    room::{Feed, HIGH},
+    room::Feed,
     round::block,
     schedule::Turn,
 };

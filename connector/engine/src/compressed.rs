@@ -22,7 +22,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use super::{encode::Encoding, ring::Count};
+use super::{encoding::Encoding, ring::Count};
 
 /// Batches that are kept: of each room that is busy now, the last ones of each encoding. The cores take them within
 /// milliseconds of each other; one that comes later makes its own. At 16 KiB before compression: a few MiB.

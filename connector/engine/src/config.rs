@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::compressed::Compressed;
+use super::{compressed::Compressed, fault::Fault};
 
 /// Limits and names. Milliseconds, seconds and bytes are in the fields' names.
 #[derive(Debug, Clone)]
@@ -120,27 +120,6 @@ impl EngineConfig {
         #[cfg(not(test))]
         None
     }
-}
-
-/// Faults that the simulation must find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// A skipped reader is not told.
-    UncountedDrop,
-    /// A closed session stays in its room.
-    LeakedSession,
-    /// Two messages of one batch change places.
-    Reordering,
-    /// A reader that the tail has passed goes on one byte beside the frame.
-    WrapOffByOne,
-    /// A half-sent frame's rest is not copied out.
-    LostRemainder,
-    /// Who comes from a connector that was further is sent again what it has.
-    SentAgain,
-    /// Who has some of a batch is sent all of it.
-    WholeBatch,
-    /// Who is in two rooms is sent to twice by one call.
-    TwiceInABatch,
 }
 
 /// A network in CIDR notation; a single address is one with all its bits.

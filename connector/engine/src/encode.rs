@@ -24,10 +24,11 @@ use proto::{
 
 use super::{
     compressed::{Compressed, Made, Whose},
-    config::Fault,
+    encoding::Encoding,
+    entry::Entry,
     event::Push,
+    fault::Fault,
     ring::Count,
-    room::Entry,
 };
 
 /// Longest frame of a ring, bytes: a payload of 64 KiB, of which JSON makes at most six times as much, and its rest.
@@ -41,68 +42,6 @@ pub(super) const BATCH_BYTES_MAX: usize = 16 * 1024;
 /// shorter (measured: 0.99 times), and costs 22 microseconds to find out; in JSON, some 240 bytes, it becomes 1.1 times,
 /// goim's batches of 25 become 2 times shorter (`proto/examples/compression.rs`).
 const COMPRESSED_BYTES_MIN: usize = 200;
-
-/// What a session's bytes look like: sessions of one encoding in one room get the same bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Encoding {
-    /// Protobuf in binary WebSocket messages.
-    NativeBinary,
-    /// The same, several messages in one, those compressed that are worth it.
-    NativeBinaryDeflate,
-    /// JSON in text ones.
-    NativeJson,
-    /// The same, several messages in one, those compressed that are worth it.
-    NativeJsonDeflate,
-    /// Protobuf behind lengths.
-    NativeTcp,
-    /// Batches of goim's packets in binary WebSocket messages.
-    GoimWeb,
-    /// The same, those batches compressed that are worth it.
-    GoimWebDeflate,
-    /// goim's packets.
-    GoimTcp,
-    /// Bilibili's packets in binary WebSocket messages.
-    BilibiliWeb(Version),
-    /// Bilibili's packets.
-    BilibiliTcp(Version),
-}
-
-impl Encoding {
-    /// Whether frames of the native protocol can be said: gaps, positions, goodbyes.
-    #[must_use]
-    pub(super) fn is_native(self) -> bool {
-        matches!(
-            self,
-            Self::NativeBinary
-                | Self::NativeBinaryDeflate
-                | Self::NativeJson
-                | Self::NativeJsonDeflate
-                | Self::NativeTcp
-        )
-    }
-
-    /// Whether it costs so much that it is made once a process.
-    pub(super) fn is_compressed(self) -> bool {
-        match self {
-            Self::NativeBinaryDeflate | Self::NativeJsonDeflate | Self::GoimWebDeflate => true,
-            Self::BilibiliWeb(version) | Self::BilibiliTcp(version) => version != Version::Plain,
-            _ => false,
-        }
-    }
-
-    /// What says the same to a native session, message by message and as it is.
-    fn plain(self) -> Self {
-        match self {
-            Self::NativeBinaryDeflate => Self::NativeBinary,
-            Self::NativeJsonDeflate => Self::NativeJson,
-            other => other,
-        }
-    }
-
-    fn is_json(self) -> bool {
-        matches!(self, Self::NativeJson | Self::NativeJsonDeflate)
-    }
-}
 
 /// Makes bytes; keeps its buffers and compressors.
 #[derive(Debug)]

@@ -6,9 +6,8 @@ use proto::{
 };
 
 use super::{
-    Engine,
-    config::Fault,
-    encode,
+    Engine, encode,
+    fault::Fault,
     session::{Counted, Ending, Phase, Wire},
 };
 use machine::{Key, Now};

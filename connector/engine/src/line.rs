@@ -9,8 +9,9 @@ use proto::client::{self, server_frame::Body};
 use super::{
     Counters,
     encode::Encoder,
+    entry::{HIGH, NORMAL},
     ring::Ring,
-    room::{HIGH, NORMAL, Rest, Room},
+    room::{Rest, Room},
     session::Session,
 };
 use machine::{Key, Outlet, Sending};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     Engine,
-    encode::{Encoding, Once},
+    encode::Once,
+    encoding::Encoding,
     event::Push,
     session::{Dialect, Phase},
 };

@@ -241,7 +241,10 @@ impl Engine {
             // What is shared by sessions has the largest window.
             true => match deflate::agree(&request.extensions, deflate::WINDOW_BITS_MAX) {
                 Ok(agreed) => agreed,
-                Err(error) => return self.refuse(key, error.status(), &error.to_string()),
+                Err(error) => {
+                    let error = http::BadHandshake::from(error);
+                    return self.refuse(key, error.status(), &error.to_string());
+                }
             },
             false => None,
         };

@@ -11,11 +11,12 @@ use proto::{
 use super::{
     Engine, Timer,
     ahead::Hole,
-    config::Fault,
-    encode::Encoding,
+    encoding::Encoding,
+    entry::{Entry, HIGH, NORMAL},
     event::{Ask, Held},
+    fault::Fault,
     places::Place,
-    room::{Entry, Feed, HIGH, Join, Member, NORMAL, Owed, Rest, Room, State, Waiter},
+    room::{Feed, Join, Member, Owed, Rest, Room, State, Waiter},
     session::{Dialect, Ending, Phase},
     wheel::tick_of,
 };

@@ -27,10 +27,12 @@ use proto::client::ErrorCode;
 use super::{
     Engine, Timer,
     ahead::go_along,
-    config::{EngineConfig, Fault},
+    config::EngineConfig,
+    entry::{HIGH, NORMAL},
+    fault::Fault,
     line::{Flow, Line, all_of},
     ring::SEND_BYTES_MAX,
-    room::{Feed, FeedLane, HIGH, NORMAL},
+    room::{Feed, FeedLane},
     session::{Ending, Slot},
     wheel::Wheel,
 };

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use super::{encode::Encoding, room::Feed};
+use super::{encoding::Encoding, room::Feed};
 
 /// Walks that are due.
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ use proto::{bilibili::Version, client::ErrorCode, websocket::Decoder};
 
 use super::{
     Timer,
-    encode::Encoding,
+    encoding::Encoding,
     identity::Identity,
     limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, NEW_ROOMS_PERIOD_MS},
     places::Places,

@@ -14,7 +14,7 @@ use proto::{
 
 use super::super::{
     Engine,
-    encode::Encoding,
+    encoding::Encoding,
     event::Ask,
     gate::What,
     identity::Grant,

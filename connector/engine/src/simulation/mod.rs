@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A seed gives one run. `BARRAGE_SEED=7 cargo test -p connector simulation` runs that one alone, `BARRAGE_SEED=0..20000`
-//! so many, and each failure names its seed. [`super::config::Fault`]s are planted to show that the checks see what they
+//! so many, and each failure names its seed. [`super::fault::Fault`]s are planted to show that the checks see what they
 //! are there for.
 
 mod client;
@@ -16,7 +16,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::config::Fault;
+use super::fault::Fault;
 use world::World;
 
 /// Seeds of the ordinary run.

@@ -24,9 +24,9 @@ use super::{
 };
 use crate::{
     Engine, EngineConfig, RouteChange,
-    config::Fault,
     encode::BATCH_BYTES_MAX,
     event::{Ask, Input, Push},
+    fault::Fault,
     session::Session,
 };
 use machine::{Key, Machine, Now, Reading};

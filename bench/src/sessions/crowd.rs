@@ -1,5 +1,5 @@
 //! The sessions of `idle` and `storm` that one worker process ([`crate::workers`]) holds: one thread, one epoll, as many as
-//! a process may have descriptors. Its parent is [`crate::fleet`]; what they say to each other is [`crate::order`].
+//! a process may have descriptors. Its parent is [`crate::sessions::fleet`]; what they say to each other is [`crate::sessions::order`].
 //!
 //! ```text
 //!   order ─▶ queue, due ─▶ begin ─▶ connecting ─▶ entering ─▶ in its room ─▶ heartbeats in turn ─▶ leave
@@ -27,10 +27,10 @@ use crate::admission::OTHER_FILES;
 use crate::clock::now_ns;
 use crate::dial;
 use crate::environment::open_files;
-use crate::order::{Credential, Order, Plan, Told, marker};
+use crate::lines::{Lines, write_line};
+use crate::sessions::order::{Credential, Order, Plan, Told, marker};
 use crate::tally::{microseconds, record};
 use crate::wire::{Event, REFUSED, Viewer, Wire};
-use crate::workers::{Lines, write_line};
 
 /// What all sessions of a worker read into, bytes.
 const BUFFER_BYTES: usize = 64 * 1024;

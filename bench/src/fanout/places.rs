@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::error::Error;
-use crate::fanout::Fanout;
+use crate::fanout::options::Fanout;
 use crate::stand::{Meter, Stand};
 
 /// Where the server is.

@@ -18,11 +18,11 @@ use crate::clock::now_ns;
 use crate::credential::ApiKey;
 use crate::environment::Environment;
 use crate::figures::grouped;
-use crate::fleet::{Crew, Fleet, reasons};
-use crate::order::Told;
 use crate::output::Printing;
 use crate::progress::Progress;
 use crate::servers::{Cpu, Look, Servers};
+use crate::sessions::fleet::{Crew, Fleet, reasons};
+use crate::sessions::order::Told;
 
 /// After the last session is in: what its coming set off (routes are written in batches, allocators give back).
 const SETTLING: Duration = Duration::from_secs(3);

@@ -12,8 +12,8 @@ use crate::clock::now_ns;
 use crate::credential::Token;
 use crate::dialect::Dialect;
 use crate::figures::grouped;
-use crate::order::{BACKOFF, Credential, Order, Plan, Told, marker};
 use crate::progress::Progress;
+use crate::sessions::order::{BACKOFF, Credential, Order, Plan, Told, marker};
 use crate::workers::{Part, Workers};
 
 /// How often the progress is looked at.

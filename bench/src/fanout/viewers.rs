@@ -1,5 +1,5 @@
 //! A worker of `fanout`: one thread, the sockets of its viewers on one [`Poller`], and one buffer that all checked ones
-//! read into. Its parent is [`crate::audience`].
+//! read into. Its parent is [`crate::fanout::audience`].
 //!
 //! ```text
 //!   connecting ─▶ entering: every byte is read by its Wire ─▶ in its room ┬▶ checked: message by message
@@ -23,11 +23,11 @@ use crate::clock::{now_ns, process_cpu};
 use crate::dial;
 use crate::dialect::Dialect;
 use crate::environment::open_files;
+use crate::lines::{Lines, write_line};
 use crate::reading::{Drain, Poller, Ready};
 use crate::schedule::Schedule;
 use crate::tally::{Account, Ledger, Seat, Tally, spot};
 use crate::wire::{Event, Viewer, Wire};
-use crate::workers::{Lines, write_line};
 
 /// The buffer that all checked viewers of a thread read into, bytes: a round of a fast room.
 const BUFFER_BYTES: usize = 256 * 1024;

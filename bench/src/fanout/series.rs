@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::document::results::median;
+use crate::fanout::report::Report;
 use crate::figures::grouped;
 use crate::limit::{self, LimitRow};
-use crate::report::Report;
-use crate::results::median;
 
 /// Some runs with the same options.
 #[derive(Debug, Clone, Serialize)]

@@ -7,13 +7,28 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::environment::Environment;
-use crate::fanout::{Fanout, Run};
+use crate::fanout::options::Fanout;
+use crate::fanout::probe::Probed;
 use crate::figures::grouped;
 use crate::limit::{self, LimitRow};
 use crate::processor::Usage;
+use crate::publish::Published;
 use crate::schedule::Schedule;
 use crate::stand::Spent;
-use crate::tally::{Sum, microseconds};
+use crate::tally::{Account, Sum, microseconds};
+
+/// Everything about one run.
+pub(crate) struct Run {
+    pub(crate) begin_ns: u64,
+    /// When the measurement began.
+    pub(crate) measured_ns: u64,
+    pub(crate) published: Published,
+    pub(crate) account: Account,
+    pub(crate) spent: Spent,
+    pub(crate) client_cpus: f64,
+    /// Of heartbeats and of joins.
+    pub(crate) probes: Option<(Probed, Probed)>,
+}
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::dial;
+use crate::fanout::viewers::Cast;
 use crate::tally::{microseconds, record};
-use crate::viewers::Cast;
 use crate::wire::{Event, Wire};
 
 /// Between two heartbeats, and between two joins: honest clients' requests, far under every limit.

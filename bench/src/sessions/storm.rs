@@ -17,12 +17,12 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::environment::Environment;
+use crate::fanout::report::Millis;
 use crate::figures::grouped;
-use crate::fleet::{Crew, Done, Fleet};
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::report::Millis;
 use crate::servers::{Cpu, Servers};
+use crate::sessions::fleet::{Crew, Done, Fleet};
 
 /// After the last session is in: what its coming set off.
 const SETTLING: Duration = Duration::from_secs(2);

@@ -8,11 +8,14 @@ use std::{fs, io};
 
 use serde_json::Value;
 
+pub(crate) mod results;
+mod targets;
+
+use self::results::{Case, Results, machine, number};
+use self::targets::{Row, SHARE, URING_SHARE, Verdict, rows};
 use crate::error::Error;
 use crate::figures::{grouped, ms, percent};
 use crate::limit::SEND;
-use crate::results::{Case, Results, machine, number};
-use crate::targets::{Row, SHARE, URING_SHARE, Verdict, rows};
 
 /// The table of the targets from the results of `make bench`, and the document that shows them.
 #[derive(Debug, Clone, clap::Args)]
@@ -111,7 +114,7 @@ fn write(results: &Results, rows: &[Row], pictures: &Path, has: impl Fn(&str) ->
         out,
         "\n\"of `limit`\": the connector's writes a CPU second, of those that a loop of sends of that size makes without a server \
          in the same run, by plain calls or in batches through io_uring,\nwhichever makes more; both stand below. By which \
-         rules a number is judged stands at the head of `bench/src/targets.rs`. Allocations a delivery (target 5) are \
+         rules a number is judged stands at the head of `bench/src/document/targets.rs`. Allocations a delivery (target 5) are \
          counted by\n`cargo test -p connector --test memory`. {}\n",
         match missed {
             0 => "Nothing that was measured misses its target.".to_owned(),
@@ -243,7 +246,7 @@ fn fanouts(results: &Results, out: &mut String) {
     if !lines.is_empty() {
         let _ = writeln!(
             out,
-            "## Fan-out\n\nMeasured from each room's 21st message on (why: ARCHITECTURE.md, the hot path). A client that keeps all of its \
+            "## Fan-out\n\nMeasured from each room's 21st message on (why: docs/hot-path.md). A client that keeps all of its \
              processors busy has measured itself.\n\n| result | {FANOUT_HEAD} `limit` \
              at 128 bytes |\n|---|{FANOUT_RULE}---|\n{}\n",
             lines.join("\n")

@@ -19,8 +19,8 @@
 
 use serde_json::Value;
 
+use crate::document::results::{Case, Results, machine, machine_near, number};
 use crate::figures::{grouped, ms, percent};
-use crate::results::{Case, Results, machine, machine_near, number};
 
 /// A row of the table.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! All viewers of a fan-out, spread over as many workers ([`crate::viewers`]) as descriptors require: one is a thread of
+//! All viewers of a fan-out, spread over as many workers ([`crate::fanout::viewers`]) as descriptors require: one is a thread of
 //! this process, more are processes. What they count is put together here.
 
 use std::net::SocketAddr;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::Error;
 use crate::admission::{Admission, Asked};
 use crate::environment::open_files;
+use crate::fanout::viewers::{Cast, Order, Plan, Seen};
 use crate::tally::Account;
-use crate::viewers::{Cast, Order, Plan, Seen};
 use crate::workers::{Part, Workers};
 
 /// Viewers that are on their way in at the same time, over all workers: a server's queue of new connections is often 128.
