@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use proto::cluster;
 use rustc_hash::FxHashMap;
 
-use super::owner::Phase;
+use super::phase::Phase;
 use super::{Answer, HolderPosition, Out, Owner, Stage, StreamId};
 use crate::item::EncodedItem;
 

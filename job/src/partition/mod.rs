@@ -14,6 +14,7 @@ mod consumer;
 mod dead_letter;
 mod holds;
 mod owner;
+mod phase;
 #[cfg(test)]
 mod simulation;
 mod stage;

@@ -22,6 +22,7 @@ use prost::Message as _;
 use proto::{cluster, record};
 
 use super::holds::Holds;
+use super::phase::Phase;
 use super::stage::{Action, Connector, Fit, Out, Outgoing, Stage, StreamId, Takeover};
 use crate::metrics::Metrics;
 
@@ -46,15 +47,6 @@ pub(crate) struct OwnerConfig {
     /// Of the topic.
     pub(crate) partitions: u32,
     pub(crate) metrics: Arc<Metrics>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Collecting { until_ms: i64 },
-    Replaying,
-    Live,
-    Paused,
-    Lost,
 }
 
 /// See the module's opening.
