@@ -79,6 +79,7 @@ impl Clients {
             sender: Some(Sender { uid: ask.uid, name: ask.name }),
             style: ask.style,
             lane: Lane::Normal,
+            session: ask.session,
         };
         Ok(self.publisher.room(&ask.channel, draft, now_ms))
     }

@@ -78,6 +78,7 @@ fn draft(message: Option<wire::Content>) -> Result<Draft, Error> {
         sender: message.from,
         style: message.style,
         lane,
+        session: String::new(),
     })
 }
 

@@ -9,19 +9,25 @@
 //! - a file that cannot be read keeps the keys that were there, and is logged.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Alg, KeyConfig, SECRET_BYTES_MIN, TokenConfig};
 
 /// How often files are looked at: a platform that rotates keys publishes the new one minutes before it signs with it.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// EdDSA with the curve Ed25519, as RFC 9864 section 2.2 names it.
+pub(crate) const ED25519: &str = "Ed25519";
 
 /// Longest key file, bytes: some hundred keys. A longer one is refused like a broken one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -79,8 +85,17 @@ pub(crate) struct KeyRing {
 /// By (kid, algorithm).
 type Keys = HashMap<(String, Alg), Arc<DecodingKey>>;
 
-/// What changes when a file does: when it was written, and its length.
-type Stamps = Vec<Option<(SystemTime, u64)>>;
+/// What changes when a file does, also when a link is moved to another of the same length and time.
+type Stamps = Vec<Option<Stamp>>;
+
+/// Which file it is (device, inode), when it was written and changed, its length in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    modified: SystemTime,
+    changed: (i64, i64),
+    bytes: u64,
+}
 
 impl KeyRing {
     /// Reads all keys.
@@ -149,23 +164,34 @@ fn files(config: &TokenConfig) -> impl Iterator<Item = &Path> {
 fn stamps(files: &[PathBuf]) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        Some(Stamp {
+            file: (metadata.dev(), metadata.ino()),
+            modified: metadata.modified().ok()?,
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes: metadata.len(),
+        })
     };
     files.iter().map(stamp).collect()
 }
 
 fn read(config: &TokenConfig) -> Result<Keys, KeyError> {
     let mut keys = Keys::new();
-    let mut add = |kid: &str, alg, key| match keys.insert((kid.to_owned(), alg), Arc::new(key)) {
-        None => Ok(()),
-        Some(_) => Err(KeyError::Twice { kid: kid.to_owned(), alg }),
+    let mut add = |kid: &str, alg, key| match keys.entry((kid.to_owned(), alg)) {
+        Entry::Vacant(place) => {
+            place.insert(Arc::new(key));
+            Ok(())
+        }
+        Entry::Occupied(_) => Err(KeyError::Twice { kid: kid.to_owned(), alg }),
     };
     for key in &config.keys {
         add(&key.kid, key.alg, of_config(key)?)?;
     }
     if !config.jwks.as_os_str().is_empty() {
         for (kid, alg, key) in of_set(&config.jwks)? {
-            add(&kid, alg, key)?;
+            if add(&kid, alg, key).is_err() {
+                // The first one stays.
+                tracing::warn!(kid, ?alg, path = %config.jwks.display(), "a second key of this name is passed over");
+            }
         }
     }
     Ok(keys)
@@ -200,21 +226,36 @@ fn of_config(config: &KeyConfig) -> Result<DecodingKey, KeyError> {
 
 fn of_set(path: &Path) -> Result<Vec<(String, Alg, DecodingKey)>, KeyError> {
     let wrong = |why: String| KeyError::Set { path: path.to_owned(), why };
-    let set: JwkSet = serde_json::from_str(&file(path)?).map_err(|error| wrong(error.to_string()))?;
+    let set: Set = serde_json::from_str(&file(path)?).map_err(|error| wrong(error.to_string()))?;
     let mut keys = Vec::new();
-    for jwk in &set.keys {
-        let kid = jwk.common.key_id.clone().unwrap_or_default();
-        let Some(alg) = alg_of(jwk) else {
-            // A provider's set holds keys for other purposes, too.
-            tracing::warn!(kid, path = %path.display(), "a key that is not for HS256, RS256, ES256 or EdDSA is passed over");
-            continue;
-        };
-        let place = || path.display().to_string();
-        let key = DecodingKey::from_jwk(jwk).map_err(|error| error.to_string());
-        let key = key.and_then(|key| strong(alg, &key).map(|()| key));
-        keys.push((kid.clone(), alg, key.map_err(|why| KeyError::Key { kid, alg, place: place(), why })?));
+    for jwk in set.keys {
+        let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        match of_jwk(jwk) {
+            Ok((alg, key)) => keys.push((kid, alg, key)),
+            // RFC 7517 section 5: what cannot be used is to be ignored; a provider's set holds keys for other purposes, too.
+            Err(why) => tracing::warn!(kid, why, path = %path.display(), "a key of the set is passed over"),
+        }
     }
     if keys.is_empty() { Err(wrong("no key that can be used".to_owned())) } else { Ok(keys) }
+}
+
+/// A key set (RFC 7517 section 5), its keys as they came.
+#[derive(serde::Deserialize)]
+struct Set {
+    keys: Vec<Value>,
+}
+
+/// A key of a set; else why it cannot be used.
+fn of_jwk(mut jwk: Value) -> Result<(Alg, DecodingKey), String> {
+    // EdDSA on this curve by its name of RFC 9864, which the library does not know.
+    if jwk.get("alg").and_then(Value::as_str) == Some(ED25519) {
+        jwk["alg"] = "EdDSA".into();
+    }
+    let jwk: Jwk = serde_json::from_value(jwk).map_err(|error| error.to_string())?;
+    let alg = alg_of(&jwk).ok_or("it is not for HS256, RS256, ES256 or EdDSA")?;
+    let key = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
+    strong(alg, &key)?;
+    Ok((alg, key))
 }
 
 /// The algorithm that a key of a set is for: what it says, or its kind's; `None` where that is not one of ours.

@@ -40,6 +40,7 @@ mod online;
 mod penalty;
 mod publish;
 mod rate;
+mod recent;
 pub mod token;
 
 pub use config::{Config, Guests};

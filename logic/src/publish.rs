@@ -10,7 +10,7 @@
 //! - records of one caller for one channel have rising offsets in the order of the calls (rule 16).
 
 use std::hash::Hasher as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,12 +27,14 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use crate::clock::us_since;
 use crate::content::Content;
+use crate::recent::RecentIds;
 use crate::token::GUEST_PREFIX;
 
 /// Makes records and publishes them.
 pub(crate) struct Publisher {
     bus: Arc<dyn Bus>,
     ids: Ids,
+    recent: Arc<Mutex<RecentIds>>,
 }
 
 /// A checked message on its way.
@@ -45,6 +47,8 @@ pub(crate) struct Draft {
     pub(crate) sender: Option<Sender>,
     pub(crate) style: Option<Style>,
     pub(crate) lane: Lane,
+    /// The sender's session, to be told what becomes of the message after it was accepted; empty: nobody is.
+    pub(crate) session: String,
 }
 
 /// Durable, and where.
@@ -60,7 +64,7 @@ pub(crate) type Accepting = BoxFuture<'static, Result<Accepted, Error>>;
 
 impl Publisher {
     pub(crate) fn new(bus: Arc<dyn Bus>, secret: &Secret) -> Self {
-        Self { bus, ids: Ids::new(secret) }
+        Self { bus, ids: Ids::new(secret), recent: Arc::default() }
     }
 
     /// Whether publishing can be expected to work.
@@ -76,25 +80,47 @@ impl Publisher {
     /// To the room `channel`.
     pub(crate) fn room(&self, channel: &str, draft: Draft, now_ms: i64) -> Accepting {
         let post = self.post(channel, draft);
-        let id = post.id.clone();
-        self.publish(Topic::Rooms, channel, Body::Post(post), id, now_ms)
+        let (id, client_message_id) = (post.id.clone(), post.client_message_id.clone());
+        if client_message_id.is_empty() {
+            return self.publish(Topic::Rooms, channel, Body::Post(post), (id, client_message_id), now_ms);
+        }
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let content = recent.content(&post.r#type, &post.payload, post.style.as_ref());
+        let conflicts = recent.conflicts(&id, content);
+        drop(recent);
+        if conflicts {
+            let text =
+                format!("client_message_id {client_message_id:?} was used within five minutes for another message");
+            return std::future::ready(Err(error(ErrorCode::Conflict, text))).boxed();
+        }
+        let remembered = (self.recent.clone(), id.clone());
+        let accepting = self.publish(Topic::Rooms, channel, Body::Post(post), (id, client_message_id), now_ms);
+        let remember = move |outcome: Result<Accepted, Error>| {
+            let unknown = outcome.as_ref().is_err_and(|refused| refused.code() == ErrorCode::OutcomeUnknown);
+            if outcome.is_ok() || unknown {
+                let (recent, id) = remembered;
+                recent.lock().unwrap_or_else(PoisonError::into_inner).remember(id, content, now_ms);
+            }
+            outcome
+        };
+        accepting.map(remember).boxed()
     }
 
     /// One message for `key` (`user:<uid>`, `session:<id>`, `key:<key>`, `all`).
     pub(crate) fn push(&self, key: &str, push: Push, now_ms: i64) -> Accepting {
         let id = push.post.as_ref().map(|post| post.id.clone()).unwrap_or_default();
-        self.publish(Topic::Pushes, key, Body::Push(push), id, now_ms)
+        self.publish(Topic::Pushes, key, Body::Push(push), (id, String::new()), now_ms)
     }
 
     /// Something that happens to the sessions of `key`.
     pub(crate) fn command(&self, key: &str, command: Command, now_ms: i64) -> Accepting {
-        self.publish(Topic::Pushes, key, Body::Command(command), String::new(), now_ms)
+        self.publish(Topic::Pushes, key, Body::Command(command), Default::default(), now_ms)
     }
 
     /// To every logic.
     pub(crate) fn penalty(&self, penalty: Penalty, now_ms: i64) -> Accepting {
         let uid = penalty.uid.clone();
-        self.publish(Topic::Control, &uid, Body::Penalty(penalty), String::new(), now_ms)
+        self.publish(Topic::Control, &uid, Body::Penalty(penalty), Default::default(), now_ms)
     }
 
     /// The draft with its ID, for `channel` or a push's key.
@@ -109,11 +135,13 @@ impl Publisher {
             style: draft.style,
             lane: draft.lane.into(),
             raw: draft.content.raw,
-            session: String::new(),
+            session: draft.session,
         }
     }
 
-    fn publish(&self, topic: Topic, key: &str, body: Body, id: String, now_ms: i64) -> Accepting {
+    /// `ids`: the message's ID, and its client message ID.
+    fn publish(&self, topic: Topic, key: &str, body: Body, ids: (String, String), now_ms: i64) -> Accepting {
+        let (id, client_message_id) = ids;
         // What nobody would read before the retention takes it must not be accepted (rule 4). A penalty always may.
         if topic != Topic::Control
             && let Err(why) = self.bus.ready()
@@ -139,14 +167,32 @@ impl Publisher {
                 Err(bus::Error::TooLarge(bytes)) => {
                     Err(error(ErrorCode::TooLarge, format!("a record of {bytes} bytes is over the bus's limit")))
                 }
+                Err(bus::Error::Unknown(why)) => {
+                    tracing::warn!(why, ?topic, partition, "it is not known whether a record was taken");
+                    Err(outcome_unknown(&client_message_id))
+                }
                 Err(refused) => {
                     tracing::warn!(%refused, ?topic, partition, "a record was not taken");
-                    // It may be in the log all the same: the same client message ID keeps a retry from doubling it.
                     Err(error(ErrorCode::Unavailable, "the message was not accepted: try again"))
                 }
             })
             .boxed()
     }
+}
+
+/// The bus did not answer in time. Only a message with a client message ID can be sent again without being doubled.
+fn outcome_unknown(client_message_id: &str) -> Error {
+    let safe = !client_message_id.is_empty();
+    let text = match safe {
+        true => format!(
+            "it is not known whether the message was accepted: again with client_message_id {client_message_id:?} it has one effect"
+        ),
+        false => {
+            "it is not known whether it was accepted, and without a client_message_id a retry may have a second effect"
+                .to_owned()
+        }
+    };
+    Error { retry: safe, ..error(ErrorCode::OutcomeUnknown, text) }
 }
 
 /// Makes IDs that every logic of the cluster makes alike.
@@ -219,13 +265,29 @@ mod tests {
             let publisher = Publisher::new(Arc::new(Empty { next: 7, ready }), &Secret::new("s"));
             let content = Content::new(String::new(), Bytes::from("x"), 1).unwrap();
             let lane = Lane::Normal;
-            let draft = Draft { content, client_message_id: String::new(), sender: None, style: None, lane };
+            let draft = Draft {
+                content,
+                client_message_id: String::new(),
+                sender: None,
+                style: None,
+                lane,
+                session: String::new(),
+            };
             let message = publisher.room("room:1", draft, 0).await.map_err(|refused| refused.code());
             let penalty = publisher.penalty(Penalty::default(), 0).await.map_err(|refused| refused.code());
             (message.map(|accepted| accepted.offset), penalty.map(|accepted| accepted.offset))
         };
         assert_eq!(accepted(Ok(())).await, (Ok(7), Ok(7)));
         assert_eq!(accepted(Err("group job lags".to_owned())).await, (Err(ErrorCode::Unavailable), Ok(7)));
+    }
+
+    #[test]
+    fn an_unknown_outcome_says_which_retry_is_safe() {
+        let known = outcome_unknown("a-1");
+        assert!(known.retry && known.message.contains("\"a-1\""), "{known:?}");
+        let unnamed = outcome_unknown("");
+        assert!(!unnamed.retry && unnamed.message.contains("second effect"), "{unnamed:?}");
+        assert_eq!(unnamed.code(), ErrorCode::OutcomeUnknown);
     }
 
     #[test]

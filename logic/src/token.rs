@@ -10,14 +10,17 @@
 //! - `exp` is there and not too far, `nbf` is kept, each with the same leeway;
 //! - a subject is an ID and never a guest's.
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use proto::channel::{CHANNEL_BYTES_MAX, is_id};
 use proto::client::{Error, ErrorCode};
 use proto::error::error;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::{Alg, TokenConfig};
-use crate::keys::KeyRing;
+use crate::keys::{ED25519, KeyRing};
 
 /// Longest token, bytes: 64 patterns fit. Over it the token is refused before anything is decoded.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -85,14 +88,14 @@ pub(crate) fn check(keys: &KeyRing, config: &TokenConfig, token: &str, now_s: u6
     if token.len() > TOKEN_BYTES_MAX {
         return Err(refused("longer than 8 KiB"));
     }
-    let header = jsonwebtoken::decode_header(token).map_err(|_| refused("not a JWT, or of an unknown algorithm"))?;
-    if header.crit.is_some() {
+    let named = Named::of(token).ok_or_else(|| refused("not a JWT, or of an unknown algorithm"))?;
+    if named.critical {
         return Err(refused("it has critical extensions (RFC 7515 section 4.1.11)"));
     }
-    let alg = Alg::of(header.alg).ok_or_else(|| refused("want HS256, RS256, ES256 or EdDSA"))?;
-    let key = keys.find(header.kid.as_deref(), alg).ok_or_else(|| refused("no key of that kid and alg"))?;
+    let alg = Alg::of(named.algorithm).ok_or_else(|| refused("want HS256, RS256, ES256 or EdDSA"))?;
+    let key = keys.find(named.kid.as_deref(), alg).ok_or_else(|| refused("no key of that kid and alg"))?;
     // Times are checked below, against the caller's clock.
-    let mut validation = Validation::new(header.alg);
+    let mut validation = Validation::new(named.algorithm);
     validation.validate_exp = false;
     validation.validate_aud = !config.audience.is_empty();
     validation.required_spec_claims = ["exp", "sub"].map(str::to_owned).into();
@@ -104,7 +107,11 @@ pub(crate) fn check(keys: &KeyRing, config: &TokenConfig, token: &str, now_s: u6
         validation.set_issuer(&[&config.issuer]);
         validation.required_spec_claims.insert("iss".to_owned());
     }
-    let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(|error| {
+    let decoded = match named.ed25519 {
+        true => decode_ed25519(token, &key, config),
+        false => jsonwebtoken::decode::<Claims>(token, &key, &validation).map(|decoded| decoded.claims),
+    };
+    let claims = decoded.map_err(|error| {
         use jsonwebtoken::errors::ErrorKind as Kind;
         refused(match error.kind() {
             Kind::InvalidSignature => "the signature is not of that key",
@@ -114,7 +121,6 @@ pub(crate) fn check(keys: &KeyRing, config: &TokenConfig, token: &str, now_s: u6
             _ => "it cannot be read",
         })
     })?;
-    let claims = claims.claims;
     if claims.exp.saturating_add(config.leeway_s) <= now_s {
         return Err(error(ErrorCode::TokenExpired, "the token has lapsed: get another"));
     }
@@ -126,6 +132,67 @@ pub(crate) fn check(keys: &KeyRing, config: &TokenConfig, token: &str, now_s: u6
     }
     claims.check().map_err(refused)?;
     Ok(claims)
+}
+
+/// What a token's header says.
+struct Named {
+    kid: Option<String>,
+    algorithm: Algorithm,
+    critical: bool,
+    /// `alg` is EdDSA's name of RFC 9864, which the library does not read (jsonwebtoken 11.1).
+    ed25519: bool,
+}
+
+impl Named {
+    /// `None`: it is no JWT, or of an algorithm that nobody here knows.
+    fn of(token: &str) -> Option<Self> {
+        if let Ok(header) = jsonwebtoken::decode_header(token) {
+            let critical = header.crit.is_some();
+            return Some(Self { kid: header.kid, algorithm: header.alg, critical, ed25519: false });
+        }
+        let header: Value = part(token, 0)?;
+        if header.get("alg")?.as_str()? != ED25519 {
+            return None;
+        }
+        let kid = match header.get("kid") {
+            None => None,
+            Some(kid) => Some(kid.as_str()?.to_owned()),
+        };
+        let critical = header.get("crit").is_some();
+        Some(Self { kid, algorithm: Algorithm::EdDSA, critical, ed25519: true })
+    }
+}
+
+/// One of the three parts of a token, as JSON.
+fn part<T: serde::de::DeserializeOwned>(token: &str, at: usize) -> Option<T> {
+    let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(at)?).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The claims of a token that says `Ed25519` in its header: what [`jsonwebtoken::decode`] does for `EdDSA`.
+fn decode_ed25519(token: &str, key: &DecodingKey, config: &TokenConfig) -> Result<Claims, jsonwebtoken::errors::Error> {
+    use jsonwebtoken::errors::ErrorKind;
+    let (message, signature) = token.rsplit_once('.').ok_or(ErrorKind::InvalidToken)?;
+    if message.matches('.').count() != 1 {
+        return Err(ErrorKind::InvalidToken.into());
+    }
+    if !jsonwebtoken::crypto::verify(signature, message.as_bytes(), key, Algorithm::EdDSA)? {
+        return Err(ErrorKind::InvalidSignature.into());
+    }
+    let claims: Value = part(token, 1).ok_or(ErrorKind::InvalidToken)?;
+    // Each may be one string or a list of them (RFC 7519 section 4.1.3; of issuers the library takes lists, too).
+    let names = |claim: &str, wanted: &str| match claims.get(claim) {
+        Some(Value::String(name)) => name == wanted,
+        Some(Value::Array(names)) => names.iter().any(|name| name == wanted),
+        _ => false,
+    };
+    if !config.audience.is_empty() && !names("aud", &config.audience) {
+        return Err(ErrorKind::InvalidAudience.into());
+    }
+    if !config.issuer.is_empty() && !names("iss", &config.issuer) {
+        return Err(ErrorKind::InvalidIssuer.into());
+    }
+    Ok(serde_json::from_value(claims)?)
 }
 
 impl Claims {
@@ -428,6 +495,119 @@ mod tests {
         std::fs::write(&file, "short\n").unwrap();
         let short = KeyConfig { file, ..key("", Alg::HS256, "") };
         assert!(KeyRing::load(&TokenConfig { keys: vec![short], ..config() }).is_err());
+    }
+
+    /// As libraries sign that know RFC 9864: the header's `alg` is `Ed25519`.
+    fn sign_ed25519(header: &Value, claims: &Value) -> String {
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).unwrap());
+        let message = format!("{}.{}", encode(header), encode(claims));
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &keys_of(Alg::EdDSA).0, Algorithm::EdDSA).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    #[test]
+    fn eddsa_goes_by_its_new_name_too() {
+        let header = json!({"alg": "Ed25519", "typ": "JWT", "kid": "d"});
+        let token = sign_ed25519(&header, &claims());
+        assert!(is_shaped_like_one(&token));
+        assert_eq!(outcome(&config(), &token), None);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&keys_of(Alg::EdDSA).0, Algorithm::EdDSA).unwrap()).unwrap();
+        (jwk["kid"], jwk["alg"]) = ("d".into(), "Ed25519".into());
+        std::fs::write(&path, json!({ "keys": [jwk] }).to_string()).unwrap();
+        let from_set = TokenConfig { keys: Vec::new(), jwks: path, ..config() };
+        assert_eq!(outcome(&from_set, &token), None, "a key of a set");
+        assert_eq!(outcome(&from_set, &sign(Alg::EdDSA, Algorithm::EdDSA, Some("d"), &claims())), None, "both names");
+        // What is checked of every other token is checked of these.
+        let bound = TokenConfig { audience: "live".into(), issuer: "platform".into(), ..config() };
+        let of = |aud: Value, iss: &str| {
+            let mut claims = claims();
+            (claims["aud"], claims["iss"]) = (aud, iss.into());
+            outcome(&bound, &sign_ed25519(&header, &claims))
+        };
+        let refused = Some(ErrorCode::Unauthenticated);
+        assert_eq!(of(json!("live"), "platform"), None);
+        assert_eq!(of(json!(["other", "live"]), "platform"), None);
+        assert_eq!(of(json!("other"), "platform"), refused);
+        assert_eq!(of(json!("live"), "other"), refused);
+        assert_eq!(outcome(&bound, &token), refused, "no audience at all");
+        let critical = json!({"alg": "Ed25519", "kid": "d", "crit": ["exp"]});
+        assert_eq!(outcome(&config(), &sign_ed25519(&critical, &claims())), refused);
+        let other_key = json!({"alg": "Ed25519", "kid": "h"});
+        assert_eq!(outcome(&config(), &sign_ed25519(&other_key, &claims())), refused, "the algorithm is the key's");
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        let forged = format!("{message}.{}", signature.chars().rev().collect::<String>());
+        assert_eq!(outcome(&config(), &forged), refused);
+        assert_eq!(
+            outcome(&config(), &sign_ed25519(&header, &with("exp", NOW_S - 1000))),
+            Some(ErrorCode::TokenExpired)
+        );
+    }
+
+    #[test]
+    fn keys_of_a_set_that_cannot_be_used_are_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        let mut good =
+            serde_json::to_value(Jwk::from_encoding_key(&keys_of(Alg::EdDSA).0, Algorithm::EdDSA).unwrap()).unwrap();
+        good["kid"] = "d".into();
+        let nameless = {
+            let mut key = good.clone();
+            key.as_object_mut().unwrap().remove("kid");
+            key
+        };
+        for beside in [
+            json!({"kty": "oct", "alg": "HS256", "kid": "weak", "k": "AAAAAAAAAAA"}),
+            json!({"kty": "oct", "alg": "HS256", "kid": "padded", "k": "YSBzZWNyZXQgZm9yIHRlc3RzLCBsb25nIGVub3VnaCE="}),
+            json!({"kty": "OKP", "crv": "X448", "kid": "other", "x": "AAAA"}),
+            json!({"kty": "new kind", "kid": "new"}),
+            json!("no key"),
+            good.clone(),
+        ] {
+            std::fs::write(&path, json!({ "keys": [beside, good, nameless, nameless] }).to_string()).unwrap();
+            let config = TokenConfig { keys: Vec::new(), jwks: path.clone(), ..config() };
+            let token = sign(Alg::EdDSA, Algorithm::EdDSA, Some("d"), &claims());
+            assert_eq!(outcome(&config, &token), None, "{beside}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_that_moves_to_a_file_of_the_same_length_and_time_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("jwks.json"), folder.path().join("link"));
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let point_to = |kid: &str| {
+            let mut jwk = Jwk::from_encoding_key(&keys_of(Alg::EdDSA).0, Algorithm::EdDSA).unwrap();
+            jwk.common.key_id = Some(kid.to_owned());
+            let file = folder.path().join(kid);
+            std::fs::write(&file, serde_json::to_vec(&JwkSet { keys: vec![jwk] }).unwrap()).unwrap();
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            std::fs::rename(&link, &path).unwrap();
+        };
+        point_to("old");
+        let config = TokenConfig { keys: Vec::new(), jwks: path.clone(), ..config() };
+        let keys = std::sync::Arc::new(KeyRing::load(&config).unwrap());
+        let stop = tokio_util::sync::CancellationToken::new();
+        let following = tokio::spawn(keys.clone().follow(stop.clone()));
+        let taken =
+            |kid| check(&keys, &config, &sign(Alg::EdDSA, Algorithm::EdDSA, Some(kid), &claims()), NOW_S).is_ok();
+        assert!(taken("old"));
+        for (gone, there) in [("old", "new"), ("new", "old")] {
+            point_to(there);
+            tokio::time::timeout(std::time::Duration::from_secs(60), async {
+                while !taken(there) || taken(gone) {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            })
+            .await
+            .unwrap_or_else(|_| panic!("{there} in place of {gone} was not seen"));
+        }
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[test]

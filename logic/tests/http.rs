@@ -81,8 +81,21 @@ async fn the_same_client_message_id_has_the_same_id_through_any_logic_and_any_ca
         payload: "hi".into(),
         ..Publish::default()
     };
-    let Answer::Published(published) = gate.ask(Ask::Publish(publish)).await else { panic!() };
+    let Answer::Published(published) = gate.ask(Ask::Publish(publish.clone())).await else { panic!() };
     assert_eq!(first["id"], published.id);
+    // With another payload it is refused, by whichever way it comes, and the first one still has its effect.
+    let changed = json!({"text": "ho", "client_message_id": "a-1", "from": {"uid": "42"}});
+    let refused = one.post("/v1/rooms/7/messages", &changed).await;
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (409, Some("conflict")));
+    let batch = other.post("/v1/messages", &json!({"messages": [{"room": "7", "message": changed}]})).await.json();
+    assert_eq!(batch["outcomes"][0]["error"]["code"], "conflict");
+    let Answer::Error(refused) = gate.ask(Ask::Publish(Publish { payload: "ho".into(), ..publish })).await else {
+        panic!()
+    };
+    assert_eq!(refused.code(), proto::client::ErrorCode::Conflict);
+    assert_eq!(one.post("/v1/rooms/7/messages", &message).await.json()["id"], first["id"]);
+    let elsewhere = one.post("/v1/rooms/8/messages", &changed).await;
+    assert_eq!(elsewhere.status, 200, "another room's IDs are its own");
 }
 
 #[tokio::test]

@@ -58,6 +58,8 @@ table! {
     Internal       "internal"              Server true   500  13  1011 "a defect of the server's";
     Conflict       "conflict"              Client false  409  6   4019 "the same client message ID with another payload";
     NotFound       "not_found"             Client false  404  5   4020 "there is no such thing";
+    InProgress     "in_progress"           Client true   409  10  4021 "the same request is under way: wait for its reply";
+    OutcomeUnknown "outcome_unknown"       Server true   504  4   4022 "it may have been done or not: a retry with the same client message ID is safe";
 }
 
 /// What is known of `code`.

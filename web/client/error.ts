@@ -23,6 +23,8 @@ export const SERVER_ERROR_CODES = [
   "INTERNAL",
   "CONFLICT",
   "NOT_FOUND",
+  "IN_PROGRESS",
+  "OUTCOME_UNKNOWN",
 ] as const;
 
 export type ServerErrorCode = (typeof SERVER_ERROR_CODES)[number];

@@ -168,6 +168,8 @@ const ERRORS: Record<ErrorCode, Sentence> = {
   INTERNAL: pick("Something went wrong on the server.", "服务器出了点问题。"),
   CONFLICT: pick("That was already sent with other content.", "该消息已以其他内容发送过。"),
   NOT_FOUND: pick("There is no such room.", "没有这个房间。"),
+  IN_PROGRESS: pick("That is already under way.", "该请求正在处理中。"),
+  OUTCOME_UNKNOWN: pick("It may or may not have been sent.", "消息可能未送达。"),
   CLOSED: pick("You are disconnected.", "你已断开连接。"),
   TIMEOUT: pick("No answer from the server. It may or may not have been sent.", "服务器没有响应，消息可能未送达。"),
   QUEUE_FULL: pick("Too many messages are waiting to be sent.", "等待发送的消息太多。"),

@@ -200,7 +200,7 @@ impl Engine {
             return Err(error(ErrorCode::Forbidden, format!("the token does not allow subscribing to {channel}")));
         }
         if session.busy().joining.iter().any(|joining| joining.channel == channel && joining.out.is_none()) {
-            return Err(error(ErrorCode::Conflict, "a subscription to this channel is under way"));
+            return Err(error(ErrorCode::InProgress, "a subscription to this channel is under way"));
         }
         if session.places.len() + session.busy().joining.len() >= config.rooms_per_session as usize {
             return Err(error(

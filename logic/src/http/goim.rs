@@ -112,7 +112,14 @@ type Asked = Result<Query<Vec<(String, String)>>, Refused>;
 
 fn draft(services: &Services, operation: i32, body: Bytes) -> Result<Draft, Error> {
     let content = Content::of_goim(&services.api.config.operations, operation, body, API_PAYLOAD_BYTES_MAX)?;
-    Ok(Draft { content, client_message_id: String::new(), sender: None, style: None, lane: Lane::Normal })
+    Ok(Draft {
+        content,
+        client_message_id: String::new(),
+        sender: None,
+        style: None,
+        lane: Lane::Normal,
+        session: String::new(),
+    })
 }
 
 async fn push_keys(State(services): Shared, caller: Asker, query: Asked, request: Request) -> Reply {

@@ -91,6 +91,7 @@ impl Message {
                 Lane::Normal => client::Lane::Normal,
                 Lane::High => client::Lane::High,
             },
+            session: String::new(),
         })
     }
 }
