@@ -8,9 +8,9 @@
 //! that is, on a blocking thread, and assigns the partition to the reading client from there.
 //!
 //! When Kafka was away for longer than the session timeout, the group client has lost its partitions, and the group
-//! waits for the member that it was before to time out, another session timeout. The partitions are *kept* meanwhile:
-//! they are read as before until the group has decided. Only a member that stood still itself gives them up at once,
-//! since others may have them.
+//! waits for the member that it was before to time out, another session timeout. The partitions of rooms are *kept*
+//! meanwhile: they are read as before until the group has decided, since claims say who owns them. A member that stood
+//! still itself gives them up at once, since others may have them.
 //!
 //! Invariants:
 //! - no record is told of a partition that is not assigned and started, and none from before the last start;
@@ -159,10 +159,8 @@ pub(super) struct Member {
     quiet: QuietPeriod,
     /// Since when the group owes an answer.
     unsettled: Option<Instant>,
-    /// The group owes it since it lost this member.
-    was_lost: bool,
-    /// Until when new partitions are not told.
-    hand_over_until: Option<Instant>,
+    /// When what is kept is given up, unless the group has given it back.
+    kept_until: Option<Instant>,
     /// When the last record came, or the reading client was last found to be where it should.
     progress: Instant,
     /// Where the partitions end, asked when nothing came for long; and where they were read up to then.
@@ -261,8 +259,7 @@ impl Member {
             finding: None,
             quiet: QuietPeriod::default(),
             unsettled: Some(Instant::now()),
-            was_lost: false,
-            hand_over_until: None,
+            kept_until: None,
             progress: Instant::now(),
             ends: None,
             behind: Vec::new(),
@@ -456,7 +453,7 @@ impl Consumer for Member {
                 self.find();
             }
             let Clients { group, reader } = self.clients().clone();
-            let wake_at = self.quiet.due().map_or(now + TICK, |due| due.min(now + TICK));
+            let wake_at = [self.quiet.due(), self.kept_until].into_iter().flatten().fold(now + TICK, Instant::min);
             tokio::select! {
                 () = group.context().changed.notified() => {}
                 found = async { self.finding.as_mut().expect("polled only if there").await }, if self.finding.is_some() => {

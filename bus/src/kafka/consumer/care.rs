@@ -28,7 +28,8 @@ impl Member {
             // What is to be committed goes along.
             *new.context().commits() = std::mem::take(&mut *self.group().context().commits());
             self.unsettled = Some(now);
-            self.owned.values_mut().for_each(|owned| owned.kept = true);
+            let lost: Vec<u32> = self.owned.iter().filter(|(_, owned)| !owned.adopted).map(|(&p, _)| p).collect();
+            self.lost(&lost);
             if let Some(clients) = &mut self.clients {
                 drop_elsewhere(std::mem::replace(&mut clients.group, new));
             }

@@ -1,27 +1,28 @@
 //! What a member has: what the group gave and took, what it lost and keeps until the group has decided.
 
-use super::context::{Change, commit_list};
+use super::context::Change;
 use super::{Member, list};
-use crate::Event;
-use rdkafka::consumer::{CommitMode, Consumer as _};
-use std::collections::BTreeMap;
+use crate::{Event, Topic};
+use rdkafka::consumer::Consumer as _;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// How long a partition that changes hands after an outage waits for the last commit of whoever read it until then. Each
-/// member sends it when it learns of the group's decision, which comes to all at once.
-const HAND_OVER: Duration = Duration::from_millis(500);
+/// How long what was lost is read on after the group's first word that does not give it back: in a first round the group
+/// may not have heard of all its members. Under the second after which an owner claims again what another one claimed.
+const KEPT_MAX: Duration = Duration::from_millis(900);
 
 impl Member {
     /// The next partition that came or went.
     pub(super) fn change(&mut self) -> Option<Event> {
         loop {
-            // Partitions that another member may have read until a moment ago come when its last commits are there.
-            let waits = self.hand_over_until.is_some_and(|until| until > Instant::now());
-            match self.events.front() {
-                Some(Event::Assigned(_)) if waits => return None,
-                Some(_) => return self.events.pop_front(),
-                None => self.hand_over_until = None,
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.kept_until.is_some_and(|until| until <= Instant::now()) {
+                self.kept_until = None;
+                let kept: Vec<u32> = self.owned.iter().filter(|(_, owned)| owned.kept).map(|(&p, _)| p).collect();
+                self.revoked(&kept);
+                continue;
             }
             let change = {
                 let context = self.group().context();
@@ -40,23 +41,7 @@ impl Member {
     }
 
     fn assigned(&mut self, partitions: &[u32]) {
-        let was_lost = std::mem::take(&mut self.was_lost);
         self.unsettled = None;
-        let others: Vec<u32> = {
-            let others = self.owned.iter().filter(|(partition, owned)| owned.kept && !partitions.contains(partition));
-            others.map(|(&partition, _)| partition).collect()
-        };
-        // The brokers take a commit of any member of the group: whoever has these now is to begin behind it.
-        let last: BTreeMap<_, _> = {
-            let mut commits = self.group().context().commits();
-            others.iter().filter_map(|partition| commits.remove_entry(partition)).collect()
-        };
-        if let Some(list) = commit_list(last)
-            && let Err(error) = self.group().commit(&list, CommitMode::Async)
-        {
-            self.cluster.reach.notice("commit", &error.to_string());
-        }
-        self.revoked(&others);
         for &partition in partitions {
             if let Some(owned) = self.owned.get_mut(&partition)
                 && std::mem::take(&mut owned.kept)
@@ -67,21 +52,15 @@ impl Member {
             self.owned.entry(partition).or_default().adopted = false;
             self.events.push_back(Event::Assigned(partition));
         }
-        if was_lost && !self.events.is_empty() {
-            self.hand_over_until = Some(Instant::now() + HAND_OVER);
+        if self.kept_until.is_none() && self.owned.values().any(|owned| owned.kept) {
+            self.kept_until = Some(Instant::now() + KEPT_MAX);
         }
     }
 
     fn revoked(&mut self, partitions: &[u32]) {
         for &partition in partitions {
-            if !self.give_up(partition) {
-                continue;
-            }
-            // Not told yet that it came: then nothing is to be told.
-            let told = self.events.iter().position(|event| matches!(event, Event::Assigned(one) if *one == partition));
-            match told {
-                Some(place) => drop(self.events.remove(place)),
-                None => self.events.push_back(Event::Revoked(partition)),
+            if self.give_up(partition) {
+                self.events.push_back(Event::Revoked(partition));
             }
         }
     }
@@ -101,9 +80,12 @@ impl Member {
         true
     }
 
-    fn lost(&mut self, partitions: &[u32]) {
+    pub(super) fn lost(&mut self, partitions: &[u32]) {
         self.unsettled = Some(Instant::now());
-        self.was_lost = true;
+        // Claims decide who owns a room's partition, so that two may read it for a moment. Nothing decides that of the others.
+        if self.topic != Topic::Rooms {
+            return self.revoked(partitions);
+        }
         let session = Duration::from_millis(self.cluster.config.kafka.session_timeout_ms.into());
         if self.cluster.awake.slept(2 * session) {
             tracing::warn!(group = self.group, "this process stood still, and its group goes on without it");
@@ -119,5 +101,6 @@ impl Member {
                 owned.kept = true;
             }
         }
+        self.kept_until = None;
     }
 }
