@@ -5,7 +5,8 @@
 //! decide who owns one, so that a mistake costs a takeover and nothing more. What the group decides later stands.
 //!
 //! Invariants:
-//! - the survivors agree on who takes what without a word, as far as they see the same leases;
+//! - the survivors agree on who takes what without a word, as far as they see the same leases: those that have
+//!   partitions, before those that wait for the group to give them some;
 //! - a job that was suspected is suspected again only after its number has grown: one that lives, and has lost its way to
 //!   Routes alone, loses each partition once;
 //! - time in which this job itself did not look does not count.
@@ -71,6 +72,14 @@ impl Silence {
                 false => {}
             }
         }
+        let working = |incarnation: &&str| {
+            let lease = leases.iter().find(|lease| lease.incarnation == **incarnation && lease.role == Role::Job);
+            let job = lease.and_then(|lease| lease.job.as_ref());
+            job.is_some_and(|job| job.owns.values().any(|partitions| !partitions.is_empty()))
+        };
+        if living.iter().any(working) {
+            living.retain(working);
+        }
         living.sort_unstable();
         let mut taken: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for (incarnation, job) in silent {
@@ -131,10 +140,24 @@ mod tests {
         assert_eq!((&by_a[0].1[..], &by_b[0].1[..]), (&[2, 4][..], &[3, 5][..]));
         assert!(LOOK_EVERY * (by_a[0].0 - 10) < Duration::from_millis(1_100), "{by_a:?}");
         // It wakes up, and falls silent again.
-        let leases = |_| vec![lease("b", 1, &[1]), lease("c", 11, &[2])];
+        let leases = |_| vec![lease("a", 60, &[0]), lease("b", 60, &[1]), lease("c", 11, &[2])];
         assert_eq!(looks(&mut a, begun, 60..61, leases), []);
-        let again = looks(&mut a, begun, 61..80, |look| vec![lease("b", look, &[1]), lease("c", 11, &[2])]);
+        let leases = |look| vec![lease("a", look, &[0]), lease("b", look, &[1]), lease("c", 11, &[2])];
+        let again = looks(&mut a, begun, 61..80, leases);
         assert_eq!(again.iter().map(|(_, partitions)| &partitions[..]).collect::<Vec<_>>(), [&[2][..]]);
+    }
+
+    #[test]
+    fn a_job_that_has_nothing_yet_takes_over_only_where_no_other_can() {
+        let begun = Instant::now();
+        let (mut a, mut fresh) = (Silence::new("a"), Silence::new("fresh"));
+        let leases = |look| vec![lease("a", look, &[0]), lease("fresh", look, &[]), lease("c", 1, &[2, 3])];
+        assert_eq!(looks(&mut a, begun, 0..20, leases)[0].1, [2, 3]);
+        let nothing: &[u32] = &[];
+        assert_eq!(looks(&mut fresh, begun, 0..20, leases)[0].1, nothing);
+        let mut standby = Silence::new("fresh");
+        let leases = |look| vec![lease("fresh", look, &[]), lease("c", 1, &[2, 3])];
+        assert_eq!(looks(&mut standby, begun, 0..20, leases)[0].1, [2, 3]);
     }
 
     #[test]

@@ -536,6 +536,23 @@ impl Consumer for Member {
         if let Some(offset) = self.left.remove(&partition) {
             return Ok(offset);
         }
+        if self.owned.get(&partition).is_some_and(|owned| owned.adopted) {
+            // By a client of its own: while the group waits for its silent member, it answers nobody who joins, and a
+            // question on the same connection waits behind that.
+            let (cluster, topic, group, log) = (self.cluster.clone(), self.topic, self.group.clone(), self.log.clone());
+            let found = blocking(move || {
+                let outsider = topic::Outsider::new(&cluster.config, topic, &group, cluster.notices())?;
+                let left = outsider.checkpoints()?;
+                let ours = left.into_iter().filter(|(_, left_in, _)| *left_in == *log);
+                Ok(ours.map(|(partition, _, offset)| (partition, offset)).collect::<BTreeMap<_, _>>())
+            });
+            let found = found.await?;
+            // Of those that are adopted with it, too: each is asked for next.
+            let adopted = self.owned.iter().filter(|(_, owned)| owned.adopted && owned.committed.is_none());
+            self.left
+                .extend(adopted.map(|(&other, _)| other).map(|other| (other, found.get(&other).copied().unwrap_or(0))));
+            return Ok(self.left.remove(&partition).unwrap_or(0));
+        }
         let client = self.group().clone();
         // One question for all that came with it: whoever asks for one asks for each of them, and does nothing else
         // meanwhile. They are ours by now, so that nobody else commits.

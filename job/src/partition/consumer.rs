@@ -267,11 +267,11 @@ impl<S: Stage> Consumer<S> {
 
     /// Takes partitions over whose owner has fallen silent, before the group knows.
     async fn adopt(&mut self, partitions: Vec<u32>) {
-        for partition in partitions {
-            if !self.parts.contains_key(&partition) && self.consumer.adopt(partition) {
-                tracing::debug!(partition, "adopts a partition");
-                self.take(partition, true).await;
-            }
+        let mut adopted = partitions;
+        adopted.retain(|partition| !self.parts.contains_key(partition) && self.consumer.adopt(*partition));
+        tracing::debug!(?adopted, "adopts partitions");
+        for partition in adopted {
+            self.take(partition, true).await;
         }
     }
 
