@@ -10,6 +10,8 @@
 mod outage;
 #[path = "cluster/publisher.rs"]
 mod publisher;
+#[path = "cluster/pushes.rs"]
+mod pushes;
 mod server;
 #[path = "cluster/viewer.rs"]
 mod viewer;
@@ -114,6 +116,7 @@ impl Cluster {
             ("routes.kind", quoted("redis")),
             ("routes.urls", format!("[{:?}]", self.redis.address)),
             ("logic.guests", quoted("watch")),
+            ("logic.token.keys", format!(r#"[{{ kid = "test", alg = "HS256", key = {SECRET:?} }}]"#)),
             ("connector.cores", "1".to_owned()),
             // Who owns a partition is read from the jobs' logs: see `owner`.
             ("log.level", quoted("info,job=debug")),

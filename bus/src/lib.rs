@@ -225,6 +225,17 @@ pub trait Consumer: Send {
     /// for a partition that is not assigned.
     fn commit(&mut self, partition: u32, offset: Offset);
 
+    /// The same, and resolves when the checkpoint cannot be lost any more: whoever must not do twice what lies before it
+    /// does that afterwards. It fails where another member has the partition by now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], as everywhere.
+    fn commit_now(&mut self, partition: u32, offset: Offset) -> BoxFuture<'static, Result<(), Error>> {
+        // Of the embedded log: its members are all of one process, which sees it at once and ends with its clients.
+        self.commit(partition, offset);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Has a partition as if it were assigned, though the group still says that it is another member's: for whoever takes
     /// over from one that has fallen silent before the group knows. No event tells of it. If the group assigns it later,
     /// [`Event::Assigned`] does, and what is being read goes on. False: not now, or not with this log (whose members are

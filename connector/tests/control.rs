@@ -196,10 +196,14 @@ async fn routes_that_were_lost_are_whole_again() {
             && counted == [1]
             && lease.is_some_and(|lease| lease.sessions == 1 && lease.open && !lease.grpc.is_empty())
     };
+    let complete = async || !node.routes.look_up(&[]).await.unwrap().complete.is_empty();
     until("the routes", whole).await;
+    until("that they are complete is known", complete).await;
     node.routes.resign("connector", "abcdefg234567").await.unwrap();
     assert!(node.routes.find(&[By::User("ann".into())]).await.unwrap()[0].is_empty());
+    assert!(!complete().await, "nobody may believe what is missing now");
     until("the routes again", whole).await;
+    until("that they are complete again is known", complete).await;
     drop(client);
     until("the end of the route", async || node.routes.find(&[By::User("ann".into())]).await.unwrap()[0].is_empty())
         .await;

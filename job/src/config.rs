@@ -7,6 +7,9 @@ use serde::Deserialize;
 /// with room to spare.
 pub(crate) const QUEUE_BYTES_MIN: usize = 8 << 20;
 
+/// `push_keep_s` at most: well under the age at which a push is dropped in any case.
+pub(crate) const PUSH_KEEP_S_MAX: u32 = 20;
+
 /// What an operator can set of job. The shipped `config/barrage.toml` is the defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +25,9 @@ pub struct Config {
     /// Message IDs that are remembered for dropping repeated ones (about 100 bytes each); over it the oldest are
     /// forgotten early, and counted.
     pub repeat_ids_max: usize,
+    /// How long a push is kept whose names cannot be looked up, because Routes are away or not complete, seconds from when
+    /// the bus took it.
+    pub push_keep_s: u32,
     /// What may wait for one connector, sent and not acknowledged included, bytes; over it a partition's part of it is
     /// dropped and the connector asks again.
     pub queue_bytes_max: usize,
@@ -39,6 +45,12 @@ impl Config {
             "job.recent_bytes_max",
             self.recent_bytes_max,
             "at least 1048576 bytes",
+        )?;
+        require(
+            (1..=PUSH_KEEP_S_MAX).contains(&self.push_keep_s),
+            "job.push_keep_s",
+            self.push_keep_s,
+            "1 to 20 seconds",
         )?;
         require(self.repeat_ids_max >= 1000, "job.repeat_ids_max", self.repeat_ids_max, "at least 1000 IDs")?;
         require(
@@ -71,5 +83,7 @@ mod tests {
         assert_eq!(Config::shipped().check(), Ok(()));
         let bad = Config { age_s_max: 0, ..Config::shipped() };
         assert_eq!(bad.check().unwrap_err().key, "job.age_s_max");
+        let bad = Config { push_keep_s: PUSH_KEEP_S_MAX + 1, ..Config::shipped() };
+        assert_eq!(bad.check().unwrap_err().key, "job.push_keep_s");
     }
 }

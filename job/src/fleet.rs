@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use proto::config::Cluster;
@@ -16,6 +16,10 @@ use crate::metrics::Metrics;
 use crate::partition::StreamId;
 use crate::silence::{LOOK_EVERY, Silence};
 
+/// A connector that has not put all its sessions for so long is not waited for: it cannot reach Routes, and pushes to all
+/// others must not wait for it. A million sessions are put in 40 s.
+const LACKING_MAX: Duration = Duration::from_secs(60);
+
 /// The attached connectors, by incarnation, and the numbers of sessions in their leases.
 #[derive(Clone)]
 pub(crate) struct Fleet(Arc<FleetState>);
@@ -26,13 +30,44 @@ struct FleetState {
     /// The partitions that this job has, by topic, for its lease.
     owns: RwLock<BTreeMap<String, Vec<u32>>>,
     last: AtomicU64,
+    /// Connectors that had not put all their sessions: since when, and when that was seen last.
+    lacking: Mutex<HashMap<String, (Instant, Instant)>>,
     metrics: Arc<Metrics>,
 }
 
 impl Fleet {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         let (attached, sessions, owns) = (RwLock::default(), RwLock::default(), RwLock::default());
-        Self(Arc::new(FleetState { attached, sessions, owns, last: AtomicU64::new(0), metrics }))
+        Self(Arc::new(FleetState {
+            attached,
+            sessions,
+            owns,
+            last: AtomicU64::new(0),
+            lacking: Mutex::default(),
+            metrics,
+        }))
+    }
+
+    /// The incarnations of the connectors whose streams stand.
+    pub(crate) fn attached(&self) -> Vec<String> {
+        self.0.attached.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Whether all these connectors have put all their sessions, as Routes say. One that has not for [`LACKING_MAX`] is
+    /// not waited for.
+    pub(crate) fn are_complete(&self, attached: &[String], complete: &[String]) -> bool {
+        let now = Instant::now();
+        let mut lacking = self.0.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+        lacking.retain(|incarnation, (_, last)| {
+            !complete.contains(incarnation) && now.duration_since(*last) < LACKING_MAX
+        });
+        let mut whole = true;
+        for incarnation in attached.iter().filter(|incarnation| !complete.contains(incarnation)) {
+            let (first, last) = lacking.entry(incarnation.clone()).or_insert((now, now));
+            *last = now;
+            whole &= now.duration_since(*first) >= LACKING_MAX;
+        }
+        whole
     }
 
     /// The stream of the connector of this incarnation, if it stands.

@@ -176,7 +176,8 @@ impl Service {
             repeats: Budget::new(config.repeat_ids_max),
             metrics: metrics.clone(),
         });
-        let pushes = Arc::new(PushesConfig { metrics: metrics.clone() });
+        let keep_ms = i64::from(config.push_keep_s) * 1000;
+        let pushes = Arc::new(PushesConfig { keep_ms, metrics: metrics.clone() });
         let seams = Seams { bus: bus.clone(), routes: routes.clone(), fleet: fleet.clone(), ready: ready.clone() };
         let consumers = async {
             // Connectors first: a partition that is claimed with nobody attached would be read past them.

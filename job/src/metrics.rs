@@ -66,6 +66,10 @@ metrics! {
     recent_bytes: Gauge = "recent_bytes" "Bytes of recent messages kept, and of the rooms that they are kept for";
     rooms: Gauge = "rooms" "Rooms known";
     pushes: Count = "pushes" "Pushes and commands handed to a connector, one for each connector";
-    pushes_dropped: Count = "pushes_dropped" "Pushes and commands dropped: the queue to the connector was full, or the routes were away for too long";
-    pushes_skipped: Count = "pushes_skipped" "Pushes skipped when a partition was taken over, since the last owner may have delivered them";
+    pushes_dropped: Count = "pushes_dropped" "Pushes and commands dropped because the queue to the connector was full";
+    pushes_kept: Gauge = "pushes_kept" "Pushes and commands that wait to be handed to connectors, those included that could not be looked up yet";
+    pushes_routes_away: Count = "pushes_routes_away" "Names pushed to and not found within job.push_keep_s because Routes did not answer";
+    pushes_routes_incomplete: Count = "pushes_routes_incomplete" "Names pushed to and not found within job.push_keep_s while a connector had not registered all its sessions";
+    pushes_late: Count = "pushes_late" "Pushes and commands dropped because they had waited in the bus for longer than 30 s";
+    pushes_unattached: Count = "pushes_unattached" "Pushes and commands dropped because no stream to their connector stood";
 }

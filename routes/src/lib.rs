@@ -103,6 +103,16 @@ pub fn incarnation_of(session: &str) -> Option<&str> {
     session.split_once('.').map(|(incarnation, _)| incarnation)
 }
 
+/// What [`Routes::look_up`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The live sessions under each name, in the order asked.
+    pub sessions: Vec<Vec<SessionRoute>>,
+    /// The incarnations whose lease was marked complete wherever these names were looked for, at that moment. A node that
+    /// is missing here may have a session that was not found.
+    pub complete: Vec<String>,
+}
+
 /// One change of the table of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -122,6 +132,11 @@ pub trait Routes: Send + Sync + 'static {
     /// [`Unavailable`], as everywhere below.
     async fn renew(&self, lease: &Lease) -> Result<bool, Unavailable>;
 
+    /// Everything that this node has is put: marks its lease complete wherever it stands, so that a name without a session
+    /// is known to be nobody's ([`Found::complete`]). A lease that is taken anew is not complete, nor one whose last renewal
+    /// failed. Never to be called while a renewal is under way.
+    async fn complete(&self, node: &str, incarnation: &str) -> Result<(), Unavailable>;
+
     /// Gives the lease back, and all that hangs on it.
     async fn resign(&self, node: &str, incarnation: &str) -> Result<(), Unavailable>;
 
@@ -132,8 +147,13 @@ pub trait Routes: Send + Sync + 'static {
     /// ID, that session.
     async fn apply(&self, changes: &[Change]) -> Result<Vec<(String, SessionRoute)>, Unavailable>;
 
+    /// The live sessions under each name, and which nodes had put all that they have.
+    async fn look_up(&self, names: &[By]) -> Result<Found, Unavailable>;
+
     /// The live sessions under each name, in the order asked.
-    async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable>;
+    async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable> {
+        Ok(self.look_up(names).await?.sessions)
+    }
 
     /// Sets this node's own number of sessions in each channel; 0 removes.
     async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable>;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::row::{Entry, Row};
-use crate::{By, Change, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
+use crate::{By, Change, Found, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
 
 mod row;
 
@@ -47,6 +47,7 @@ struct Table {
 struct Held {
     lease: Lease,
     until: Instant,
+    complete: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -213,13 +214,23 @@ fn route_of(entry: &Entry<'_>, owner: &Owner) -> SessionRoute {
 impl Routes for Memory {
     async fn renew(&self, lease: &Lease) -> Result<bool, Unavailable> {
         let (mut table, now) = self.table();
-        let held = Held { lease: lease.clone(), until: now + self.lease };
+        let of_ours = |held: &&Held| held.lease.incarnation == lease.incarnation;
+        let complete = table.nodes.get(&lease.node).filter(of_ours).is_some_and(|held| held.complete);
+        let held = Held { lease: lease.clone(), until: now + self.lease, complete };
         let old = table.nodes.insert(lease.node.clone(), held);
-        let was_there = old.as_ref().is_some_and(|old| old.lease.incarnation == lease.incarnation);
+        let was_there = old.as_ref().is_some_and(|old| of_ours(&old));
         if old.is_some() && !was_there {
             table.sweep();
         }
         Ok(was_there)
+    }
+
+    async fn complete(&self, node: &str, incarnation: &str) -> Result<(), Unavailable> {
+        let (mut table, _) = self.table();
+        if let Some(held) = table.nodes.get_mut(node).filter(|held| held.lease.incarnation == incarnation) {
+            held.complete = true;
+        }
+        Ok(())
     }
 
     async fn resign(&self, node: &str, incarnation: &str) -> Result<(), Unavailable> {
@@ -251,9 +262,10 @@ impl Routes for Memory {
         Ok(displaced)
     }
 
-    async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable> {
+    async fn look_up(&self, names: &[By]) -> Result<Found, Unavailable> {
         let (table, _) = self.table();
-        Ok(names.iter().map(|name| table.find(name)).collect())
+        let complete = table.nodes.values().filter(|held| held.complete).map(|held| held.lease.incarnation.clone());
+        Ok(Found { sessions: names.iter().map(|name| table.find(name)).collect(), complete: complete.collect() })
     }
 
     async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable> {

@@ -112,6 +112,11 @@ impl Http {
         self.exchange("GET", path, "").await
     }
 
+    pub(crate) async fn post(&mut self, path: &str, body: &str) -> (u16, String) {
+        let (status, answer) = self.exchange("POST", path, body).await;
+        (status, String::from_utf8_lossy(&answer).into_owned())
+    }
+
     async fn exchange(&mut self, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
         let (address, length) = (self.1, body.len());
         let request = format!(

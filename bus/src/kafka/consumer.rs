@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use context::{Commit, POLL_MS_MAX, commit_list, group_client};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -513,6 +514,23 @@ impl Consumer for Member {
             self.group().context().commits().insert(partition, commit);
             self.quiet.change(Instant::now());
         }
+    }
+
+    fn commit_now(&mut self, partition: u32, offset: Offset) -> BoxFuture<'static, Result<(), Error>> {
+        let Some(owned) = self.owned.get_mut(&partition) else {
+            let gone = Error::Unavailable(format!("partition {partition} is not this member's"));
+            return Box::pin(std::future::ready(Err(gone)));
+        };
+        owned.committed = Some(offset);
+        let client = self.group().clone();
+        // What was to be committed before lies before this.
+        client.context().commits().remove(&partition);
+        let commit = Commit { topic: self.name.clone(), log: self.log.clone(), offset };
+        Box::pin(blocking(move || match commit_list(BTreeMap::from([(partition, commit)])) {
+            // The brokers refuse it from a member that the group went on without.
+            Some(list) => client.commit(&list, CommitMode::Sync).map_err(unavailable),
+            None => Err(Error::Unavailable(format!("offset {offset} cannot be committed"))),
+        }))
     }
 
     fn adopt(&mut self, partition: u32) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::cluster::{Displace, gate_request};
 use routes::{By, Change, LEASE_SECONDS, Lease, Routes};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Asker;
@@ -40,6 +40,8 @@ const EXACT_A_TICK: usize = 64;
 pub(super) async fn renew(control: Arc<Control>, routes: Arc<dyn Routes>, lease: Lease, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(LEASE_SECONDS) / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The lease was marked complete, and has stood since.
+    let mut complete = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -59,8 +61,15 @@ pub(super) async fn renew(control: Arc<Control>, routes: Arc<dyn Routes>, lease:
         let renewed = tokio::time::timeout(CALL_TIMEOUT, routes.renew(&lease)).await;
         control.leased.store(matches!(renewed, Ok(Ok(_))), Ordering::Relaxed);
         match renewed {
-            Ok(Ok(true)) => {}
+            // Beside no renewal: a lease that is taken anew meanwhile must not be marked.
+            Ok(Ok(true)) => {
+                if control.lock().registry.is_written() && !complete {
+                    let call = timeout(CALL_TIMEOUT, routes.complete(&lease.node, &lease.incarnation)).await;
+                    complete = matches!(call, Ok(Ok(())));
+                }
+            }
             Ok(Ok(false)) => {
+                complete = false;
                 control.lock().registry.anew();
                 control.write.notify_one();
             }
@@ -97,6 +106,9 @@ pub(super) async fn write(
         if changes.is_empty() && counts.is_empty() {
             if stop.is_cancelled() {
                 return;
+            }
+            if control.lock().registry.idle() {
+                control.renew_now.notify_one();
             }
             tokio::select! {
                 () = stop.cancelled() => {}

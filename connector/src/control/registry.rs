@@ -36,6 +36,8 @@ pub(super) struct Registry {
     sessions_of: Vec<u64>,
     /// How many cores have a session of each client address.
     addresses: FxHashMap<IpAddr, usize>,
+    /// Everything was written since it was last to be written anew.
+    written: bool,
 }
 
 /// How far a core has told its sessions anew.
@@ -61,6 +63,7 @@ impl Registry {
             changed: FxHashSet::default(),
             sessions_of: Vec::new(),
             addresses: FxHashMap::default(),
+            written: false,
         }
     }
 
@@ -116,6 +119,7 @@ impl Registry {
 
     /// Everything is to be written anew, as soon as what waits is.
     pub(super) fn anew(&mut self) {
+        self.written = false;
         for core in &mut self.telling {
             *core = match *core {
                 Telling::Done | Telling::From(_) => Telling::From(0),
@@ -123,6 +127,19 @@ impl Registry {
             };
         }
         self.changed.extend(self.counts.keys().cloned());
+    }
+
+    /// Nothing is being written now. `true` if by that everything is written that was to be written anew.
+    pub(super) fn idle(&mut self) -> bool {
+        let told = self.telling.iter().all(|telling| *telling == Telling::Done);
+        let now = told && self.pending.is_empty() && !self.written;
+        self.written |= now;
+        now
+    }
+
+    /// Whether Routes have all that there is, but for what has just come.
+    pub(super) fn is_written(&self) -> bool {
+        self.written
     }
 
     /// The changes that are to be written next, in order.

@@ -33,7 +33,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dead_letter::{self, publish};
-use super::{Action, Measures, Owner, OwnerConfig, Stage, StreamId, Takeover};
+use super::{Action, LookedUp, Measures, Owner, OwnerConfig, Stage, StreamId, Takeover};
 use crate::clock::{unix_ms, unix_us};
 use crate::fleet::Fleet;
 use crate::link::{Attachment, Event};
@@ -52,8 +52,8 @@ const RECLAIM: Duration = Duration::from_secs(1);
 /// On a graceful end the streams have this long to take what was handed to them.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
-/// A name is looked up in Routes for this long, then the answer is that there is none.
-const LOOK_UP_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for an answer of Routes; they give up earlier by themselves.
+const LOOK_UP_MAX: Duration = Duration::from_secs(3);
 
 /// A partition that is assigned.
 struct Part<S> {
@@ -94,7 +94,15 @@ enum Done {
     LookedUp {
         partition: u32,
         turn: u64,
-        found: Option<Vec<Vec<String>>>,
+        found: Option<LookedUp>,
+    },
+    /// A checkpoint is durable: what waited for it may be done. `false`: it is not.
+    Committed {
+        partition: u32,
+        turn: u64,
+        through: Offset,
+        actions: Vec<Action>,
+        durable: bool,
     },
     /// `None`: they are not known now.
     Ends(Option<Vec<(u32, Offset)>>),
@@ -213,10 +221,6 @@ impl<S: Stage> Consumer<S> {
                 let Some(owner) = &mut part.owner else { return };
                 let (read, read_us) = (Instant::now(), unix_us());
                 owner.records(read_us, &records);
-                if !S::CLAIMS {
-                    // Before it is handed on: rather lost than twice.
-                    self.commit(partition);
-                }
                 self.settle(partition);
                 if S::CLAIMS {
                     self.config.metrics.handling.observe(read.elapsed().as_secs_f64());
@@ -318,7 +322,22 @@ impl<S: Stage> Consumer<S> {
             }
             Done::LookedUp { partition, turn, found } => {
                 if self.parts.get(&partition).is_some_and(|part| part.turn == turn) {
-                    self.one(partition, |owner, _| owner.looked_up(found));
+                    self.one(partition, |owner, now_ms| owner.looked_up(now_ms, found));
+                }
+            }
+            Done::Committed { partition, turn, through, actions, durable: true } => {
+                // Also where the partition has gone since: the brokers took the checkpoint while it was this job's, so
+                // that nobody else does these.
+                self.act(partition, 0, actions);
+                if let Some(part) = self.parts.get_mut(&partition).filter(|part| part.turn == turn) {
+                    part.committed = part.committed.max(through);
+                    self.one(partition, |owner, _| owner.handed_over());
+                    tracing::trace!(partition, through, "handed over");
+                }
+            }
+            Done::Committed { partition, turn, through, actions, durable: false } => {
+                if self.parts.get(&partition).is_some_and(|part| part.turn == turn) {
+                    self.hand_over(partition, through, actions);
                 }
             }
             Done::TakenBack => {}
@@ -430,6 +449,7 @@ impl<S: Stage> Consumer<S> {
                     self.lose(partition);
                 }
                 Action::LookUp(names) => self.look_up(partition, names),
+                Action::HandOver(through, actions) => self.hand_over(partition, through, actions),
                 Action::Push(incarnation, body) => self.push(&incarnation, body),
                 Action::PushAll(out) => self.push_all(&out),
                 Action::Refuse(session, refused) => {
@@ -482,31 +502,53 @@ impl<S: Stage> Consumer<S> {
         self.one(partition, |_, _| {});
     }
 
-    /// Looks names up in Routes; the stage is answered when they answer, or after [`LOOK_UP_MAX`].
+    /// Looks names up in Routes, once; the stage decides whether to ask again.
     fn look_up(&mut self, partition: u32, names: Vec<By>) {
         let Some(part) = self.parts.get(&partition) else { return };
-        let (routes, turn) = (self.routes.clone(), part.turn);
+        let (routes, fleet, turn) = (self.routes.clone(), self.fleet.clone(), part.turn);
         self.waiting.push(Box::pin(async move {
-            let until = Instant::now() + LOOK_UP_MAX;
-            let found = loop {
-                match routes.find(&names).await {
-                    Ok(found) => break Some(found),
-                    Err(error) if Instant::now() < until => {
-                        tracing::warn!(%error, "sessions to push to cannot be found now");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                    Err(_) => break None,
+            // Before the answer: a connector that comes meanwhile is not asked for.
+            let attached = fleet.attached();
+            let found = match tokio::time::timeout(LOOK_UP_MAX, routes.look_up(&names)).await {
+                Ok(Ok(found)) => {
+                    let sessions =
+                        |routes: Vec<routes::SessionRoute>| routes.into_iter().map(|route| route.session).collect();
+                    let whole = fleet.are_complete(&attached, &found.complete);
+                    Some(LookedUp { sessions: found.sessions.into_iter().map(sessions).collect(), whole })
                 }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "sessions to push to cannot be found now");
+                    None
+                }
+                Err(_) => None,
             };
-            let sessions = |routes: Vec<routes::SessionRoute>| routes.into_iter().map(|route| route.session).collect();
-            Done::LookedUp { partition, turn, found: found.map(|found| found.into_iter().map(sessions).collect()) }
+            Done::LookedUp { partition, turn, found }
         }));
     }
 
-    /// To the connector of this incarnation. An unknown one has gone, or goes unheard: at most once.
+    /// Commits, and then does what must be done at most once.
+    fn hand_over(&mut self, partition: u32, through: Offset, actions: Vec<Action>) {
+        let Some(part) = self.parts.get(&partition) else { return };
+        let turn = part.turn;
+        let committing = self.consumer.commit_now(partition, through);
+        self.waiting.push(Box::pin(async move {
+            let durable = match committing.await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(partition, %error, "pushes wait: their checkpoint is not taken");
+                    tokio::time::sleep(RETRY).await;
+                    false
+                }
+            };
+            Done::Committed { partition, turn, through, actions, durable }
+        }));
+    }
+
+    /// To the connector of this incarnation. An unknown one has gone, or its stream is down: at most once.
     fn push(&self, incarnation: &str, body: ToConnector) {
-        if let Some(attachment) = self.fleet.find(incarnation) {
-            self.push_to(&attachment, body);
+        match self.fleet.find(incarnation) {
+            Some(attachment) => self.push_to(&attachment, body),
+            None => drop(self.config.metrics.pushes_unattached.inc()),
         }
     }
 
@@ -580,7 +622,7 @@ impl<S: Stage> Consumer<S> {
     fn commit(&mut self, partition: u32) {
         let Some(part) = self.parts.get_mut(&partition) else { return };
         let Some(owner) = part.owner.as_ref().filter(|owner| owner.is_live() || owner.is_paused()) else { return };
-        let done = part.dead_letters.first().map_or(owner.progress(), |&first| first - 1);
+        let done = part.dead_letters.first().map_or(owner.done(), |&first| owner.done().min(first - 1));
         if done > part.committed {
             part.committed = done;
             self.consumer.commit(partition, done);

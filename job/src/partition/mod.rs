@@ -23,4 +23,6 @@ pub(crate) use self::consumer::{Consumer, GROUP, Seams};
 #[cfg(test)]
 pub(crate) use self::owner::SWEEP_MS;
 pub(crate) use self::owner::{Owner, OwnerConfig, THROUGH_MS};
-pub(crate) use self::stage::{Action, Answer, Fit, HolderPosition, Measures, Out, Outgoing, Stage, StreamId, Takeover};
+pub(crate) use self::stage::{
+    Action, Answer, Fit, HolderPosition, LookedUp, Measures, Out, Outgoing, Stage, StreamId, Takeover,
+};

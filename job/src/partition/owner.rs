@@ -23,7 +23,7 @@ use proto::{cluster, record};
 
 use super::holds::Holds;
 use super::phase::Phase;
-use super::stage::{Action, Connector, Fit, Out, Outgoing, Stage, StreamId, Takeover};
+use super::stage::{Action, Connector, Fit, LookedUp, Out, Outgoing, Stage, StreamId, Takeover};
 use crate::metrics::Metrics;
 
 /// How long a new owner waits for the connectors that are attached to say what they hold, milliseconds. One that says
@@ -167,12 +167,23 @@ impl<S: Stage> Owner<S> {
     }
 
     /// What was asked of Routes first is answered.
-    pub(crate) fn looked_up(&mut self, found: Option<Vec<Vec<String>>>) {
-        self.stage.looked_up(&mut self.out, found);
+    pub(crate) fn looked_up(&mut self, now_ms: i64, found: Option<LookedUp>) {
+        self.stage.looked_up(&mut self.out, now_ms, found);
+    }
+
+    /// What was to be handed over is.
+    pub(crate) fn handed_over(&mut self) {
+        self.stage.handed_over(&mut self.out);
+    }
+
+    /// Everything up to here is done: what may be committed.
+    pub(crate) fn done(&self) -> Offset {
+        self.stage.done(self.progress)
     }
 
     /// Time passes.
     pub(crate) fn tick(&mut self, now_ms: i64) {
+        self.stage.tick(&mut self.out, now_ms);
         if let Phase::Collecting { until_ms } = self.phase
             && now_ms >= until_ms
         {

@@ -45,9 +45,19 @@ pub(crate) trait Stage: Send + Sized + 'static {
     /// The records that were there have been given.
     fn end_of_batch(&mut self, _out: &mut Outgoing) {}
 
-    /// The answer to the oldest [`Action::LookUp`] that was not answered: the sessions under each name. `None`: Routes
-    /// did not answer.
-    fn looked_up(&mut self, _out: &mut Outgoing, _found: Option<Vec<Vec<String>>>) {}
+    /// The answer to the last [`Action::LookUp`]. `None`: Routes did not answer.
+    fn looked_up(&mut self, _out: &mut Outgoing, _now_ms: i64, _found: Option<LookedUp>) {}
+
+    /// What was asked for by the last [`Action::HandOver`] is done.
+    fn handed_over(&mut self, _out: &mut Outgoing) {}
+
+    /// A moment has passed.
+    fn tick(&mut self, _out: &mut Outgoing, _now_ms: i64) {}
+
+    /// Everything up to here is done, of what was read up to `progress`: the next owner goes on behind it.
+    fn done(&self, progress: Offset) -> Offset {
+        progress
+    }
 
     /// Takes no more records now: reading pauses until it does again.
     fn is_full(&self) -> bool {
@@ -130,8 +140,11 @@ pub(crate) enum Action {
     Pause(Offset),
     /// Another owns the partition.
     Lost,
-    /// Look these names up in Routes; answered by [`Stage::looked_up`], in order.
+    /// Look these names up in Routes; answered by [`Stage::looked_up`].
     LookUp(Vec<By>),
+    /// Commit up to this offset and, when that cannot be lost any more, do these: at most once, whoever owns the partition
+    /// next. Answered by [`Stage::handed_over`].
+    HandOver(Offset, Vec<Action>),
     /// To the connector of this incarnation, outside of any partition's order.
     Push(String, Frame),
     /// To every connector, with its share of the pace.
@@ -161,6 +174,15 @@ pub(super) struct Connector {
     pub(super) through: Offset,
 }
 
+/// What Routes said.
+#[derive(Debug)]
+pub(crate) struct LookedUp {
+    /// The sessions under each name.
+    pub(crate) sessions: Vec<Vec<String>>,
+    /// Every connector that is attached had put all its sessions: a name without one is nobody's.
+    pub(crate) whole: bool,
+}
+
 /// What an owner and its stage want done, in order.
 #[derive(Default)]
 pub(crate) struct Outgoing {
@@ -175,6 +197,11 @@ impl Outgoing {
             connector.fed = true;
         }
         self.act(Action::Send(to, out));
+    }
+
+    /// Takes what is to be done.
+    pub(crate) fn take(self) -> Vec<Action> {
+        self.actions
     }
 
     /// Anything else.

@@ -191,6 +191,8 @@ impl Connector {
         };
         let (routes, renewed) = (world.routes.clone(), lease.clone());
         routes.renew(&lease).await.unwrap();
+        // What a test puts afterwards comes as sessions come.
+        routes.complete(name, &connector.incarnation).await.unwrap();
         let stop = connector.stop.clone();
         tokio::spawn(async move {
             while tokio::time::timeout(Duration::from_secs(3), stop.cancelled()).await.is_err() {

@@ -1,4 +1,5 @@
 -- The live sessions under each name, "<session>\n<node>\n<incarnation>\n<device>"; dead rows are thrown out.
+-- Behind them the incarnations whose row in the table of nodes is complete.
 -- KEYS[2..]: the names' rows; ARGV: U or K for each.
 local found = {}
 for i = 2, #KEYS do
@@ -21,4 +22,10 @@ for i = 2, #KEYS do
   end
   found[i - 1] = sessions
 end
+local complete = {}
+for _, row in ipairs(redis.call('HVALS', KEYS[1])) do
+  local deadline, incarnation = string.match(row, '^(%d+) (%S+) complete$')
+  if deadline and tonumber(deadline) > now then complete[#complete + 1] = incarnation end
+end
+found[#KEYS] = complete
 return found

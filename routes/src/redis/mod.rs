@@ -1,7 +1,7 @@
 //! Routes in Redis, one server or a cluster. All of it can be lost at any time and is whole again within one lease.
 //!
 //! ```text
-//!  {barrage:17}n          hash    node    -> deadline, incarnation          dies with the last lease
+//!  {barrage:17}n          hash    node    -> deadline, incarnation, complete dies with the last lease
 //!  {barrage:17}u:<uid>    hash    session -> node, incarnation, device      kept Times::row, put again before
 //!  {barrage:17}k:<key>    string  session, node, incarnation, device        "
 //!  {barrage:17}c:<chan>   hash    node    -> incarnation, count             "
@@ -35,7 +35,7 @@ use proto::channel::partition;
 use proto::config::Invalid;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::{By, Change, Config, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
+use crate::{By, Change, Config, Found, LEASE_SECONDS, Lease, Routes, SessionRoute, Unavailable};
 use link::Link;
 
 /// Shards, for ever: another number would not find what nodes of the old one wrote. More than any cluster of Redis
@@ -56,6 +56,7 @@ macro_rules! script {
     ($($file:literal),+) => { LazyLock::new(|| Script::new(concat!($(include_str!($file)),+))) };
 }
 static RENEW: LazyLock<Script> = script!("live.lua", "renew.lua");
+static COMPLETE: LazyLock<Script> = script!("live.lua", "complete.lua");
 static RESIGN: LazyLock<Script> = script!("resign.lua");
 static NODES: LazyLock<Script> = script!("live.lua", "nodes.lua");
 static APPLY: LazyLock<Script> = script!("live.lua", "apply.lua");
@@ -303,7 +304,9 @@ impl Routes for Redis {
         let calls = self.tables().enumerate().map(|(place, table)| async move {
             let mut call = RENEW.prepare_invoke();
             let rest = if place == 0 { body.as_str() } else { "" };
-            call.key(table).arg(node).arg(incarnation).arg(ms(self.times.lease)).arg(rest);
+            // What a failed renewal left is not known: not complete before everything is put again.
+            let stays = if owed { "" } else { "1" };
+            call.key(table).arg(node).arg(incarnation).arg(ms(self.times.lease)).arg(rest).arg(stays);
             self.link.run::<u8>(&call).await
         });
         let answers = try_join_all(calls).await?;
@@ -319,6 +322,15 @@ impl Routes for Redis {
             renewal.owed = false;
             whole
         }))
+    }
+
+    async fn complete(&self, node: &str, incarnation: &str) -> Result<(), Unavailable> {
+        let calls = (0..SHARDS).map(|shard| async move {
+            let mut call = COMPLETE.prepare_invoke();
+            call.key(self.nodes_of(shard)).arg(node).arg(incarnation);
+            self.link.run::<()>(&call).await
+        });
+        try_join_all(calls).await.map(drop)
     }
 
     async fn resign(&self, node: &str, incarnation: &str) -> Result<(), Unavailable> {
@@ -370,7 +382,7 @@ impl Routes for Redis {
         Ok(try_join_all(shards).await?.into_iter().flatten().collect())
     }
 
-    async fn find(&self, names: &[By]) -> Result<Vec<Vec<SessionRoute>>, Unavailable> {
+    async fn look_up(&self, names: &[By]) -> Result<Found, Unavailable> {
         let groups = by_shard(names.iter().enumerate(), |(_, by)| name_of(by));
         let calls = chunks(&groups).map(|(shard, chunk)| async move {
             let mut call = FIND.prepare_invoke();
@@ -380,13 +392,19 @@ impl Routes for Redis {
             }
             Ok((chunk, self.link.run::<Vec<Vec<String>>>(&call).await?))
         });
-        let mut found = vec![Vec::new(); names.len()];
-        for (chunk, lists) in try_join_all(calls).await? {
+        let mut sessions = vec![Vec::new(); names.len()];
+        let mut complete: Option<Vec<String>> = None;
+        for (chunk, mut lists) in try_join_all(calls).await? {
+            let here = lists.pop().unwrap_or_default();
+            complete = Some(match complete {
+                Some(before) => before.into_iter().filter(|incarnation| here.contains(incarnation)).collect(),
+                None => here,
+            });
             for ((place, _), list) in chunk.iter().zip(lists) {
-                found[*place] = list.iter().map(|value| route(value)).collect::<Result<_, _>>()?;
+                sessions[*place] = list.iter().map(|value| route(value)).collect::<Result<_, _>>()?;
             }
         }
-        Ok(found)
+        Ok(Found { sessions, complete: complete.unwrap_or_default() })
     }
 
     async fn count(&self, node: &str, incarnation: &str, counts: &[(String, u64)]) -> Result<(), Unavailable> {

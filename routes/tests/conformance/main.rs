@@ -52,6 +52,7 @@ macro_rules! conforms {
             a_key_has_one_session_and_the_displaced_one_is_told,
             who_has_no_lease_takes_no_key_from_who_has,
             changes_of_one_call_are_applied_in_order,
+            a_lease_is_complete_until_it_is_taken_anew,
             counts_are_each_nodes_own,
             written_counts_follow_every_write,
             top_lists_live_channels_by_prefix,
@@ -209,6 +210,28 @@ async fn a_lease_is_given_back_by_its_holder_only(Table { a, b }: Table) {
     assert_eq!(b.nodes().await.unwrap(), []);
     assert_eq!(b.find(&[user("42")]).await.unwrap(), [vec![]]);
     assert!(!a.renew(&lease("n1", "aaa")).await.unwrap());
+}
+
+async fn a_lease_is_complete_until_it_is_taken_anew(Table { a, b }: Table) {
+    let complete = async || b.look_up(&[user("42"), key("k")]).await.unwrap().complete;
+    a.complete("n1", "aaa").await.unwrap();
+    assert_eq!(complete().await, [""; 0], "it has no lease");
+    a.renew(&lease("n1", "aaa")).await.unwrap();
+    assert_eq!(complete().await, [""; 0]);
+    a.complete("n1", "other").await.unwrap();
+    assert_eq!(complete().await, [""; 0], "of another incarnation");
+    a.complete("n1", "aaa").await.unwrap();
+    assert_eq!(complete().await, ["aaa"]);
+    a.renew(&lease("n1", "aaa")).await.unwrap();
+    b.renew(&lease("n2", "bbb")).await.unwrap();
+    assert_eq!(complete().await, ["aaa"]);
+    a.resign("n1", "aaa").await.unwrap();
+    assert_eq!(complete().await, [""; 0]);
+    a.renew(&lease("n1", "aaa")).await.unwrap();
+    assert_eq!(complete().await, [""; 0], "it was taken anew");
+    a.complete("n1", "aaa").await.unwrap();
+    a.renew(&lease("n1", "ccc")).await.unwrap();
+    assert_eq!(complete().await, [""; 0], "it was taken by a restarted node");
 }
 
 async fn a_restarted_node_ends_what_it_was(Table { a, b }: Table) {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::PATIENCE;
+
 /// `redis.sh` ends with this where Redis is not installed.
 const NOT_INSTALLED: i32 = 3;
 
@@ -66,7 +68,11 @@ impl Servers {
         let mut all = Vec::new();
         for url in &self.urls {
             let client = redis::Client::open(url.as_str()).unwrap();
-            all.push(client.get_multiplexed_async_connection().await.unwrap());
+            // The library's own half a second is too short on a loaded machine.
+            let patient = redis::AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(PATIENCE))
+                .set_response_timeout(Some(PATIENCE));
+            all.push(client.get_multiplexed_async_connection_with_config(&patient).await.unwrap());
         }
         all
     }
