@@ -10,10 +10,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
+use proto::ready::{Function, serves};
 use tokio_util::sync::CancellationToken;
 
-/// Asks one service whether it can do its work, with the reason where it cannot.
-pub(crate) type Ready = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Asks one service what of its work it can do.
+pub(crate) type Ready = Box<dyn Fn() -> BoxFuture<'static, Vec<Function>> + Send + Sync>;
 
 /// The services of this process, each with the question whether it is ready.
 pub(crate) type Services = Arc<Vec<(&'static str, Ready)>>;
@@ -73,9 +74,10 @@ fn metrics(state: &State) -> impl IntoResponse + use<> {
 
 async fn readiness(state: &State) -> impl IntoResponse + use<> {
     let mut status = StatusCode::OK;
-    let mut services = serde_json::Map::new();
+    let (mut services, mut details) = (serde_json::Map::new(), serde_json::Map::new());
     for (name, ready) in state.services.iter() {
-        let word = match ready().await {
+        let functions = ready().await;
+        let word = match serves(&functions) {
             Ok(()) => "ready".to_owned(),
             Err(reason) => {
                 status = StatusCode::SERVICE_UNAVAILABLE;
@@ -83,7 +85,12 @@ async fn readiness(state: &State) -> impl IntoResponse + use<> {
             }
         };
         services.insert((*name).to_owned(), word.into());
+        for function in functions {
+            let state = function.state.err().unwrap_or_else(|| "works".to_owned());
+            details.insert(format!("{name}.{}", function.name), state.into());
+        }
     }
+    services.insert("functions".to_owned(), details.into());
     (status, Json(services))
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
+use proto::ready::serves;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -104,7 +105,7 @@ async fn serve(role: Role, loaded: Loaded) -> anyhow::Result<()> {
             "logic",
             Box::new(move || {
                 let readiness = readiness.clone();
-                Box::pin(async move { readiness.check().await })
+                Box::pin(async move { readiness.functions().await })
             }),
         ));
         running.push((
@@ -212,7 +213,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Says `ready` when all services are.
 async fn announce_ready(services: admin::Services) {
     for (_, ready) in services.iter() {
-        while ready().await.is_err() {
+        while serves(&ready().await).is_err() {
             tokio::time::sleep(ASK_EVERY).await;
         }
     }

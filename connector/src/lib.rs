@@ -61,11 +61,11 @@ impl Running {
     /// # Errors
     /// What is wanting, in English.
     pub fn ready(&self) -> Result<(), String> {
-        self.control.ready()
+        proto::ready::serves(&self.control.ready())
     }
 
-    /// The same question for whoever outlives this handle.
-    pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+    /// What works, for whoever outlives this handle.
+    pub fn readiness(&self) -> impl Fn() -> Vec<proto::ready::Function> + Send + Sync + 'static {
         let control = self.control.clone();
         move || control.ready()
     }

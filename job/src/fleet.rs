@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::link::{self, Attachment, Dial, Switchboard};
 use crate::metrics::Metrics;
 use crate::partition::StreamId;
+use crate::ready::Ready;
 use crate::silence::{LOOK_EVERY, Silence};
 
 /// A connector that has not put all its sessions for so long is not waited for: it cannot reach Routes, and pushes to all
@@ -96,7 +97,14 @@ impl Fleet {
     /// Keeps the lease, and a link to each connector's lease, until job stops; the lease is given back by
     /// whoever waits for the end. The owners are told the partitions of jobs that have fallen silent. `looked` turns true
     /// when the connectors of the start are attached, or have had their time.
-    pub(crate) async fn keep(self, cluster: Cluster, routes: Arc<dyn Routes>, dial: Dial, looked: watch::Sender<bool>) {
+    pub(crate) async fn keep(
+        self,
+        cluster: Cluster,
+        routes: Arc<dyn Routes>,
+        dial: Dial,
+        ready: Ready,
+        looked: watch::Sender<bool>,
+    ) {
         let mut links: HashMap<String, watch::Sender<Option<String>>> = HashMap::new();
         let mut tasks = JoinSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -116,7 +124,9 @@ impl Fleet {
                 Err(error) if std::mem::take(&mut renewed) => tracing::warn!(%error, "the lease was not renewed"),
                 Err(_) => {}
             }
-            match routes.nodes().await {
+            let nodes = routes.nodes().await;
+            ready.routes_are(nodes.as_ref().map(drop).map_err(ToString::to_string));
+            match nodes {
                 Ok(leases) => {
                     read = true;
                     for (topic, partitions) in silence.look(std::time::Instant::now(), &leases) {

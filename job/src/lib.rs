@@ -32,6 +32,7 @@ use bus::{Bus, Topic};
 pub use config::Config;
 use prometheus_client::registry::Registry;
 use proto::config::{Cluster, Invalid};
+use proto::ready::Function;
 use routes::Routes;
 use rpc::secret::SecretInterceptor;
 use tokio::sync::{mpsc, watch};
@@ -105,10 +106,15 @@ impl Running {
         self.ready.get()
     }
 
-    /// The same question for whoever outlives this handle.
-    pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+    /// What works, for whoever outlives this handle.
+    pub fn readiness(&self) -> impl Fn() -> Vec<Function> + Send + Sync + 'static {
         let (bus, ready) = (self.bus.0.clone(), self.ready.clone());
-        move || bus.ready().and_then(|()| ready.get())
+        move || {
+            vec![
+                Function::vital("rooms", bus.ready().and_then(|()| ready.get())),
+                Function::other("pushes", ready.routes()),
+            ]
+        }
     }
 
     /// Waits for its end: graceful after its token was cancelled.
@@ -165,7 +171,7 @@ impl Service {
         events.add(Rooms::TOPIC, to_rooms);
         let dial = Dial { secret, queue_bytes_max: config.queue_bytes_max, events, stop: stop.clone() };
         let (looked, mut attached) = watch::channel(false);
-        let keeping = tokio::spawn(fleet.clone().keep(cluster.clone(), routes.clone(), dial, looked));
+        let keeping = tokio::spawn(fleet.clone().keep(cluster.clone(), routes.clone(), dial, ready.clone(), looked));
 
         let rooms = Arc::new(RoomsConfig {
             partitions: bus.partitions(Topic::Rooms),

@@ -13,6 +13,8 @@ struct ReadyState {
     consuming: AtomicBool,
     /// Partitions that are assigned and not yet read up to their claim, by topic.
     behind: Mutex<BTreeMap<bus::Topic, usize>>,
+    /// Why Routes did not answer the last time.
+    routes: Mutex<Option<String>>,
 }
 
 impl Ready {
@@ -24,6 +26,17 @@ impl Ready {
     /// So many partitions of a topic are being taken over.
     pub(crate) fn behind(&self, topic: bus::Topic, behind: usize) {
         self.0.behind.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, behind);
+    }
+
+    /// Routes answered, or why not.
+    pub(crate) fn routes_are(&self, state: Result<(), String>) {
+        *self.0.routes.lock().unwrap_or_else(PoisonError::into_inner) = state.err();
+    }
+
+    /// # Errors
+    /// Why pushes cannot be looked up.
+    pub(crate) fn routes(&self) -> Result<(), String> {
+        self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
     }
 
     /// # Errors

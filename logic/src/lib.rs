@@ -18,6 +18,7 @@ use std::time::Duration;
 use bus::Bus;
 use prometheus_client::registry::Registry;
 use proto::config::{Cluster, Invalid};
+use proto::ready::{Function, serves};
 use routes::{Lease, Role, Routes};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -33,6 +34,7 @@ mod gate;
 mod grpc;
 mod http;
 mod identity;
+mod jobs;
 mod keys;
 mod lease;
 mod metrics;
@@ -97,27 +99,29 @@ pub struct Readiness {
     penalties: Arc<Penalties>,
     publisher: Arc<Publisher>,
     routes: Arc<dyn Routes>,
+    jobs: Arc<jobs::Jobs>,
 }
 
 impl Readiness {
-    /// `Ok`, or the reason why not: penalties not read yet, bus or routes away.
-    ///
-    /// # Errors
-    /// The reason.
-    pub async fn check(&self) -> Result<(), String> {
-        self.penalties.ready()?;
-        self.publisher.ready()?;
-        self.routes.ready().await
+    /// What works: publishing; delivery, which jobs do; and what Routes are needed for. Without penalties, or the bus,
+    /// clients of this node cannot publish.
+    pub async fn functions(&self) -> Vec<Function> {
+        vec![
+            Function::vital("penalties", self.penalties.ready()),
+            Function::vital("publish", self.publisher.ready()),
+            Function::other("delivery", self.jobs.ready()),
+            Function::other("online", self.routes.ready().await),
+        ]
     }
 }
 
 impl Running {
-    /// As [`Readiness::check`].
+    /// Whether a client of this node misses nothing, of [`Readiness::functions`].
     ///
     /// # Errors
     /// The reason.
     pub async fn ready(&self) -> Result<(), String> {
-        self.readiness.check().await
+        serves(&self.readiness.functions().await)
     }
 
     /// To ask while another holds `self`.
@@ -194,10 +198,17 @@ pub async fn start(
     tasks.spawn(sweep(penalties.clone(), metrics.clone(), stop.clone()));
     tasks.spawn(keys.follow(stop.clone()));
     tasks.spawn(lease::hold(routes.clone(), lease, penalties.clone(), stop.clone()));
-    let gate = gate::GateService { clients: clients.clone(), metrics, secret: cluster.secret, stop: stop.clone() };
+    let gate = gate::GateService {
+        clients: clients.clone(),
+        metrics: metrics.clone(),
+        secret: cluster.secret,
+        stop: stop.clone(),
+    };
     tasks.spawn(grpc::serve(grpc_listener, gate, api.clone(), stop.clone()));
     tasks.spawn(http::serve(http_listener, api, clients, stop.clone()));
-    let readiness = Readiness { penalties, publisher, routes };
+    let jobs = Arc::new(jobs::Jobs::new(metrics.clone()));
+    tasks.spawn(jobs.clone().watch(routes.clone(), stop.clone()));
+    let readiness = Readiness { penalties, publisher, routes, jobs };
     Ok(Running { http, grpc, readiness, tasks, stop })
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     durable: Histogram,
     pub(crate) gate_waiting: Gauge,
     pub(crate) penalised: Gauge,
+    pub(crate) jobs: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,6 +45,7 @@ impl Metrics {
             durable: Histogram::new(proto::SECONDS_BUCKETS),
             gate_waiting: Gauge::default(),
             penalised: Gauge::default(),
+            jobs: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("logic");
         registry.register("gate_requests", "Requests of connectors, by kind and result", metrics.gate.clone());
@@ -59,6 +61,11 @@ impl Metrics {
             metrics.durable.clone(),
         );
         registry.register("gate_waiting", "Requests of connectors that wait for the bus", metrics.gate_waiting.clone());
+        registry.register(
+            "jobs",
+            "Jobs whose lease stands: without any nobody delivers. Alarm on 0",
+            metrics.jobs.clone(),
+        );
         registry.register("penalised_users", "Users under a penalty", metrics.penalised.clone());
         metrics
     }

@@ -68,6 +68,7 @@ pub mod native;
 pub mod operation;
 pub mod packet;
 pub mod proxy;
+pub mod ready;
 pub mod sniff;
 pub mod topic;
 pub mod websocket;

@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::publisher::Http;
+use crate::server::Server;
+use crate::viewer::Viewer;
 use crate::{Cluster, DEADLINE, Store, flush, ready, until};
 
 const USERS: u32 = 20;
@@ -176,4 +178,69 @@ async fn push_one(logic: SocketAddr) {
         assert_eq!(status, 200, "{answer}");
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// What `/ready` says: the status, and why a function does not work.
+async fn readiness(server: &Server, function: &str) -> (u16, String) {
+    let (status, body) = Http::connect(server.admin()).await.get("/ready").await;
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    (status, body["functions"][function].as_str().unwrap_or_else(|| panic!("no {function}: {body}")).to_owned())
+}
+
+/// Faults 3 and 4.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_tells_what_does_not_work_and_fails_for_what_a_client_would_miss() {
+    let (Some(kafka), Some(redis)) = (Store::start("kafka.sh"), Store::start("redis.sh")) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster { kafka, redis, directory, started: 0, jobs: Vec::new(), session_ms: 6_000 };
+    let logic = cluster.start("logic").0;
+    let connector = cluster.start("connector").0;
+    cluster.start_job();
+    for server in [&connector, &logic, &cluster.jobs[0].0] {
+        ready(server).await;
+    }
+    let rooms: Arc<[String]> = ["room:ready".to_owned()].into();
+    let _viewer = Viewer::start(connector.clients(), rooms).await;
+    for (server, function) in [(&connector, "connector.rooms"), (&logic, "logic.delivery")] {
+        assert_eq!(readiness(server, function).await, (200, "works".to_owned()));
+    }
+
+    signal_redis(&cluster.redis, "STOP");
+    for (server, function) in
+        [(&connector, "connector.pushes"), (&logic, "logic.online"), (&cluster.jobs[0].0, "job.pushes")]
+    {
+        until("Redis is missed", DEADLINE, async || {
+            let (status, why) = readiness(server, function).await;
+            assert_eq!(status, 200, "publishing and delivery go on: {why}");
+            (why != "works").then_some(())
+        })
+        .await;
+    }
+    signal_redis(&cluster.redis, "CONT");
+
+    cluster.jobs[0].0.kill();
+    until("the connector misses an owner", DEADLINE, async || {
+        let (status, why) = readiness(&connector, "connector.rooms").await;
+        (status == 503 && why.contains("no owner")).then_some(())
+    })
+    .await;
+    until("logic misses a job", DEADLINE, async || {
+        let (status, why) = readiness(&logic, "logic.delivery").await;
+        assert_eq!(status, 200, "what is published is kept: {why}");
+        why.contains("no job").then_some(())
+    })
+    .await;
+    cluster.start_job();
+    for (server, function) in [(&connector, "connector.rooms"), (&logic, "logic.delivery")] {
+        until("a new job is there", DEADLINE, async || {
+            (readiness(server, function).await == (200, "works".to_owned())).then_some(())
+        })
+        .await;
+    }
+    for (directory, log, said) in
+        [("connector-2", "connector.log", "no job delivers"), ("logic-1", "logic.log", "reaches nobody")]
+    {
+        let log = std::fs::read_to_string(cluster.directory.path().join(directory).join(log)).unwrap();
+        assert_eq!(log.matches(said).count(), 1, "said once: {log}");
+    }
 }

@@ -190,6 +190,13 @@ impl Holder {
     }
 
     /// The partition that carries a channel, once it is known how many its topic has.
+    /// Partitions that some core has a channel of and that nobody owns. Before the first owner the number of partitions is
+    /// not known: all channels count as one.
+    pub(super) fn unowned(&self) -> usize {
+        let unowned = |partition: &&Partition| partition.owner.is_none() && !partition.channels.is_empty();
+        self.topics.iter().flatten().filter(unowned).count() + usize::from(!self.early.is_empty())
+    }
+
     fn partition_of(&self, channel: &str) -> Option<PartitionId> {
         let topic = proto::topic::of_channel(channel);
         let partitions = self.topics[topic as usize].len() as u32;
@@ -422,6 +429,20 @@ mod tests {
         holder.frame(2, held(60, 2, 4, 100, &[90]));
         assert_eq!(done(&mut holder), ["core 1: held 100 [90]"]);
         assert_eq!(holder.sizes(), (1, 1));
+    }
+
+    #[test]
+    fn partitions_with_channels_and_without_an_owner_are_known() {
+        let mut holder = Holder::default();
+        assert_eq!(holder.unowned(), 0);
+        holder.hold(0, "room:1", 1);
+        assert_eq!(holder.unowned(), 1, "no job has ever come");
+        let mut holder = holding();
+        assert_eq!(holder.unowned(), 0);
+        holder.detached(1);
+        assert_eq!(holder.unowned(), 1);
+        holder.release(0, "room:1");
+        assert_eq!(holder.unowned(), 0, "nobody here misses it");
     }
 
     #[test]

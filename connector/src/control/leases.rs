@@ -59,7 +59,9 @@ pub(super) async fn renew(control: Arc<Control>, routes: Arc<dyn Routes>, lease:
             }
         };
         let renewed = tokio::time::timeout(CALL_TIMEOUT, routes.renew(&lease)).await;
-        control.leased.store(matches!(renewed, Ok(Ok(_))), Ordering::Relaxed);
+        let leased = matches!(renewed, Ok(Ok(_)));
+        control.leased.store(leased, Ordering::Relaxed);
+        control.known.fetch_or(leased, Ordering::Relaxed);
         match renewed {
             // Beside no renewal: a lease that is taken anew meanwhile must not be marked.
             Ok(Ok(true)) => {

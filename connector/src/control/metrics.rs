@@ -22,6 +22,7 @@ pub(super) struct Control {
     pub(super) queue_drops: Counter,
     pub(super) lease_failures: Counter,
     pub(super) routes_written: Counter,
+    pub(super) unowned_partitions: Gauge,
 }
 
 impl Default for Control {
@@ -39,6 +40,7 @@ impl Default for Control {
             queue_drops: Counter::default(),
             lease_failures: Counter::default(),
             routes_written: Counter::default(),
+            unowned_partitions: Gauge::default(),
         }
     }
 }
@@ -65,6 +67,11 @@ impl Control {
         );
         registry.register("logics", "Streams to logics that stand (streams, now)", m.logics);
         registry.register("owners", "Streams of jobs that stand (streams, now)", m.owners);
+        registry.register(
+            "unowned_partitions",
+            "Partitions that this node has rooms of and no job owns: alarm where it lasts (partitions, now)",
+            m.unowned_partitions,
+        );
         registry.register("channels", "Channels that some core has (channels, now)", m.channels);
         registry.register("holds", "Channels whose owner has not answered a hold (channels, now)", m.holds);
         registry.register("delivered", "Messages of channels that jobs delivered (messages)", m.delivered);

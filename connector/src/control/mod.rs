@@ -15,11 +15,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::cluster::{
     FromOwner, GateReply, GateRequest, HolderHello, command_out, from_holder, from_owner, gate_request,
 };
+use proto::ready::Function;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,9 @@ const ASKS_A_TURN: usize = 256;
 /// A job is told what has come after this: it keeps that in its queue for as long, and a write for each frame was a tenth of
 /// what this thread did.
 const ACK_AFTER: Duration = Duration::from_millis(5);
+/// Rooms without an owner for so long are an outage: a partition moves within a second or two, and Kafka's group, which is
+/// asked where no other job is left, takes up to seven.
+const OWNERLESS_MAX: Duration = Duration::from_secs(10);
 /// How often what a core had no room for is offered again.
 const RETRY_EVERY: Duration = Duration::from_millis(5);
 
@@ -80,6 +84,10 @@ struct Control {
     draining: AtomicBool,
     /// The last renewal went well.
     leased: AtomicBool,
+    /// One renewal went well.
+    known: AtomicBool,
+    /// Rooms of this node have had no owner for longer than [`OWNERLESS_MAX`].
+    ownerless: AtomicBool,
 }
 
 struct State {
@@ -114,6 +122,8 @@ impl Control {
             unacknowledged: Notify::new(),
             draining: AtomicBool::new(false),
             leased: AtomicBool::new(false),
+            known: AtomicBool::new(false),
+            ownerless: AtomicBool::new(false),
         }
     }
 
@@ -208,6 +218,9 @@ impl Control {
         state.logics.remove(&id);
         for by in state.gate.down(id) {
             self.answer_unreachable(&mut state, by);
+        }
+        if state.gate.logics() == 0 && !self.draining.load(Ordering::Relaxed) {
+            tracing::warn!("no logic is left: newcomers are refused, and clients of this node can publish nothing");
         }
         self.metrics.logics.set(state.gate.logics() as i64);
         self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
@@ -367,6 +380,7 @@ impl Control {
     /// change. Never ends.
     async fn measure(&self) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let mut unowned_since = None;
         loop {
             ticks.tick().await;
             let mut state = self.lock();
@@ -377,22 +391,47 @@ impl Control {
                 broken.cancel();
             }
             let (channels, asking) = state.holder.sizes();
+            let unowned = state.holder.unowned();
             drop(state);
+            self.watch_owners(unowned, &mut unowned_since);
             self.metrics.channels.set(channels as i64);
             self.metrics.holds.set(asking as i64);
         }
     }
 
-    /// Whether new clients can be served, or why not.
-    fn ready(&self) -> Result<(), String> {
-        if self.draining.load(Ordering::Relaxed) {
-            Err("draining".into())
-        } else if !self.leased.load(Ordering::Relaxed) {
-            Err("the lease is not renewed: routes cannot be reached".into())
-        } else if self.lock().gate.logics() == 0 {
-            Err("no logic can be reached".into())
-        } else {
-            Ok(())
+    /// What works of what this node does.
+    fn ready(&self) -> Vec<Function> {
+        let state = |works: bool, reason: &str| if works { Ok(()) } else { Err(reason.to_owned()) };
+        let (leased, known) = (self.leased.load(Ordering::Relaxed), self.known.load(Ordering::Relaxed));
+        let logics = self.lock().gate.logics() > 0;
+        vec![
+            Function::vital("clients", state(!self.draining.load(Ordering::Relaxed), "draining")),
+            // Without a lease from its start on, no job knows this node. Later the streams stand without it.
+            Function::vital("joined", state(known, "the lease was never taken: routes cannot be reached")),
+            Function::vital("logic", state(logics, "no logic can be reached")),
+            Function::vital(
+                "rooms",
+                state(!self.ownerless.load(Ordering::Relaxed), "rooms have no owner: no job delivers them"),
+            ),
+            Function::other("pushes", state(leased, "the lease is not renewed: routes cannot be reached")),
+        ]
+    }
+
+    /// Notes for how long rooms of this node have had no owner; says it once when that begins to matter, and when it ends.
+    fn watch_owners(&self, unowned: usize, since: &mut Option<Instant>) {
+        self.metrics.unowned_partitions.set(unowned as i64);
+        if unowned == 0 {
+            *since = None;
+            if self.ownerless.swap(false, Ordering::Relaxed) {
+                tracing::info!("every partition that this node has rooms of has an owner again");
+            }
+        } else if since.get_or_insert_with(Instant::now).elapsed() >= OWNERLESS_MAX
+            && !self.ownerless.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(
+                partitions = unowned,
+                "rooms of this node have no owner: no job delivers their messages. Is a job running, and does it reach this node?"
+            );
         }
     }
 }

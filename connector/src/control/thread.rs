@@ -59,7 +59,7 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
-    pub(crate) fn ready(&self) -> Result<(), String> {
+    pub(crate) fn ready(&self) -> Vec<proto::ready::Function> {
         self.0.ready()
     }
 }

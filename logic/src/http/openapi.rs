@@ -17,7 +17,7 @@ const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-
 #[openapi(
     info(
         title = "Barrage",
-        description = "Publish to rooms, push to users, moderate, count. Errors are `{\"error\": {code, message, fault, retry, retry_after_ms}}`."
+        description = "Publish to rooms, push to users, moderate, count. An accepted push is in the log: it goes, at most once, to the sessions that are online, and is dropped and counted where they cannot be looked up for `job.push_keep_s`. Errors are `{\"error\": {code, message, fault, retry, retry_after_ms}}`."
     ),
     paths(
         v1::message::publish,
