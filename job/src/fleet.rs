@@ -62,7 +62,8 @@ impl Fleet {
         lacking.retain(|incarnation, (_, last)| {
             !complete.contains(incarnation) && now.duration_since(*last) < LACKING_MAX
         });
-        let mut whole = true;
+        // Without a stream it is not known which connectors there are.
+        let mut whole = !attached.is_empty();
         for incarnation in attached.iter().filter(|incarnation| !complete.contains(incarnation)) {
             let (first, last) = lacking.entry(incarnation.clone()).or_insert((now, now));
             *last = now;

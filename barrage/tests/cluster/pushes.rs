@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::publisher::Http;
 use crate::server::Server;
 use crate::viewer::Viewer;
-use crate::{Cluster, DEADLINE, Store, flush, ready, until};
+use crate::{Cluster, DEADLINE, Store, flush, ready, signal, until};
 
 const USERS: u32 = 20;
 /// Between two pushes.
@@ -160,11 +160,18 @@ async fn accepted_pushes_outlive_redis_and_jobs_and_none_comes_twice() {
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     });
     assert_eq!(lost(&users, 3 * PUSHES).await, [0; 0], "after Redis was killed and came back empty");
+    cluster.start_job();
+    ready(&cluster.jobs[2].0).await;
     let (_, ()) = tokio::join!(push(logic.http(), 3 * PUSHES), async {
+        tokio::time::sleep(PACE * 50).await;
+        signal("TERM", &cluster.jobs[2].0);
+    });
+    assert_eq!(lost(&users, 4 * PUSHES).await, [0; 0], "after a job ended gracefully");
+    let (_, ()) = tokio::join!(push(logic.http(), 4 * PUSHES), async {
         tokio::time::sleep(PACE * 50).await;
         cluster.jobs[0].0.kill();
     });
-    let lost = lost(&users, 4 * PUSHES).await;
+    let lost = lost(&users, 5 * PUSHES).await;
     // What the killed one had committed and not sent: a moment of each of its partitions.
     assert!(lost.len() <= 4, "after a job was killed: {lost:?}");
 }

@@ -127,6 +127,10 @@ pub(crate) struct Consumer<S: Stage> {
     /// The bus was asked for the partitions' ends and has not answered: a slow one is not asked more and more.
     asking_ends: bool,
     lag: Option<u64>,
+    /// Checkpoints that were asked for and not answered, before something is handed over.
+    handing_over: usize,
+    /// Nothing more is begun.
+    ending: bool,
     waiting: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -163,6 +167,8 @@ impl<S: Stage> Consumer<S> {
             ticks: 0,
             asking_ends: false,
             lag: None,
+            handing_over: 0,
+            ending: false,
             waiting: FuturesUnordered::new(),
         }
     }
@@ -326,6 +332,7 @@ impl<S: Stage> Consumer<S> {
                 }
             }
             Done::Committed { partition, turn, through, actions, durable: true } => {
+                self.handing_over -= 1;
                 // Also where the partition has gone since: the brokers took the checkpoint while it was this job's, so
                 // that nobody else does these.
                 self.act(partition, 0, actions);
@@ -336,6 +343,7 @@ impl<S: Stage> Consumer<S> {
                 }
             }
             Done::Committed { partition, turn, through, actions, durable: false } => {
+                self.handing_over -= 1;
                 if self.parts.get(&partition).is_some_and(|part| part.turn == turn) {
                     self.hand_over(partition, through, actions);
                 }
@@ -528,8 +536,9 @@ impl<S: Stage> Consumer<S> {
 
     /// Commits, and then does what must be done at most once.
     fn hand_over(&mut self, partition: u32, through: Offset, actions: Vec<Action>) {
-        let Some(part) = self.parts.get(&partition) else { return };
+        let Some(part) = self.parts.get(&partition).filter(|_| !self.ending) else { return };
         let turn = part.turn;
+        self.handing_over += 1;
         let committing = self.consumer.commit_now(partition, through);
         self.waiting.push(Box::pin(async move {
             let durable = match committing.await {
@@ -631,6 +640,18 @@ impl<S: Stage> Consumer<S> {
 
     /// Gives every partition up, lets the streams take what was handed to them, and leaves the group.
     async fn end(mut self) {
+        self.ending = true;
+        let handed_over = async {
+            // Whoever owns the partition next begins behind these: they are handed over now, or never.
+            while self.handing_over > 0
+                && let Some(done) = self.waiting.next().await
+            {
+                self.done(done).await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_MAX, handed_over).await.is_err() {
+            tracing::warn!("a checkpoint was not taken in time: the pushes behind it are the next owner's");
+        }
         self.each(|owner, _| owner.disown());
         let drained = async {
             let mut look = tokio::time::interval(Duration::from_millis(10));
