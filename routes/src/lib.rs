@@ -1,4 +1,4 @@
-//! Who is where: the [`Routes`] seam. All of it can be lost and is rebuilt within one lease.
+//! Which sessions are on which node: the [`Routes`] seam. All of it can be lost and is rebuilt within one lease.
 //!
 //! A node holds a lease ([`Lease`]), renewed every third of [`LEASE_SECONDS`]; everything else that it writes names the
 //! node and its incarnation, and dies with the lease. A node whose renewal finds the lease gone registers everything
@@ -28,7 +28,7 @@ pub const LEASE_SECONDS: u64 = 10;
 #[error("the routes are not available: {0}")]
 pub struct Unavailable(pub String);
 
-/// What a node does.
+/// The service that a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -47,7 +47,7 @@ pub struct Lease {
     pub node: String,
     /// Random for each start.
     pub incarnation: String,
-    /// What it does.
+    /// Its service.
     pub role: Role,
     /// Where its gRPC answers, `host:port`; empty: nowhere.
     pub grpc: String,
@@ -87,7 +87,7 @@ pub struct SessionRoute {
     pub incarnation: String,
 }
 
-/// What a session is found by.
+/// The name by which a session is found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum By {
     /// `user:<uid>`'s uid: any number of sessions.

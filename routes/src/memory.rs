@@ -35,16 +35,16 @@ impl std::fmt::Debug for Memory {
 #[derive(Default)]
 struct Table {
     /// By the node's name; ordered, so that lists come out the same each time.
-    nodes: BTreeMap<String, Held>,
+    nodes: BTreeMap<String, HeldLease>,
     sessions: FxHashSet<Row>,
     channels: FxHashMap<Box<str>, Vec<(Arc<Owner>, u64)>>,
-    /// Who writes, by number: what is stored names it. An owner without a lease is here until its rows are swept.
+    /// The nodes that write, by number, which is how a stored row names them. An owner without a lease is here until its rows are swept.
     owners: BTreeMap<u32, Arc<Owner>>,
     /// The last owner's number.
     last_owner: u32,
 }
 
-struct Held {
+struct HeldLease {
     lease: Lease,
     until: Instant,
     complete: bool,
@@ -89,7 +89,7 @@ impl Memory {
 }
 
 /// Whether `owner` has its node's lease.
-fn holds(nodes: &BTreeMap<String, Held>, owner: &Owner) -> bool {
+fn holds(nodes: &BTreeMap<String, HeldLease>, owner: &Owner) -> bool {
     nodes.get(&owner.node).is_some_and(|held| held.lease.incarnation == owner.incarnation)
 }
 
@@ -214,9 +214,9 @@ fn route_of(entry: &Entry<'_>, owner: &Owner) -> SessionRoute {
 impl Routes for Memory {
     async fn renew(&self, lease: &Lease) -> Result<bool, Unavailable> {
         let (mut table, now) = self.table();
-        let of_ours = |held: &&Held| held.lease.incarnation == lease.incarnation;
+        let of_ours = |held: &&HeldLease| held.lease.incarnation == lease.incarnation;
         let complete = table.nodes.get(&lease.node).filter(of_ours).is_some_and(|held| held.complete);
-        let held = Held { lease: lease.clone(), until: now + self.lease, complete };
+        let held = HeldLease { lease: lease.clone(), until: now + self.lease, complete };
         let old = table.nodes.insert(lease.node.clone(), held);
         let was_there = old.as_ref().is_some_and(|old| of_ours(&old));
         if old.is_some() && !was_there {

@@ -75,7 +75,7 @@ pub struct Times {
 
 impl Times {
     /// How long a node's rows may be left alone. Nodes differ by up to a quarter, so that they do not all come at once.
-    fn again(self) -> Duration {
+    fn put_again_after(self) -> Duration {
         self.row / 3
     }
 
@@ -108,7 +108,7 @@ pub struct Redis {
 /// What this process knows of a lease of its own.
 struct Renewal {
     /// The node must be told to put everything again.
-    owed: bool,
+    put_again: bool,
     /// When it must be told so in any case.
     due: Instant,
 }
@@ -182,7 +182,7 @@ impl Redis {
 
     fn renewal<T>(&self, node: &str, incarnation: &str, change: impl FnOnce(&mut Renewal) -> T) -> T {
         let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = || Renewal { owed: true, due: Instant::now() };
+        let first = || Renewal { put_again: true, due: Instant::now() };
         change(renewals.entry((node.to_owned(), incarnation.to_owned())).or_insert_with(first))
     }
 
@@ -217,24 +217,24 @@ impl Redis {
     }
 
     /// Looks at the next rows of a shard's indexes; the live channels among them that begin with `prefix`.
-    async fn walk(&self, walk: &mut Walk, prefix: &str, rows: usize) -> Result<Vec<(String, u64)>, Unavailable> {
-        let start = walk.rows;
-        let reads = walk.indexes.iter().map(|index| async move {
+    async fn scan(&self, scan: &mut IndexScan, prefix: &str, rows: usize) -> Result<Vec<(String, u64)>, Unavailable> {
+        let start = scan.rows;
+        let reads = scan.indexes.iter().map(|index| async move {
             let mut read = ::redis::cmd("ZREVRANGE");
             read.arg(index).arg(start).arg(start + rows - 1).arg("WITHSCORES");
             self.link.command::<Vec<(String, u64)>>(&read).await
         });
         let read = try_join_all(reads).await?;
-        walk.rows += rows;
+        scan.rows += rows;
         // An index has the sum of when it was written, and a sum falls by itself, with nodes that die, but does not
         // rise: what comes further down has no more than this.
         let whole = |read: &Vec<(String, u64)>| read.len() == rows;
-        walk.beyond = read.iter().filter(|read| whole(read)).filter_map(|read| Some(read.last()?.1)).max().unwrap_or(0);
+        scan.beyond = read.iter().filter(|read| whole(read)).filter_map(|read| Some(read.last()?.1)).max().unwrap_or(0);
         let mut goes_on = read.iter().map(whole);
-        walk.indexes.retain(|_| goes_on.next().unwrap_or(false));
+        scan.indexes.retain(|_| goes_on.next().unwrap_or(false));
         let mut fresh = Vec::new();
         for (channel, _) in read.into_iter().flatten() {
-            if channel.starts_with(prefix) && walk.seen.insert(channel.clone()) {
+            if channel.starts_with(prefix) && scan.seen.insert(channel.clone()) {
                 fresh.push(channel);
             }
         }
@@ -247,7 +247,7 @@ impl Redis {
 type Placed<'a> = (usize, &'a Arc<str>);
 
 /// How far [`Routes::top`] has come in one shard.
-struct Walk {
+struct IndexScan {
     /// The indexes that have more rows.
     indexes: Vec<String>,
     /// Rows of each that were looked at.
@@ -295,17 +295,17 @@ fn ms(time: Duration) -> u64 {
 #[async_trait]
 impl Routes for Redis {
     async fn renew(&self, lease: &Lease) -> Result<bool, Unavailable> {
-        // Owed until everything has answered: a failure, or a caller that does not wait, leaves it unknown which
+        // To be put again until everything has answered: a failure, or a caller that does not wait, leaves it unknown which
         // shards had lost the lease and have it again now.
         let (node, incarnation) = (lease.node.as_str(), lease.incarnation.as_str());
-        let owed = self.renewal(node, incarnation, |renewal| std::mem::replace(&mut renewal.owed, true));
+        let put_again = self.renewal(node, incarnation, |renewal| std::mem::replace(&mut renewal.put_again, true));
         let body = serde_json::to_string(lease).map_err(|error| Unavailable(error.to_string()))?;
         let body = &body;
         let calls = self.tables().enumerate().map(|(place, table)| async move {
             let mut call = RENEW.prepare_invoke();
             let rest = if place == 0 { body.as_str() } else { "" };
             // What a failed renewal left is not known: not complete before everything is put again.
-            let stays = if owed { "" } else { "1" };
+            let stays = if put_again { "" } else { "1" };
             call.key(table).arg(node).arg(incarnation).arg(ms(self.times.lease)).arg(rest).arg(stays);
             self.link.run::<u8>(&call).await
         });
@@ -315,11 +315,11 @@ impl Routes for Redis {
         }
         let now = Instant::now();
         Ok(self.renewal(node, incarnation, |renewal| {
-            let whole = !owed && now < renewal.due && answers.iter().all(|answer| *answer == WAS_THERE);
+            let whole = !put_again && now < renewal.due && answers.iter().all(|answer| *answer == WAS_THERE);
             if !whole {
-                renewal.due = now + self.times.again().mul_f64(1.0 - rand::random::<f64>() / 4.0);
+                renewal.due = now + self.times.put_again_after().mul_f64(1.0 - rand::random::<f64>() / 4.0);
             }
-            renewal.owed = false;
+            renewal.put_again = false;
             whole
         }))
     }
@@ -457,8 +457,8 @@ impl Routes for Redis {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let mut walks: Vec<Walk> = (0..SHARDS)
-            .map(|shard| Walk {
+        let mut scans: Vec<IndexScan> = (0..SHARDS)
+            .map(|shard| IndexScan {
                 indexes: self.indexes(shard).into(),
                 rows: 0,
                 seen: FxHashSet::default(),
@@ -470,10 +470,10 @@ impl Routes for Redis {
         let mut best: Vec<(String, u64)> = Vec::new();
         loop {
             let last = if best.len() < limit { 0 } else { best.last().map_or(0, |(_, sum)| *sum) };
-            let steps = walks
+            let steps = scans
                 .iter_mut()
-                .filter(|walk| !walk.indexes.is_empty() && walk.rows < TOP_ROWS_MAX && walk.beyond > last)
-                .map(|walk| self.walk(walk, prefix, rows));
+                .filter(|scan| !scan.indexes.is_empty() && scan.rows < TOP_ROWS_MAX && scan.beyond > last)
+                .map(|scan| self.scan(scan, prefix, rows));
             let found = try_join_all(steps).await?;
             if found.is_empty() {
                 return Ok(best);
