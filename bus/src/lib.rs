@@ -18,6 +18,13 @@ pub mod config;
 mod embedded;
 mod kafka;
 mod quiet;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+// What the tests share names this crate.
+#[cfg(test)]
+extern crate self as bus;
 
 pub use config::{Config, HEARTBEAT_MS_MAX, SESSION_TIMEOUT_MS_MIN};
 

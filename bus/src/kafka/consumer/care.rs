@@ -83,3 +83,63 @@ fn behind(cluster: &Cluster, topic: Topic, reading: Vec<Behind>) -> Result<Vec<B
     let ends = cluster.asker.ends(&cluster.name(topic), &partitions)?;
     Ok(reading.into_iter().zip(ends).filter(|((_, next), end)| end > next).map(|(one, _)| one).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Kafka;
+    use crate::kafka::consumer::list;
+    use crate::support::{DEADLINE, Seen, kafka, publish, soon};
+    use crate::{Bus, Start};
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use tokio_util::sync::CancellationToken;
+
+    /// The bus on a Kafka with few partitions; `None` where it cannot be had.
+    async fn opened() -> Option<Kafka> {
+        let mut config = kafka::shared()?.config();
+        config.partitions = 4;
+        Some(tokio::time::timeout(DEADLINE, Kafka::open(&config, CancellationToken::new())).await.unwrap().unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_reading_client_that_brings_nothing_is_replaced() {
+        let Some(bus) = opened().await else { return };
+        let mut member = soon(Member::join(&bus.cluster, Topic::Rooms, "job")).await.unwrap();
+        let mut seen = Seen::default();
+        for partition in 0..4 {
+            publish(&bus, Topic::Rooms, partition, "x", 5).await;
+        }
+        seen.until(&mut member, |_| Start::At(1), |seen| seen.count() == 20).await;
+        // The client stands still, and the member does not know it.
+        let stuck = member.reader().clone();
+        stuck.pause(&list(&member.name, 0..4)).unwrap();
+        for partition in 0..4 {
+            publish(&bus, Topic::Rooms, partition, "y", 5).await;
+        }
+        seen.until(&mut member, |_| Start::At(1), |seen| seen.count() == 40).await;
+        assert!(!Arc::ptr_eq(&stuck, member.reader()), "another client");
+        for records in seen.records.values() {
+            assert!(records.iter().map(|record| record.offset).eq(1..=10), "each once, in order");
+        }
+        // What is paused on purpose is not behind.
+        let right = member.reader().clone();
+        (0..4).for_each(|partition| crate::Consumer::pause(&mut member, partition, true));
+        publish(&bus, Topic::Rooms, 0, "z", 1).await;
+        let reading = tokio::time::timeout(3 * READER_STUCK, crate::Consumer::next(&mut member)).await;
+        assert!(reading.is_err() && Arc::ptr_eq(&right, member.reader()));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_producer_that_delivers_nothing_is_replaced() {
+        let Some(bus) = opened().await else { return };
+        publish(&bus, Topic::Rooms, 0, "x", 10).await;
+        bus.producing.stuck.store(bus.producing.number.load(Ordering::Relaxed), Ordering::Relaxed);
+        publish(&bus, Topic::Rooms, 0, "y", 10).await;
+        assert_eq!(bus.producing.number.load(Ordering::Relaxed), 2);
+        // The new one is not taken for the old one.
+        publish(&bus, Topic::Rooms, 0, "z", 10).await;
+        assert_eq!(bus.producing.number.load(Ordering::Relaxed), 2);
+        assert_eq!(soon(bus.bounds(Topic::Rooms, 0)).await.unwrap(), (1, 31));
+    }
+}
