@@ -20,6 +20,8 @@ use crate::silence::{LOOK_EVERY, Silence};
 /// A connector that has not put all its sessions for so long is not waited for: it cannot reach Routes, and pushes to all
 /// others must not wait for it. A million sessions are put in 40 s.
 const LACKING_MAX: Duration = Duration::from_secs(60);
+/// On a graceful end the last renewal of the lease has this long.
+const PARTING_MAX: Duration = Duration::from_secs(1);
 
 /// The attached connectors, by incarnation, and the numbers of sessions in their leases.
 #[derive(Clone)]
@@ -145,6 +147,11 @@ impl Fleet {
                 looked.send_replace(true);
             }
         }
+        // What it gives up now, the group hands on: nobody is to take it over because this lease stands still.
+        let parting = lease(&cluster, JobLease { beat: beat + 1, owns: BTreeMap::new() });
+        if !matches!(tokio::time::timeout(PARTING_MAX, routes.renew(&parting)).await, Ok(Ok(_))) {
+            tracing::debug!("the lease still says what this job had");
+        }
         while tasks.join_next().await.is_some() {}
     }
 
@@ -215,5 +222,50 @@ fn lease(cluster: &Cluster, job: JobLease) -> Lease {
         addresses: 0,
         open: true,
         job: Some(job),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proto::config::Secret;
+    use rpc::secret::SecretInterceptor;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::link::Events;
+
+    #[tokio::test]
+    async fn a_job_that_ends_has_nothing_to_be_taken_over() {
+        #[derive(serde::Deserialize)]
+        struct File {
+            routes: routes::Config,
+        }
+        let file: File = toml::from_str(include_str!("../../config/barrage.toml")).expect("the shipped file is read");
+        let routes = routes::open(&file.routes).expect("routes in memory");
+        let secret = Secret::new("a secret of thirty-two characters");
+        let interceptor = SecretInterceptor::new(&secret).expect("ASCII");
+        let stop = CancellationToken::new();
+        let events = Events::default();
+        let dial = Dial { secret: interceptor, queue_bytes_max: 1 << 20, events, stop: stop.clone() };
+        let cluster = Cluster { node: "job-1".into(), incarnation: "incarnation".into(), secret };
+        let fleet = Fleet::new(Arc::default());
+        fleet.owns("rooms", vec![1, 2]);
+        let (looked, _) = watch::channel(false);
+        let keeping = tokio::spawn(fleet.keep(cluster, routes.clone(), dial, Ready::default(), looked));
+        let owns = async || {
+            let leases = routes.nodes().await.expect("they are in memory");
+            leases.into_iter().find_map(|lease| Some(lease.job?.owns))
+        };
+        let said = async {
+            while owns().await != Some(BTreeMap::from([("rooms".to_owned(), vec![1, 2])])) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), said).await.expect("the lease says what the job has");
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(30), keeping).await.expect("it ends").expect("without a panic");
+        assert_eq!(owns().await, Some(BTreeMap::new()));
     }
 }
