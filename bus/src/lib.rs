@@ -161,7 +161,7 @@ pub enum Event {
     Assigned(u32),
     /// No longer this consumer's: do not commit for it, stop delivering from it.
     Revoked(u32),
-    /// Records of one partition, at least one, in order and without a hole but what the retention took.
+    /// Records of one partition, at least one, in order, with no gap but what the retention took.
     Records(u32, Vec<Record>),
 }
 

@@ -425,7 +425,7 @@ async fn next_can_be_given_up_at_any_time(place: Place) {
             }
         }
         for records in seen.records.values() {
-            assert!(records.iter().map(|record| record.offset).eq(1..=104), "a hole or a repetition");
+            assert!(records.iter().map(|record| record.offset).eq(1..=104), "a gap or a repetition");
         }
         soon(consumer.leave()).await;
     };

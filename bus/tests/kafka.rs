@@ -127,7 +127,7 @@ async fn survive(cluster: support::kafka::Cluster, brokers: [u32; 2]) {
         while records.last().is_none_or(|last: &bus::Record| last.offset + 1 < next) {
             records.extend(soon(reader.next()).await.expect("records"));
         }
-        assert!(records.iter().map(|record| record.offset).eq(1..next), "a hole");
+        assert!(records.iter().map(|record| record.offset).eq(1..next), "a gap");
         for (offset, n) in &acknowledged {
             assert_eq!(text(&records[*offset as usize - 1]), format!("x {n}"), "offset {offset} of {partition}");
         }
@@ -152,7 +152,7 @@ async fn survive(cluster: support::kafka::Cluster, brokers: [u32; 2]) {
             }
         }
         for (at, record) in (1..).zip(&seen.records[&partition]) {
-            assert_eq!(record.offset, at, "a hole or a repetition in {partition}");
+            assert_eq!(record.offset, at, "a gap or a repetition in {partition}");
         }
         all += acknowledged.len();
         lost += refused;

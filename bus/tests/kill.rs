@@ -126,7 +126,7 @@ async fn what_was_acknowledged_survives_fifty_kills() {
             let mut last = BTreeMap::<(u32, u32), u64>::new();
             while at < next {
                 for record in soon(reader.next()).await.expect("records") {
-                    assert_eq!(record.offset, at, "a hole in {partition}");
+                    assert_eq!(record.offset, at, "a gap in {partition}");
                     at += 1;
                     let text = String::from_utf8(record.value.to_vec()).expect("text");
                     let mut words = text.split('.');

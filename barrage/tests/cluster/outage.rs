@@ -1,5 +1,5 @@
 //! Kafka goes and comes back under two of each service: publishing and delivery go on by themselves, what was accepted is
-//! delivered once and in order, and the logs stay short (fault 25).
+//! delivered once and in order, what was answered as not accepted never is (fault 5), and the logs stay short (fault 25).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,19 +28,22 @@ type Accepted = (u32, u64, Instant);
 /// Publishes to one room through `logics` until it is stopped, whatever is answered.
 struct Load {
     accepted: Arc<Mutex<Vec<Accepted>>>,
-    refused: Arc<AtomicU32>,
+    /// Numbers of which the answer said that they were not accepted.
+    refused: Arc<Mutex<BTreeSet<u32>>>,
+    /// How many were answered with "not known".
+    unknown: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     senders: JoinSet<()>,
 }
 
 impl Load {
     fn start(logics: &[Server]) -> Self {
-        let (accepted, refused, stop) = (Arc::default(), Arc::default(), Arc::default());
-        let mut load = Self { accepted, refused, stop, senders: JoinSet::new() };
+        let (accepted, refused, unknown) = (Arc::default(), Arc::default(), Arc::default());
+        let mut load = Self { accepted, refused, unknown, stop: Arc::default(), senders: JoinSet::new() };
         let next = Arc::new(AtomicU32::new(1));
         for sender in 0..SENDERS {
             let address = logics[sender as usize % logics.len()].http();
-            let (accepted, refused) = (load.accepted.clone(), load.refused.clone());
+            let (accepted, refused, unknown) = (load.accepted.clone(), load.refused.clone(), load.unknown.clone());
             let (stop, next) = (load.stop.clone(), next.clone());
             load.senders.spawn(async move {
                 let mut http = Http::connect(address).await;
@@ -53,9 +56,11 @@ impl Load {
                         "from": { "uid": format!("sender-{sender}") },
                     });
                     let answer = http.ask("POST", "/v1/rooms/outage/messages", Some(&body)).await;
-                    match answer["position"]["offset"].as_u64() {
-                        Some(offset) => accepted.lock().unwrap().push((number, offset, Instant::now())),
-                        None => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                    match (answer["position"]["offset"].as_u64(), answer["error"]["code"].as_str()) {
+                        (Some(offset), _) => accepted.lock().unwrap().push((number, offset, Instant::now())),
+                        (None, Some("unavailable")) => drop(refused.lock().unwrap().insert(number)),
+                        (None, Some("outcome_unknown")) => drop(unknown.fetch_add(1, Ordering::Relaxed)),
+                        _ => panic!("{answer}"),
                     }
                     tokio::time::sleep(EVERY).await;
                 }
@@ -69,7 +74,8 @@ impl Load {
         self.accepted.lock().unwrap().iter().find(|one| one.2 > since).copied()
     }
 
-    async fn end(mut self) -> Vec<Accepted> {
+    /// Ends; what was accepted.
+    async fn end(&mut self) -> Vec<Accepted> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.senders.join_next().await {
             ended.expect("a sender");
@@ -142,7 +148,7 @@ async fn goes_on(name: &str, outage: impl AsyncFn(&Store) -> Instant) {
         jobs.all(owns).then_some(())
     })
     .await;
-    let load = Load::start(&servers[..2]);
+    let mut load = Load::start(&servers[..2]);
     let received = |viewer: &Viewer| viewer.seen.lock().unwrap().rooms[0].1.len();
     until("messages flow", DEADLINE, async || (received(&viewers[0]) > 50).then_some(())).await;
     let before: Vec<usize> = places.iter().map(|(place, role)| warnings(place, role).len()).collect();
@@ -156,8 +162,9 @@ async fn goes_on(name: &str, outage: impl AsyncFn(&Store) -> Instant) {
     println!("{name}: accepted {:?}, delivered {:?} after the broker's return", at - back, back.elapsed());
     // What follows once all is as before, a while longer.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let refused = load.refused.load(Ordering::Relaxed);
     let accepted = load.end().await;
+    let refused = std::mem::take(&mut *load.refused.lock().unwrap());
+    assert!(!refused.is_empty(), "nothing is accepted while Kafka is away");
     let all: BTreeSet<(u64, u32)> = accepted.iter().map(|one| (one.1, one.0)).collect();
     for (at, viewer) in viewers.iter().enumerate() {
         let from = viewer.seen.lock().unwrap().rooms[0].0;
@@ -173,8 +180,11 @@ async fn goes_on(name: &str, outage: impl AsyncFn(&Store) -> Instant) {
         assert!(got.is_sorted_by(|one, next| one.0 < next.0), "viewer {at} has them in order");
         let numbers: BTreeSet<u32> = got.iter().map(|one| one.1).collect();
         assert_eq!(numbers.len(), got.len(), "viewer {at} has none twice");
+        let untrue: Vec<&u32> = numbers.intersection(&refused).collect();
+        assert!(untrue.is_empty(), "viewer {at} has what was answered as not accepted: {untrue:?}");
     }
-    println!("{name}: {} accepted, {refused} refused or not known", accepted.len());
+    let unknown = load.unknown.load(Ordering::Relaxed);
+    println!("{name}: {} accepted, {} refused, {unknown} not known", accepted.len(), refused.len());
     for ((place, role), before) in places.iter().zip(before) {
         let all = warnings(place, role);
         let said = &all[before..];

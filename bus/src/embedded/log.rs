@@ -5,12 +5,12 @@
 //!
 //! Invariants:
 //! - a record is in the index only when it is durable;
-//! - a slot's offsets have no hole between the first kept and the next, whatever the retention deleted: each segment's
+//! - a slot's offsets have no gap between the first kept and the next, whatever the retention deleted: each segment's
 //!   header names the first offset of every slot;
 //! - record times never fall within a log, so that a time can be searched for.
 
 use super::disk::{self, Disk, File};
-use super::segment::{BATCH_HEAD_BYTES, Batch, End, Header, RECORD_HEAD_BYTES, RecordHead, walk};
+use super::segment::{BATCH_HEAD_BYTES, Batch, End, Header, RECORD_HEAD_BYTES, RecordHead, judge};
 use crate::{Error, Offset, Record};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -181,7 +181,7 @@ pub(super) fn open(
         }
         let mut positions = vec![Vec::new(); slots];
         let mut newest_ms = header.created_ms;
-        let end = walk(&bytes, &header, &mut next, |head, position| {
+        let end = judge(&bytes, &header, &mut next, |head, position| {
             positions[usize::from(head.slot)].push(position);
             newest_ms = newest_ms.max(head.time_ms);
         });

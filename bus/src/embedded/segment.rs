@@ -182,9 +182,9 @@ pub(super) enum End {
     Damaged(usize, &'static str),
 }
 
-/// Walks the batches of a segment; `visit` gets each record (its head and position) of whole batches, in order.
+/// Judges the batches of a segment one by one; `visit` gets each record (its head and position) of whole batches, in order.
 /// `next` is each slot's next offset and is moved on.
-pub(super) fn walk(bytes: &[u8], header: &Header, next: &mut [Offset], mut visit: impl FnMut(RecordHead, u32)) -> End {
+pub(super) fn judge(bytes: &[u8], header: &Header, next: &mut [Offset], mut visit: impl FnMut(RecordHead, u32)) -> End {
     let mut at = Header::bytes(header.first.len());
     let mut heads = Vec::new();
     while at < bytes.len() {
@@ -263,7 +263,7 @@ mod tests {
 
     fn judged(header: &Header, bytes: &[u8]) -> (End, usize) {
         let mut records = 0;
-        let end = walk(bytes, header, &mut header.first.clone(), |_, _| records += 1);
+        let end = judge(bytes, header, &mut header.first.clone(), |_, _| records += 1);
         (end, records)
     }
 

@@ -294,7 +294,7 @@ impl Model {
         for slot in 0..SLOTS {
             let records = all(index, slot as u16);
             let (first, next) = index.bounds(slot as u16);
-            assert!(records.iter().map(|record| record.offset).eq(first..next), "a hole in slot {slot}");
+            assert!(records.iter().map(|record| record.offset).eq(first..next), "a gap in slot {slot}");
             assert!(records.is_sorted_by_key(|record| record.time_ms));
             let mine = &mut self.acknowledged[slot];
             mine.retain(|&offset, _| offset >= first);
