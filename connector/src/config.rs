@@ -107,6 +107,11 @@ pub struct Buffers {
     pub not_sent_bytes: u32,
 }
 
+/// `host:port` without the port; an IPv6 address keeps its brackets.
+fn host_name(place: &str) -> &str {
+    place.rsplit_once(':').map_or(place, |(name, _)| name)
+}
+
 impl Config {
     /// Whether all of it can work.
     ///
@@ -182,6 +187,7 @@ impl Config {
             compression: self.compression,
             compressed: Arc::new(Compressed::new(cores)),
             origins: self.origins.clone(),
+            names: self.advertised.iter().map(|place| host_name(place).to_owned()).collect(),
             sessions_max: if connections == 0 { u32::MAX } else { part(connections) },
             connections_per_address: part(connections_per_address),
             limit_loopback: self.limits.limit_loopback,

@@ -69,6 +69,7 @@ fn config() -> EngineConfig {
         compression: true,
         compressed: Arc::new(Compressed::new(1)),
         origins: Vec::new(),
+        names: Vec::new(),
         sessions_max: 1_000_000,
         connections_per_address: 0,
         limit_loopback: false,

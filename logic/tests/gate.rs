@@ -276,7 +276,7 @@ async fn a_displaced_session_is_ended_by_a_command() {
     let world = World::new().await;
     let logic = world.logic(|_| {}).await;
     let mut gate = logic.gate().await;
-    let ask = Displace { session: "abcdefghijklm.0.1.1".into(), by: "abcdefghijklm.0.2.1".into() };
+    let ask = Displace { session: "abcdefghijklm.0.1.1".into() };
     assert!(matches!(gate.ask(Ask::Displace(ask)).await, Answer::Displaced(_)));
     let (_, record) = world.records(Topic::Pushes).await.remove(0);
     assert_eq!(record.channel, "session:abcdefghijklm.0.1.1");

@@ -90,6 +90,11 @@ mod websocket_tests;
 /// The newest record that this code reads: a record with a larger `min_reader` pauses its partition.
 pub const RECORD_VERSION: u32 = 1;
 
+/// Recent messages of a room that its owner and each core keep, and the most that a client may ask for on joining.
+pub const RECENT_MESSAGES: usize = 200;
+/// The same in bytes: whichever is reached first (rule 2).
+pub const RECENT_BYTES: usize = 64 * 1024;
+
 /// Bounds of the buckets that all services count durations in, seconds: ten a decade (the R10 series of preferred
 /// numbers), from what a wake-up takes to what is a fault, so that a percentile read off them is within an eighth.
 pub const SECONDS_BUCKETS: [f64; 51] = [

@@ -18,6 +18,9 @@ pub struct EngineConfig {
     /// Web origins that may open a WebSocket (`https://live.example`); `*` allows every one. A handshake without
     /// `Origin` comes from no browser and is let in.
     pub origins: Vec<String>,
+    /// Names that clients connect to, without ports: who sends one as both `Host` and `Origin` is no page of another
+    /// site. Addresses and `localhost` are such names without being listed.
+    pub names: Vec<String>,
     /// Sessions of this core, whatever their state. Over it: not accepted.
     pub sessions_max: u32,
     /// Connections of one address to this core; 0: any number.
@@ -85,6 +88,7 @@ impl EngineConfig {
             compression: true,
             compressed: Arc::new(Compressed::new(2)),
             origins: Vec::new(),
+            names: Vec::new(),
             sessions_max: 10_000,
             connections_per_address: 0,
             limit_loopback: false,

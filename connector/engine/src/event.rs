@@ -123,6 +123,13 @@ pub enum Ask {
         /// Addresses that have lost their last session.
         went: Vec<std::net::IpAddr>,
     },
+    /// A page of an origin that is not listed was refused: to be logged.
+    OriginRefused {
+        /// Its first 200 characters.
+        origin: String,
+        /// Pages refused since the last one was told, this one included.
+        count: u64,
+    },
 }
 
 /// What a reply says where logic could not be reached.

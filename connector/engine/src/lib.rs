@@ -147,6 +147,9 @@ pub struct Engine {
     /// The number of sessions that was last told.
     told_sessions: Option<u64>,
     random: u64,
+    /// Pages of unlisted origins since the last one was logged, and when the next one may be, milliseconds.
+    origins_refused: u64,
+    origins_logged_ms: u64,
     counters: Counters,
 }
 
@@ -194,6 +197,8 @@ impl Engine {
             sweep_ms: now.mono_ms,
             told_sessions: None,
             random: seed | 1,
+            origins_refused: 0,
+            origins_logged_ms: 0,
             counters: Counters::default(),
         }
     }

@@ -16,6 +16,7 @@ use proto::{
 
 use super::{
     Engine, encode,
+    event::Ask,
     limits::Verdict,
     session::{Counted, Dialect, Ending, Phase, Wire},
 };
@@ -30,6 +31,28 @@ pub(super) const AHEAD_BYTES_MAX: usize = 1024;
 
 /// Paths that a WebSocket is opened at.
 const PATHS: &[&str] = &["/", "/sub", "/ws"];
+
+/// Longest part of an origin that is logged, characters.
+const ORIGIN_CHARS_MAX: usize = 200;
+
+/// How often refused origins are logged, milliseconds.
+const ORIGINS_EVERY_MS: u64 = 10_000;
+
+/// Whether a handshake's `Origin` is the address that it connects to: libraries that are no browser send that. A name
+/// must be one of `names`: else a site whose name is rebound to this address would be one's own (logic's
+/// `http/origin.rs`).
+fn is_own(origin: &str, host: &str, names: &[String]) -> bool {
+    let Some((_, authority)) = origin.split_once("://") else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    authority.eq_ignore_ascii_case(host)
+        && (address
+            || name.eq_ignore_ascii_case("localhost")
+            || names.iter().any(|listed| listed.eq_ignore_ascii_case(name)))
+}
 
 /// What became of a piece of input.
 enum Step {
@@ -232,8 +255,17 @@ impl Engine {
         }
         if let Some(origin) = request.origin
             && !self.config.origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+            && !request.host.is_some_and(|host| is_own(origin, host, &self.config.names))
         {
-            return self.refuse(key, 403, "pages of this origin are not let in");
+            self.note_origin(origin);
+            let mut answer = Vec::new();
+            let reason = "pages of this origin are not let in: connector.origins lists those that are";
+            http::refuse(row(ErrorCode::Forbidden).http_status, reason, &mut answer);
+            if let Some(session) = self.session(key) {
+                session.busy_mut().out.push(answer.into());
+            }
+            self.end(key, Ending::new(ErrorCode::Forbidden, reason));
+            return Step::Wait;
         }
         let ours = [native::SUBPROTOCOL_BINARY, native::SUBPROTOCOL_JSON];
         let subprotocol = request.subprotocols.iter().copied().find(|offered| ours.contains(offered));
@@ -263,6 +295,16 @@ impl Engine {
         session.busy_mut().out.push(answer.into());
         self.ready(key);
         Step::Took(bytes)
+    }
+
+    /// Has the control thread log a refused origin, the first one of some seconds, with how many there were since.
+    fn note_origin(&mut self, origin: &str) {
+        self.origins_refused += 1;
+        if self.now.mono_ms >= self.origins_logged_ms {
+            self.origins_logged_ms = self.now.mono_ms + ORIGINS_EVERY_MS;
+            let origin = origin.chars().take(ORIGIN_CHARS_MAX).collect();
+            self.asks.push_back(Ask::OriginRefused { origin, count: std::mem::take(&mut self.origins_refused) });
+        }
     }
 
     fn refuse(&mut self, key: Key, status: u16, reason: &str) -> Step {

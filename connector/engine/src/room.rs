@@ -19,7 +19,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use proto::cluster::Item;
+use proto::{RECENT_BYTES, RECENT_MESSAGES, cluster::Item};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -29,11 +29,6 @@ use super::{
     ring::{Count, Ring},
 };
 use machine::Key;
-
-/// Recent messages of a room that a core keeps for those who join or resume: what the owner keeps (ARCHITECTURE.md).
-pub(super) const RECENT_MESSAGES: usize = 200;
-/// The same in bytes: whichever is reached first.
-pub(super) const RECENT_BYTES: usize = 64 * 1024;
 
 /// What a room keeps of them that has been quiet for long, where the core keeps too much (`quiet`).
 const DOZING_MESSAGES: usize = 4;

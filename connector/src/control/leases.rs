@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proto::cluster::{Displace, gate_request};
-use routes::{By, Change, LEASE_SECONDS, Lease, Routes};
+use routes::{Change, LEASE_SECONDS, Lease, Routes};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -142,12 +142,8 @@ async fn apply(control: &Control, routes: &dyn Routes, node: &str, incarnation: 
     match tokio::time::timeout(CALL_TIMEOUT, routes.apply(&changes)).await {
         Ok(Ok(displaced)) => {
             control.metrics.routes_written.inc_by(changes.len() as u64);
-            for (key, route) in displaced {
-                let by = changes.iter().rev().find_map(|change| match change {
-                    Change::Put(By::Key(put), route) if *put == key => Some(route.session.clone()),
-                    _ => None,
-                });
-                let displace = Displace { session: route.session, by: by.unwrap_or_default() };
+            for (_, route) in displaced {
+                let displace = Displace { session: route.session };
                 control.ask_logic(Asker::Control, None, gate_request::Ask::Displace(displace));
             }
             true

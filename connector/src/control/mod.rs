@@ -170,6 +170,9 @@ impl Control {
                 self.write.notify_one();
             }
             Ask::Sessions { sessions, came, went } => self.lock().registry.sessions(core, sessions, &came, &went),
+            Ask::OriginRefused { origin, count } => {
+                tracing::warn!(origin, count, "a page was refused: connector.origins does not list its origin");
+            }
         }
     }
 

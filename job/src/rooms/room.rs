@@ -17,15 +17,12 @@ use std::collections::VecDeque;
 use bus::Offset;
 use proto::client::GapReasons;
 use proto::cluster::{Item, Missed};
+use proto::{RECENT_BYTES, RECENT_MESSAGES};
 
 use super::seen::Budget;
 use crate::item::EncodedItem;
 use crate::partition::{Answer, HolderPosition, StreamId};
 
-/// A room keeps its last messages whatever the budget says, up to this many…
-pub(crate) const RECENT_MESSAGES: usize = 200;
-/// …or this many bytes, whichever is less (rule 2).
-pub(crate) const RECENT_BYTES: usize = 64 * 1024;
 /// Over the budget a room keeps this many messages.
 const RECENT_MESSAGES_MIN: usize = 8;
 /// How many messages that are no longer kept can be counted exactly: 16 bytes each.

@@ -20,7 +20,7 @@ use super::super::{
     identity::Grant,
     limits::Verdict,
     reading::AHEAD_BYTES_MAX,
-    room::{Join, RECENT_MESSAGES},
+    room::Join,
     session::{Ending, Phase, Wire},
 };
 use machine::Key;
@@ -226,7 +226,7 @@ impl Engine {
         room_of(&subscribe.channel)?;
         let join = Join::Subscribe {
             request,
-            history: subscribe.history.min(RECENT_MESSAGES as u32),
+            history: subscribe.history.min(proto::RECENT_MESSAGES as u32),
             resume: subscribe.resume.map(|position| (position.log, [position.high, position.normal])),
         };
         if self.is_in(key, &subscribe.channel) {

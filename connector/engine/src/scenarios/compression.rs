@@ -2,7 +2,9 @@
 
 use proto::deflate::{Deflater, Inflater};
 
-use super::{super::room::RECENT_MESSAGES, *};
+use proto::RECENT_MESSAGES;
+
+use super::*;
 
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const NATIVE: &str = "Sec-WebSocket-Protocol: barrage.v1\r\n";

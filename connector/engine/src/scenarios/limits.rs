@@ -42,6 +42,48 @@ fn pages_of_other_origins_are_refused() {
         let answer = bench.heard(key);
         assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{more}");
         assert_eq!(bench.sink.closed.contains(&key), status == "403");
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(text.contains("connector.origins"), status == "403", "{text}");
+    }
+    // One line for the operator, not one for each page.
+    let logged = |bench: &mut Bench| -> Vec<_> {
+        std::mem::take(&mut bench.asks)
+            .into_iter()
+            .filter_map(|ask| match ask {
+                Ask::OriginRefused { origin, count } => Some((origin, count)),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(logged(&mut bench), [("http://evil.example".to_owned(), 1)]);
+    bench.pass(11_000);
+    let key = bench.open().unwrap();
+    let _ = bench.say(key, &upgrade("/sub", "Origin: http://other.example\r\n"));
+    assert_eq!(logged(&mut bench), [("http://other.example".to_owned(), 2)]);
+}
+
+#[test]
+fn a_client_that_sends_its_own_address_as_origin_is_let_in() {
+    let mut bench = Bench::new(|config| config.names = vec!["live.example".into()]);
+    for (host, origin, status) in [
+        ("127.0.0.1:3102", "http://127.0.0.1:3102", "101"),
+        ("127.0.0.1:3102", "https://127.0.0.1:3102", "101"),
+        ("[::1]:3102", "http://[::1]:3102", "101"),
+        ("localhost:3102", "http://LOCALHOST:3102", "101"),
+        ("live.example", "https://live.example", "101"),
+        ("live.example:8443", "https://live.example:8443", "101"),
+        ("127.0.0.1:3102", "http://127.0.0.1:1", "403"),
+        ("live.example", "https://evil.example", "403"),
+        // A name that is rebound to this address.
+        ("evil.example:3102", "http://evil.example:3102", "403"),
+        ("127.0.0.1.evil.example", "http://127.0.0.1.evil.example", "403"),
+    ] {
+        let key = bench.open().unwrap();
+        let request = String::from_utf8(upgrade("/sub", &format!("Origin: {origin}\r\n"))).unwrap();
+        let own = request.lines().find(|line| line.starts_with("Host: ")).unwrap().to_owned();
+        let _ = bench.say(key, request.replace(&own, &format!("Host: {host}")).as_bytes());
+        let answer = bench.heard(key);
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{host} {origin}");
     }
 }
 

@@ -439,6 +439,7 @@ impl World {
         }
         while let Some(ask) = self.engine.ask() {
             match ask {
+                Ask::OriginRefused { origin, .. } => panic!("nobody sends an origin, but {origin}"),
                 Ask::Gate { id, session, ask } => self.asked.push((id, session, ask)),
                 Ask::Hold { channel, ticket } => self.hold(&channel, ticket),
                 Ask::Release { channel } => {

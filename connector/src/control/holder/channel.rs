@@ -13,9 +13,6 @@ use proto::cluster::{self, Hold, Item};
 
 use engine::event::Held;
 
-/// Recent messages that a core which takes up a channel asks for: as many as an owner keeps.
-const RECENT_MESSAGES: u32 = 200;
-
 /// A number that no channel has.
 const UNTOLD: u64 = u64::MAX;
 
@@ -48,7 +45,7 @@ struct Member {
 
 /// What a core that takes up a channel asks by the hold of this number.
 pub(super) fn asked_by(hold: u64) -> Hold {
-    Hold { hold, recent: RECENT_MESSAGES, ..Hold::default() }
+    Hold { hold, recent: proto::RECENT_MESSAGES as u32, ..Hold::default() }
 }
 
 impl Channel {
