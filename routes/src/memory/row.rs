@@ -18,7 +18,7 @@ pub(super) struct Row(Box<[u8]>);
 /// A session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
-    /// The number of who wrote it.
+    /// The number of the node that wrote it.
     pub(super) owner: u32,
     /// `session` is what follows the owner's incarnation and a dot.
     pub(super) short: bool,

@@ -46,8 +46,23 @@ async fn a_cluster_that_loses_a_master_is_followed_to_its_replica() {
     assert!(!routes.renew(&lease()).await.unwrap());
     let put: Vec<Change> = changes();
     routes.apply(&put).await.unwrap();
+    let routes = Arc::new(routes);
+    // As a connector and a job do beside it: calls are under way all the time.
+    let busy: Vec<_> = (0..4)
+        .map(|_| {
+            let routes = routes.clone();
+            tokio::spawn(async move {
+                loop {
+                    drop(routes.nodes().await);
+                    drop(routes.ready().await);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+        })
+        .collect();
     servers.kill(0);
-    println!("whole {:?} after a master was killed", whole_again(&routes).await);
+    println!("whole {:?} after a master was killed", whole_again(&*routes).await);
+    busy.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 /// A virtual address: new connections go to `primary`, those that stand stay where they are.
