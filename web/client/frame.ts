@@ -150,8 +150,17 @@ export function encode(request: number, body: Request): string {
   return JSON.stringify({ request, ...body }, (_name, value: unknown) => {
     if (typeof value === "bigint") return value.toString();
     if (value instanceof Uint8Array) return toBase64(value);
-    return value;
+    return typeof value === "string" ? wellFormed(value) : value;
   });
+}
+
+/**
+ * `text` with U+FFFD for each half of a surrogate pair that stands alone, as browsers encode it. A text cut inside an
+ * emoji has one, and `JSON.stringify` writes it as an escape that is no Unicode text. `String.toWellFormed` does the
+ * same, but is missing in browsers before 2023.
+ */
+function wellFormed(text: string): string {
+  return text.replace(/\p{Surrogate}/gu, "\uFFFD");
 }
 
 /**

@@ -34,6 +34,17 @@ test("64-bit numbers go out as strings and bytes as base64", () => {
   assert.equal(JSON.parse(encode(4, { publish })).publish.data, "/wCA");
 });
 
+test("half of a surrogate pair goes out as U+FFFD, in every text of a request", () => {
+  const cut = "ok \u{1F600}".slice(0, -1);
+  const publish = { channel: "room:1", clientMessageId: `c${cut}`, type: "text", text: `${cut}\uDE00\uD83D whole \u{1F600}` };
+  const text = encode(5, { publish });
+  assert.doesNotMatch(text, /\\ud[89a-f]/i, "JSON.stringify writes an escape for half a pair");
+  assert.equal(JSON.parse(text).publish.clientMessageId, "cok \uFFFD");
+  // The cut half and the \uDE00 behind it make a whole pair again, which is kept.
+  assert.equal(JSON.parse(text).publish.text, "ok \u{1F600}\uFFFD whole \u{1F600}");
+  assert.equal(JSON.parse(encode(6, { connect: { name: "\uDC00" } })).connect.name, "\uFFFD");
+});
+
 test("codes are read by name and by number, and a newer one is no crash", () => {
   assert.equal(codeOf("ERROR_CODE_TOO_FAST"), "TOO_FAST");
   SERVER_ERROR_CODES.forEach((code, number) => assert.equal(codeOf(number), code));
