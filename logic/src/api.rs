@@ -107,8 +107,8 @@ impl Api {
             }
             let now_ms = now_ms();
             let publish = |(room, draft): (String, Result<Draft, Error>)| -> Result<Accepting, Error> {
-                let channel = channel(&room)?;
-                Ok(self.publisher.room(&channel, checked(draft?)?, now_ms))
+                let draft = checked(draft?)?;
+                Ok(self.publisher.room(&channel(&room)?, draft, now_ms))
             };
             let accepting: Vec<_> = messages.into_iter().map(publish).collect();
             let since = Instant::now();

@@ -106,6 +106,8 @@ async fn a_batch_is_accepted_in_its_order_each_for_itself() {
         .map(|n| match n {
             50 => json!({"room": "a b", "message": {"text": "no room"}}),
             51 => json!({"room": "7", "message": {"text": "x", "data": "AA=="}}),
+            52 => json!({"room": "7", "message": {"text": 52}}),
+            53 => json!("no message"),
             n => json!({"room": "7", "message": {"text": n.to_string()}}),
         })
         .collect();
@@ -113,11 +115,21 @@ async fn a_batch_is_accepted_in_its_order_each_for_itself() {
     let outcomes = answer["outcomes"].as_array().unwrap();
     assert_eq!(outcomes.len(), 100);
     for (at, outcome) in outcomes.iter().enumerate() {
-        assert_eq!(outcome["error"]["code"].as_str(), matches!(at, 50 | 51).then_some("bad_request"), "{at}");
+        assert_eq!(outcome["error"]["code"].as_str(), matches!(at, 50..=53).then_some("bad_request"), "{at}");
     }
     let texts: Vec<_> = posts(&world).await.into_iter().map(|post| post.payload).collect();
-    let wanted: Vec<_> = (0..100).filter(|n| !matches!(n, 50 | 51)).map(|n| n.to_string()).collect();
+    let wanted: Vec<_> = (0..100).filter(|n| !matches!(n, 50..=53)).map(|n| n.to_string()).collect();
     assert_eq!(texts, wanted);
+}
+
+#[tokio::test]
+async fn half_a_surrogate_pair_is_taken_as_browsers_take_it() {
+    let world = World::new().await;
+    let logic = world.logic(|_| {}).await;
+    let body = br#"{"type":"text","text":"cut \ud83d"}"#;
+    assert_eq!(logic.request("POST", "/v1/rooms/7/messages", "", body).await.status, 200);
+    let posts: Vec<_> = posts(&world).await.into_iter().map(|post| post.payload).collect();
+    assert_eq!(posts, ["cut \u{fffd}"]);
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ pub mod deflate;
 pub mod error;
 pub mod goim;
 pub mod http;
+pub mod json;
 mod members;
 pub mod native;
 pub mod operation;

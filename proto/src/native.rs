@@ -16,8 +16,10 @@ use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::client::{message, publish};
+use crate::json;
 
 /// What a client's TCP connection begins with; frames follow. The server's frames have nothing before them.
 pub const MAGIC: &[u8; 4] = b"BRG1";
@@ -47,6 +49,14 @@ pub enum BadFrame {
     /// Not JSON of this message; on encoding, an enum's number that this release has no name for.
     #[error("not a frame: {0}")]
     Json(#[from] serde_json::Error),
+    /// JSON of the right shape, a member of which has a wrong value. Only the request that it makes is wrong.
+    #[error("a wrong value: {why}")]
+    Value {
+        /// The frame's `request`; 0 where it has none.
+        request: u32,
+        /// Which value, in serde's words.
+        why: serde_json::Error,
+    },
 }
 
 /// Reads a message of protobuf.
@@ -62,12 +72,28 @@ pub fn to_binary<M: Message>(message: &M, out: &mut Vec<u8>) {
     message.encode(out).expect("a Vec takes what it is given");
 }
 
-/// Reads a message of JSON: 64-bit numbers as strings or numbers, bytes as base64, unknown members ignored.
+/// Reads a message of JSON: 64-bit numbers as strings or numbers, bytes as base64, null as absent, unknown members
+/// ignored; half a surrogate pair becomes U+FFFD ([`json`]).
 ///
 /// # Errors
-/// [`BadFrame::Json`].
+/// [`BadFrame::Json`] where it is no JSON object, [`BadFrame::Value`] where it is one, and no such message.
 pub fn from_json<M: DeserializeOwned>(text: &str) -> Result<M, BadFrame> {
-    Ok(serde_json::from_str(text)?)
+    let refused = match serde_json::from_str(text) {
+        Ok(message) => return Ok(message),
+        Err(refused) => refused,
+    };
+    let text = json::whole_surrogates(text);
+    let value: Value = serde_json::from_str(&text).map_err(|_| refused)?;
+    if !value.is_object() {
+        return Err(BadFrame::Json(serde::de::Error::custom("a frame is a JSON object")));
+    }
+    let value = json::mapped(value);
+    let request = value.get("request").and_then(|request| match request {
+        Value::String(digits) => digits.parse().ok(),
+        number => number.as_u64(),
+    });
+    let request = request.and_then(|request| u32::try_from(request).ok()).unwrap_or_default();
+    serde_json::from_value(value).map_err(|why| BadFrame::Value { request, why })
 }
 
 /// Appends a message as JSON: 64-bit numbers as strings, bytes as base64. On an error `out` is as it was.
@@ -171,6 +197,59 @@ mod tests {
 
     use super::*;
     use crate::client::{Batch, ClientFrame, Message as Chat, Publish, ServerFrame, client_frame, server_frame};
+
+    /// Names of the cases: protobuf's conformance suite, `json` category, for the kinds of fields that clients send.
+    #[test]
+    fn the_json_mapping_is_read_as_protobuf_demands() {
+        let publish = |members: &str| format!(r#"{{"request":3,"publish":{{"channel":"room:1",{members}}}}}"#);
+        let size = |size: &str| publish(&format!(r#""text":"x","style":{{"size":{size}}}"#));
+        let text = publish(r#""text":"x""#);
+        for (name, json, as_if) in [
+            ("Uint32FieldMaxFloatValue", size("4294967295.0"), size("4294967295")),
+            ("Int32FieldFloatTrailingZero", size("50.000"), size("50")),
+            ("Int32FieldExponentialFormat", size("5e1"), size("50")),
+            ("Int32FieldString", size(r#""50""#), size("50")),
+            (
+                "AllFieldAcceptNull",
+                publish(r#""text":"x","type":null,"style":null,"clientMessageId":null"#),
+                text.clone(),
+            ),
+            ("OneofFieldNullFirst", publish(r#""data":null,"text":"x""#), text.clone()),
+            ("OneofFieldNullSecond", publish(r#""text":"x","data":null"#), text.clone()),
+            (
+                "OriginalProtoFieldName",
+                publish(r#""text":"x","client_message_id":"a""#),
+                publish(r#""text":"x","clientMessageId":"a""#),
+            ),
+            ("IgnoreUnknownJsonObject", publish(r#""text":"x","later":{"a":[1.5,null]}"#), text.clone()),
+            ("BytesFieldBase64Url", publish(r#""data":"-_8""#), publish(r#""data":"+/8=""#)),
+            (
+                "a body that is null beside another",
+                r#"{"request":3,"ping":null,"subscribe":{"channel":"room:1"}}"#.into(),
+                r#"{"request":3,"subscribe":{"channel":"room:1"}}"#.into(),
+            ),
+        ] {
+            let read = from_json::<ClientFrame>(&json).unwrap_or_else(|error| panic!("{name}: {json}: {error}"));
+            assert_eq!(read, from_json::<ClientFrame>(&as_if).unwrap(), "{name}");
+        }
+        for (name, json) in [
+            ("Uint32FieldNotInteger", size("0.5")),
+            ("Uint32FieldTooLarge", size("4294967296")),
+            ("Uint32FieldNegative", size("-1")),
+            ("Uint32FieldNotNumber", size(r#""x3x3""#)),
+            ("OneofFieldDuplicate", publish(r#""text":"x","data":"eA==""#)),
+            ("StringFieldNotAString", publish(r#""text":12345"#)),
+            ("BytesFieldInvalidBase64Characters", publish(r#""data":"-_=!""#)),
+        ] {
+            match from_json::<ClientFrame>(&json) {
+                Err(BadFrame::Value { request, .. }) => assert_eq!(request, 3, "{name}"),
+                other => panic!("{name}: {json}: {other:?}"),
+            }
+        }
+        for text in ["", "{", "[]", "null", "12", "\"a\"", "{\"request\":3"] {
+            assert!(matches!(from_json::<ClientFrame>(text), Err(BadFrame::Json(_))), "{text}");
+        }
+    }
 
     fn chat(payload: &[u8]) -> Chat {
         Chat {

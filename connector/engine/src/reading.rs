@@ -7,7 +7,7 @@
 use proto::{
     client::{ClientFrame, ErrorCode},
     deflate,
-    error::row,
+    error::{error, row},
     http::{self, Request},
     native, packet, proxy,
     sniff::{self, Spoken},
@@ -405,6 +405,12 @@ impl Engine {
     fn native_frame(&mut self, key: Key, frame: Result<ClientFrame, native::BadFrame>) {
         match frame {
             Ok(frame) => self.native(key, frame),
+            // The frame is one, and only what it asks makes no sense: that is refused, and the session goes on.
+            Err(native::BadFrame::Value { request, why }) => {
+                if self.draw(key) != Verdict::Abuse {
+                    self.refuse_error(key, request, error(ErrorCode::BadRequest, format!("a wrong value: {why}")));
+                }
+            }
             Err(error) => self.end(key, Ending::new(ErrorCode::BadRequest, error.to_string())),
         }
     }

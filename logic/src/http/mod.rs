@@ -186,9 +186,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
         let body = body::read(request).await?;
-        serde_json::from_slice(&body)
+        let wrong = match serde_json::from_slice(&body) {
+            Ok(read) => return Ok(Self(read)),
+            Err(wrong) => wrong,
+        };
+        // Half a surrogate pair is U+FFFD, as browsers have it.
+        let text = std::str::from_utf8(&body).map(proto::json::whole_surrogates).unwrap_or_default();
+        serde_json::from_str(&text)
             .map(Self)
-            .map_err(|wrong| Refused(error(ErrorCode::BadRequest, format!("the body is not what is wanted: {wrong}"))))
+            .map_err(|_| Refused(error(ErrorCode::BadRequest, format!("the body is not what is wanted: {wrong}"))))
     }
 }
 

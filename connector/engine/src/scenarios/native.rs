@@ -5,6 +5,38 @@ use proto::error::error;
 use super::*;
 
 #[test]
+fn a_wrong_value_is_refused_and_the_session_goes_on() {
+    let mut bench = Bench::new(|_| {});
+    let key = bench.open().unwrap();
+    let _ = bench.say(key, &upgrade("/", "Sec-WebSocket-Protocol: barrage.v1.json\r\n"));
+    let text = |bench: &mut Bench, text: &str| {
+        let mut bytes = Vec::new();
+        frame(true, Opcode::Text, Some([1, 2, 3, 4]), text.as_bytes(), &mut bytes);
+        let _ = bench.say(key, &bytes);
+        String::from_utf8_lossy(&bench.heard(key)).into_owned()
+    };
+    text(&mut bench, r#"{"request":1,"connect":{"name":"abc\ud83d"}}"#);
+    assert_eq!(bench.admit().name, "abc\u{fffd}");
+    bench.heard(key);
+    for wrong in [
+        r#"{"request":2,"publish":{"channel":"room:1","type":"text","data":"no base64!"}}"#,
+        r#"{"request":2,"publish":{"channel":"room:1","style":{"size":-1},"text":"x"}}"#,
+        r#"{"request":2,"publish":{"channel":"room:1","text":7}}"#,
+    ] {
+        let answer = text(&mut bench, wrong);
+        assert!(answer.contains(r#""request":2"#) && answer.contains("BAD_REQUEST"), "{wrong}: {answer}");
+    }
+    assert!(bench.sink.closed.is_empty());
+    let answer = text(&mut bench, r#"{"request":3,"ping":{}}"#);
+    assert!(answer.contains(r#""pong""#), "{answer}");
+    // Who sends nothing else is closed for it, as for any requests.
+    for _ in 0..10_000 {
+        text(&mut bench, r#"{"request":2,"publish":{"text":7}}"#);
+    }
+    assert_eq!(bench.sink.closed, [key]);
+}
+
+#[test]
 fn history_and_what_is_live_come_without_a_hole_between() {
     let mut bench = Bench::new(|_| {});
     let key = bench.native();

@@ -139,8 +139,9 @@ pub(in crate::http) async fn publish(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct Batch {
-    /// At most 100.
-    messages: Vec<RoomMessage>,
+    /// At most 100. One that is not what is wanted is refused by itself.
+    #[schema(value_type = Vec<RoomMessage>)]
+    messages: Vec<serde_json::Value>,
 }
 
 /// One of them.
@@ -176,7 +177,12 @@ pub(in crate::http) async fn publish_many(
     Caller(caller): Caller,
     Json(batch): Json<Batch>,
 ) -> Result<Answer<Outcomes>, Refused> {
-    let messages = batch.messages.into_iter().map(|one| (one.room, one.message.draft())).collect();
+    let messages = batch.messages.into_iter().map(|one| match serde_json::from_value::<RoomMessage>(one) {
+        Ok(one) => (one.room, one.message.draft()),
+        // The room is not looked at where there is no message.
+        Err(wrong) => (String::new(), Err(error(ErrorCode::BadRequest, format!("not a message: {wrong}")))),
+    });
+    let messages = messages.collect();
     let outcomes = services.api.publish(caller, messages).await?;
     let outcome = |result: Result<Accepted, Error>| match result {
         Ok(accepted) => Outcome::Published(accepted.into()),
