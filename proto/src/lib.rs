@@ -61,6 +61,7 @@ pub mod channel;
 pub mod config;
 pub mod deflate;
 pub mod error;
+mod gap;
 pub mod goim;
 pub mod http;
 pub mod json;

@@ -16,6 +16,8 @@
 //!   many everyone else misses. A hole is told on the normal lane; who is ahead on the high lane only, and has been sent a
 //!   high message of the hole elsewhere, is told of that one, too.
 
+use proto::client::GapReasons;
+
 use super::{
     Engine,
     entry::{Entry, NORMAL},
@@ -28,8 +30,8 @@ use super::{
 pub(super) struct Hole {
     /// The last offset of them that is known of.
     pub(super) offset: u64,
-    /// How many, at least.
-    pub(super) count: u64,
+    /// How many for which reason, at least.
+    pub(super) reasons: GapReasons,
     /// Whether it is just as many.
     pub(super) exact: bool,
     /// None of them lies beyond `offset`.
@@ -53,13 +55,13 @@ impl Engine {
                 if !owed.on(NORMAL) {
                     owed.stood = after;
                 }
-                owed.add(NORMAL, hole.count.saturating_sub(had), !hole.exact || had > 0);
+                owed.add(NORMAL, hole.reasons.without(had), !hole.exact || had > 0);
                 slots[*slot as usize].line_up(*slot, ready);
             }
         }
-        let Hole { offset, count, exact, .. } = hole;
-        room.push(Entry::Hole { offset, count, exact });
-        counters.missed += count;
+        let Hole { offset, reasons, exact, .. } = hole;
+        room.push(Entry::Hole { offset, reasons: Box::new(reasons), exact });
+        counters.missed += reasons.total();
     }
 
     /// A message at `offset` is to come into a room's log: whose client has seen less reads like everyone from there.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::{
     bilibili::{self, Packer, Version},
-    client::{self, ServerFrame, server_frame::Body},
+    client::{self, GapReasons, ServerFrame, server_frame::Body},
     deflate::Deflater,
     goim, native,
     operation::Operations,
@@ -28,7 +28,7 @@ use super::{
     entry::Entry,
     event::Push,
     fault::Fault,
-    ring::Count,
+    ring::{Count, Missing},
 };
 
 /// Longest frame of a ring, bytes: a payload of 64 KiB, of which JSON makes at most six times as much, and its rest.
@@ -64,11 +64,9 @@ pub(super) struct Framed<'a> {
     /// Messages in it; those that a gap tells of, too.
     pub(super) messages: u64,
     /// Those that a gap tells of.
-    pub(super) missing: u64,
+    pub(super) missing: Missing,
     /// Of the last one.
     pub(super) offset: u64,
-    /// Tells of a gap that is not exact.
-    pub(super) inexact: bool,
 }
 
 impl Encoder {
@@ -118,7 +116,9 @@ impl Encoder {
                 let Made { bytes, frames } = made.get_or_init(|| self.make(encoding, (channel, log), batch));
                 let mut start = 0;
                 for &(end, Count { all: messages, missing }, offset) in frames {
-                    emit(Framed { bytes: &bytes[start..end], messages, missing, offset, inexact: false });
+                    // A batch is of messages only: of those in it that cannot be said nobody knows why.
+                    let missing = Missing { reasons: GapReasons::unknown(missing), inexact: false };
+                    emit(Framed { bytes: &bytes[start..end], messages, missing, offset });
                     start = end;
                 }
             }
@@ -130,7 +130,7 @@ impl Encoder {
         let (mut bytes, mut count) = (Vec::new(), Count::default());
         self.run(encoding.plain(), whose, entries, &mut |frame| {
             bytes.extend_from_slice(frame.bytes);
-            count = Count { all: count.all + frame.messages, missing: count.missing + frame.missing };
+            count = Count { all: count.all + frame.messages, missing: count.missing + frame.missing.reasons.total() };
         });
         (bytes.into(), count)
     }
@@ -140,7 +140,7 @@ impl Encoder {
         let mut made = Made::default();
         self.run(encoding, whose, batch, &mut |frame| {
             made.bytes.extend_from_slice(frame.bytes);
-            let count = Count { all: frame.messages, missing: frame.missing };
+            let count = Count { all: frame.messages, missing: frame.missing.reasons.total() };
             made.frames.push((made.bytes.len(), count, frame.offset));
         });
         made.bytes.shrink_to_fit();
@@ -203,9 +203,8 @@ impl Encoder {
         emit(Framed {
             bytes: &self.frame,
             messages: items.len() as u64,
-            missing: 0,
+            missing: Missing::default(),
             offset: last.offset,
-            inexact: false,
         });
         true
     }
@@ -217,26 +216,33 @@ impl Encoder {
         entry: &Entry,
         emit: &mut impl FnMut(Framed<'_>),
     ) {
-        let (offset, count, exact) = match entry {
+        let (offset, reasons, exact) = match entry {
             Entry::Item(item) => {
                 if self.message(encoding, &item.message) {
                     self.envelop_shared(encoding);
                     return emit(Framed {
                         bytes: &self.frame,
                         messages: 1,
-                        missing: 0,
+                        missing: Missing::default(),
                         offset: item.offset,
-                        inexact: false,
                     });
                 }
-                (item.offset, 1, true)
+                // It cannot be said in this encoding: none of the reasons.
+                (item.offset, GapReasons::unknown(1), true)
             }
-            Entry::Hole { offset, count, exact } => (*offset, *count, *exact),
+            Entry::Hole { offset, reasons, exact } => (*offset, **reasons, *exact),
         };
+        let count = reasons.total();
         let position = client::Position { log: log.to_owned(), normal: offset, high: offset };
-        let gap = client::Gap { channel: channel.to_owned(), count, exact, position: Some(position), reasons: None };
+        let told = match self.fault {
+            Some(Fault::UntoldReason) => GapReasons { capped: 0, ..reasons },
+            _ => reasons,
+        };
+        let gap =
+            client::Gap { channel: channel.to_owned(), count, exact, position: Some(position), reasons: Some(told) };
         self.server_frame(encoding, &ServerFrame { request: 0, body: Some(Body::Gap(gap)) });
-        emit(Framed { bytes: &self.frame, messages: count, missing: count, offset, inexact: !exact });
+        let missing = Missing { reasons, inexact: !exact };
+        emit(Framed { bytes: &self.frame, messages: count, missing, offset });
     }
 
     /// Makes `body` of an encoded message; `false` where it cannot be said.
@@ -320,7 +326,7 @@ impl Encoder {
                         Encoding::GoimTcp => goim::push(*operation, body, &mut self.body),
                         _ => self.packer.pack(Version::Plain, [body], &mut self.body),
                     }
-                    emit(Framed { bytes: &self.body, messages: 1, missing: 0, offset, inexact: false });
+                    emit(Framed { bytes: &self.body, messages: 1, missing: Missing::default(), offset });
                 }
                 return;
             }
@@ -334,7 +340,7 @@ impl Encoder {
             }
         }
         self.envelop_shared(encoding);
-        emit(Framed { bytes: &self.frame, messages, missing: 0, offset, inexact: false });
+        emit(Framed { bytes: &self.frame, messages, missing: Missing::default(), offset });
     }
 
     /// A native frame of one session.

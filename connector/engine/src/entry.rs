@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use proto::{client::Lane, cluster::Item};
+use proto::{
+    client::{GapReasons, Lane},
+    cluster::Item,
+};
 
 /// Index of the lane that is sent first.
 pub(super) const HIGH: usize = 0;
@@ -18,8 +21,8 @@ pub(super) enum Entry {
     Hole {
         /// The last offset before what goes on.
         offset: u64,
-        /// How many, at least.
-        count: u64,
+        /// How many for which reason, at least. On the heap, since most entries are messages.
+        reasons: Box<GapReasons>,
         /// Whether it is just as many.
         exact: bool,
     },
@@ -50,17 +53,20 @@ impl Entry {
         }
     }
 
-    /// What tells that none of `entries` comes.
-    pub(super) fn hole_of(entries: &[&Self]) -> Self {
-        let mut hole = (0, 0, true);
+    /// The gap that stands for `entries` where the core sheds them: gaps among them keep their reasons.
+    pub(super) fn shed(entries: &[&Self]) -> Self {
+        let (mut through, mut missing, mut all_exact) = (0, GapReasons::default(), true);
         for entry in entries {
-            hole.0 = entry.offset().max(hole.0);
+            through = entry.offset().max(through);
             match entry {
-                Self::Item(_) => hole.1 += 1,
-                Self::Hole { count, exact, .. } => (hole.1, hole.2) = (hole.1 + count, hole.2 && *exact),
+                Self::Item(_) => missing.shed += 1,
+                Self::Hole { reasons, exact, .. } => {
+                    missing += **reasons;
+                    all_exact &= *exact;
+                }
             }
         }
-        Self::Hole { offset: hole.0, count: hole.1, exact: hole.2 }
+        Self::Hole { offset: through, reasons: Box::new(missing), exact: all_exact }
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -22,8 +22,8 @@ pub enum Input {
     Missed {
         /// Which.
         channel: String,
-        /// How many.
-        count: u64,
+        /// How many: those dropped are unknown, and what they told as missing keeps its reasons.
+        reasons: client::GapReasons,
     },
     /// The answer to [`Ask::Gate`]; an error where logic could not be reached.
     Reply {
@@ -64,8 +64,8 @@ pub struct Held {
     pub log: Arc<str>,
     /// Everything up to here is in `recent`, was delivered, or is told as missed.
     pub offset: u64,
-    /// Lies before `recent`: how many, and whether that is exact.
-    pub missed: Option<(u64, bool)>,
+    /// Lies before `recent`: how many for which reason, and whether that is exact.
+    pub missed: Option<(client::GapReasons, bool)>,
     /// Oldest first.
     pub recent: Vec<Arc<cluster::Item>>,
 }

@@ -5,6 +5,10 @@
 pub enum Fault {
     /// A skipped reader is not told.
     UncountedDrop,
+    /// What the owner capped is counted in a gap, and told for no reason.
+    UntoldReason,
+    /// Of a skipped reader, what it was to be told for other reasons is told as its own slowness.
+    AllCalledSlow,
     /// A closed session stays in its room.
     LeakedSession,
     /// Two messages of one batch change places.

@@ -12,7 +12,7 @@
 //!
 //! Invariants, each held by the simulation (`simulation.rs`):
 //! - In a room and lane a session gets messages in the order of their offsets; one that it does not get is told in a gap
-//!   (native), and counted.
+//!   (native), with the reason, and counted: the reasons of a gap are as many as its messages.
 //! - A half-sent frame is followed by nothing but its rest (rule 23).
 //! - Every request gets exactly one reply, or the session ends.
 //! - What a session holds is bounded; when everyone has gone, everything is given back.
@@ -353,7 +353,7 @@ impl Machine for Engine {
         match input {
             Input::Deliver(items) => self.deliver(&items),
             Input::Held(held) => self.held(held),
-            Input::Missed { channel, count } => self.missed(&channel, count),
+            Input::Missed { channel, reasons } => self.missed(&channel, reasons),
             Input::Reply { id, answer } => self.answered(id, answer),
             Input::Push(keys, push) => self.push(&keys, push),
             Input::PushAll(push, per_s) => self.push_all(push, per_s),

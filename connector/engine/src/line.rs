@@ -4,7 +4,7 @@
 //!
 //! Invariant: nothing goes between the two parts of a frame (rule 23).
 
-use proto::client::{self, server_frame::Body};
+use proto::client::{self, GapReasons, server_frame::Body};
 
 use super::{
     Counters,
@@ -118,21 +118,22 @@ fn member_lane<O: Outlet>(
         && let Some(owed) = feed.owed.get_mut(&line.key.slot)
         && (rest.is_some() || owed.on(lane))
     {
-        owed.add(lane, forgotten, false);
-        let (missed, exact) = (owed.missed[lane], !owed.inexact[lane]);
-        (owed.missed[lane], owed.inexact[lane]) = (0, false);
+        owed.add(lane, GapReasons { slow: forgotten, ..GapReasons::default() }, false);
+        let (reasons, exact) = (std::mem::take(&mut owed.missed[lane]).reasons(), !owed.inexact[lane]);
+        owed.inexact[lane] = false;
         let [high, normal] = feed.position(member);
         if feed.owed.get(&line.key.slot).is_some_and(|owed| !owed.on(HIGH) && !owed.on(NORMAL)) {
             feed.owed.remove(&line.key.slot);
         }
-        if missed > 0 || !exact {
+        let count = reasons.total();
+        if count > 0 || !exact {
             let position = client::Position { log: log.to_string(), normal, high };
             let gap = client::Gap {
                 channel: name.to_string(),
-                count: missed.into(),
+                count,
                 exact,
                 position: Some(position),
-                reasons: None,
+                reasons: Some(reasons),
             };
             session.busy_mut().out.push(encoder.own(feed.encoding, 0, Body::Gap(gap)));
         }

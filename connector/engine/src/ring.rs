@@ -18,10 +18,13 @@
 //!
 //! Invariants, each the name of a test:
 //! - `a_reader_at_any_position_gets_the_same_bytes`: no byte is skipped, and a send ends with a frame.
-//! - `a_skip_counts_every_message_between`: counts are cumulative, so a difference of two is exact.
+//! - `a_skip_counts_every_message_between`: counts are cumulative, so a difference of two is exact. The reasons of the gaps
+//!   between two positions are as many as the messages that the ring tells as missing there.
 //! - `memory_grows_with_what_is_kept_and_goes_with_it`.
 
 use std::{collections::VecDeque, ops::Sub};
+
+use proto::client::GapReasons;
 
 /// Capacity of a quiet ring, bytes: some short messages.
 pub(super) const CAPACITY_BYTES_MIN: usize = 1024;
@@ -38,6 +41,9 @@ pub(super) struct Ring {
     /// Position of its first byte: at most `tail`.
     start: u64,
     frames: VecDeque<Frame>,
+    /// Of the kept frames those that tell a gap: few, so that the index of all frames stays small, and none in most rings.
+    #[expect(clippy::box_collection, reason = "8 bytes in place of 32 in every ring, of which few have a gap")]
+    gaps: Option<Box<VecDeque<GapMark>>>,
     /// Where the oldest kept frame starts.
     tail: u64,
     /// Of the messages before the tail, cumulative.
@@ -57,6 +63,15 @@ pub(super) struct Count {
     pub(super) missing: u64,
 }
 
+/// What a frame tells as missing, or several frames together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// How many for which reason, at least.
+    pub(super) reasons: GapReasons,
+    /// There may be more.
+    pub(super) inexact: bool,
+}
+
 impl Sub for Count {
     type Output = Self;
 
@@ -73,6 +88,17 @@ struct Frame {
     count: Count,
     /// Offset of its last message.
     offset: u64,
+}
+
+/// A frame that tells a gap.
+#[derive(Debug, Clone, Copy, Default)]
+struct GapMark {
+    /// Where it ends.
+    end: u64,
+    /// Of all gaps up to its end, cumulative from some gap before the oldest kept one.
+    reasons: GapReasons,
+    /// Where the last one of them ends that is not exact.
+    inexact_at: u64,
 }
 
 impl Ring {
@@ -104,10 +130,12 @@ impl Ring {
     #[must_use]
     pub(super) fn index_bytes(&self) -> usize {
         self.frames.capacity() * size_of::<Frame>()
+            + self.gaps.as_ref().map_or(0, |gaps| size_of_val(&**gaps) + gaps.capacity() * size_of::<GapMark>())
     }
 
-    /// Appends one frame that carries, or tells as missing, `count` messages, the last of them at `offset`.
-    pub(super) fn append(&mut self, frame: &[u8], count: Count, offset: u64) {
+    /// Appends one frame that carries, or tells as missing, `messages`, the last of them at `offset`. Those of them that are
+    /// `missing` are so for these reasons.
+    pub(super) fn append(&mut self, frame: &[u8], messages: u64, missing: &Missing, offset: u64) {
         if frame.is_empty() {
             return;
         }
@@ -117,8 +145,20 @@ impl Ring {
         self.bytes.extend_from_slice(frame);
         self.most = self.most.max((self.head() - self.tail) as usize);
         let before = self.frames.back().map_or(self.before_tail, |frame| frame.count);
-        let count = Count { all: before.all + count.all, missing: before.missing + count.missing };
-        self.frames.push_back(Frame { end: self.head(), count, offset });
+        let told = missing.reasons.total();
+        let count = Count { all: before.all + messages, missing: before.missing + told };
+        let end = self.head();
+        self.frames.push_back(Frame { end, count, offset });
+        if told > 0 || missing.inexact {
+            let gaps = self.gaps.get_or_insert_default();
+            let mut mark = gaps.back().copied().unwrap_or_default();
+            mark.end = end;
+            mark.reasons += missing.reasons;
+            if missing.inexact {
+                mark.inexact_at = end;
+            }
+            gaps.push_back(mark);
+        }
     }
 
     /// Moves what is kept to the front, or into twice the memory where that would soon have to be done again.
@@ -181,6 +221,18 @@ impl Ring {
         self.frame_before(at).map_or(self.before_tail, |frame| frame.count)
     }
 
+    /// What the ring tells as missing between two positions, each a frame's end, `tail` the lowest.
+    #[must_use]
+    pub(super) fn missing_between(&self, from: u64, to: u64) -> Missing {
+        let Some(gaps) = &self.gaps else { return Missing::default() };
+        let up_to = |at: u64| {
+            let after = gaps.partition_point(|gap| gap.end <= at);
+            after.checked_sub(1).map_or_else(GapMark::default, |last| gaps[last])
+        };
+        let (before, through) = (up_to(from), up_to(to));
+        Missing { reasons: through.reasons - before.reasons, inexact: through.inexact_at > from }
+    }
+
     /// Offset of the last message up to `at`, which lies between two frames.
     #[must_use]
     pub(super) fn offset_at(&self, at: u64) -> u64 {
@@ -217,6 +269,15 @@ impl Ring {
             (self.tail, self.before_tail, self.offset_before_tail) = (frame.end, frame.count, frame.offset);
             self.frames.pop_front();
         }
+        if let Some(gaps) = &mut self.gaps {
+            // One gap before the tail stays, as long as another one comes after it: their difference is that one's.
+            while gaps.get(1).is_some_and(|gap| gap.end <= self.tail) {
+                gaps.pop_front();
+            }
+            if gaps.len() == 1 && gaps[0].end <= self.tail {
+                gaps.clear();
+            }
+        }
         if self.frames.is_empty() {
             self.start = self.tail;
             self.bytes.clear();
@@ -241,6 +302,10 @@ impl Ring {
         if self.frames.capacity() > 4 * self.frames.len().max(16) {
             self.frames.shrink_to(2 * self.frames.len());
         }
+        self.gaps = self.gaps.take().filter(|gaps| !gaps.is_empty());
+        if let Some(gaps) = self.gaps.as_mut().filter(|gaps| gaps.capacity() > 4 * gaps.len().max(4)) {
+            gaps.shrink_to(2 * gaps.len());
+        }
         self.most = kept;
         self.bytes.capacity() > 0 && (kept == 0 || self.bytes.capacity() > CAPACITY_BYTES_MIN.max(4 * kept))
     }
@@ -253,6 +318,8 @@ impl Ring {
             self.relocate((self.head() - self.tail) as usize);
             self.frames.shrink_to_fit();
         }
+        self.gaps = self.gaps.take().filter(|gaps| !gaps.is_empty());
+        self.gaps.as_mut().into_iter().for_each(|gaps| gaps.shrink_to_fit());
     }
 
     /// Index of the first frame that ends after `at`. Most readers are at one of the last frames, which lie in the cache; of
@@ -279,12 +346,14 @@ mod tests {
 
     use super::*;
 
-    const ONE: Count = Count { all: 1, missing: 0 };
+    fn append(ring: &mut Ring, frame: &[u8], offset: u64) {
+        ring.append(frame, 1, &Missing::default(), offset);
+    }
 
     fn filled(frames: &[Vec<u8>]) -> (Ring, Vec<u8>, Vec<u64>) {
         let (mut ring, mut all, mut ends) = (Ring::default(), Vec::new(), vec![0]);
         for (index, frame) in frames.iter().enumerate() {
-            ring.append(frame, ONE, 10 * (index as u64 + 1));
+            append(&mut ring, frame, 10 * (index as u64 + 1));
             all.extend_from_slice(frame);
             ends.push(all.len() as u64);
         }
@@ -320,22 +389,45 @@ mod tests {
 
         #[test]
         fn a_skip_counts_every_message_between(
-            frames in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..500), 0u64..9), 1..60),
+            frames in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 1..500), 0u64..9, any::<bool>(), 0..5u64),
+                1..60,
+            ),
             cut in any::<prop::sample::Index>(),
         ) {
             let mut ring = Ring::default();
             let (mut ends, mut counts) = (vec![0], vec![Count::default()]);
-            for (index, (frame, messages)) in frames.iter().enumerate() {
-                ring.append(frame, Count { all: *messages, missing: messages / 2 }, index as u64 + 1);
+            let (mut reasons, mut inexact_at) = (vec![GapReasons::default()], None);
+            for (index, (frame, messages, gap, slow)) in frames.iter().enumerate() {
+                let missing = match gap {
+                    true => GapReasons::of(*messages, Some(GapReasons { slow: *slow, ..GapReasons::default() })),
+                    false => GapReasons::default(),
+                };
+                let inexact = *gap && *slow > 2;
+                if inexact {
+                    inexact_at = Some(index + 1);
+                }
+                ring.append(frame, *messages, &Missing { reasons: missing, inexact }, index as u64 + 1);
+                // Trimmed while it grows, too.
+                if index == frames.len() / 2 {
+                    ring.trim(ends[cut.index(ends.len())]);
+                }
                 ends.push(ring.head());
                 let last: Count = *counts.last().unwrap();
-                counts.push(Count { all: last.all + messages, missing: last.missing + messages / 2 });
+                counts.push(Count { all: last.all + messages, missing: last.missing + missing.total() });
+                let mut sum = *reasons.last().unwrap();
+                sum += missing;
+                reasons.push(sum);
             }
             ring.trim(ends[cut.index(ends.len())]);
             for (index, end) in ends.iter().enumerate().filter(|(_, end)| **end >= ring.tail()) {
                 prop_assert_eq!(ring.count_at(*end), counts[index]);
                 prop_assert_eq!(ring.offset_at(*end), index as u64);
                 prop_assert_eq!(ring.seek(index as u64), *end);
+                let Missing { reasons: between, inexact } = ring.missing_between(*end, ring.head());
+                prop_assert_eq!(between, *reasons.last().unwrap() - reasons[index]);
+                prop_assert_eq!(inexact, inexact_at.is_some_and(|last| last > index));
+                prop_assert_eq!(between.total(), (ring.count_at(ring.head()) - counts[index]).missing);
             }
         }
     }
@@ -344,10 +436,10 @@ mod tests {
     fn memory_grows_with_what_is_kept_and_goes_with_it() {
         let mut ring = Ring::default();
         assert_eq!(ring.footprint(), 0, "no memory before the first message");
-        ring.append(&[1; 100], ONE, 1);
+        append(&mut ring, &[1; 100], 1);
         assert_eq!(ring.footprint(), CAPACITY_BYTES_MIN);
         for offset in 2..10_000 {
-            ring.append(&[1; 100], ONE, offset);
+            append(&mut ring, &[1; 100], offset);
         }
         assert!(ring.footprint() <= 2 * 1024 * 1024);
         assert_eq!(ring.send_end(ring.tail()), ring.tail() + SEND_BYTES_MAX / 100 * 100, "a send ends with a frame");
@@ -360,7 +452,7 @@ mod tests {
         assert!(ring.footprint() <= 4096 && ring.frames.capacity() <= 64, "what is kept is as it was a second ago");
         let capacity = ring.footprint();
         for offset in 10_000..20_000 {
-            ring.append(&[1; 100], ONE, offset);
+            append(&mut ring, &[1; 100], offset);
             ring.trim(ring.tail_within(1000));
         }
         assert_eq!(ring.footprint(), capacity, "a steady stream needs no more");
@@ -375,7 +467,18 @@ mod tests {
         ring.shrink();
         ring.shrink();
         assert_eq!((ring.footprint(), ring.tail()), (0, ring.head()));
-        ring.append(&[2; 100_000], ONE, 20_000);
+        append(&mut ring, &[2; 100_000], 20_000);
         assert_eq!(ring.send_end(ring.tail()) - ring.tail(), 100_000, "a large frame goes out as one");
+        for offset in 20_001..20_500 {
+            let missing = Missing { reasons: GapReasons::unknown(1), inexact: false };
+            ring.append(&[3; 10], 1, &missing, offset);
+        }
+        let kept = |ring: &Ring| ring.gaps.as_ref().map(|gaps| gaps.len());
+        assert!(kept(&ring) == Some(499) && ring.index_bytes() > 499 * size_of::<GapMark>());
+        ring.trim(ring.head());
+        assert_eq!(kept(&ring), Some(0), "of gaps that everyone was told nothing is kept");
+        ring.shrink();
+        ring.shrink();
+        assert_eq!((kept(&ring), ring.index_bytes()), (None, 0));
     }
 }

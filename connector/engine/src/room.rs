@@ -19,14 +19,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use proto::{RECENT_BYTES, RECENT_MESSAGES, cluster::Item};
+use proto::{RECENT_BYTES, RECENT_MESSAGES, client::GapReasons, cluster::Item};
 use rustc_hash::FxHashMap;
 
 use super::{
     encode::{BATCH_BYTES_MAX, Encoder},
     encoding::Encoding,
     entry::{Entry, HIGH, NORMAL},
-    ring::{Count, Ring},
+    ring::Ring,
 };
 use machine::Key;
 
@@ -148,8 +148,6 @@ pub(super) struct Feed {
 pub(super) struct FeedLane {
     /// The bytes.
     pub(super) ring: Ring,
-    /// Where the last hole ends whose count is not exact.
-    pub(super) inexact_at: u64,
     /// The number of its turn in the schedule; 0: it stands in none.
     pub(super) turn: u64,
     /// The walk over the members: the next one.
@@ -187,11 +185,49 @@ pub(super) struct Owed {
     /// what only the log still has.
     pub(super) rest: [Rest; 2],
     /// Messages of each lane that it missed and was not told of yet.
-    pub(super) missed: [u32; 2],
+    pub(super) missed: [Missed; 2],
     /// Whether there may be more.
     pub(super) inexact: [bool; 2],
     /// What it had of the normal lane before: a gap on the high lane, told first, must not promise more.
     pub(super) stood: u64,
+}
+
+/// [`GapReasons`] in half the space: a room may have as many of these as it has sessions. A count that does not fit stays
+/// at the largest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Missed {
+    slow: u32,
+    shed: u32,
+    capped: u32,
+    aged: u32,
+    unknown: u32,
+}
+
+impl Missed {
+    /// `false`: not all of it fits.
+    fn add(&mut self, more: &GapReasons) -> bool {
+        let GapReasons { slow, shed, capped, aged, unknown } = *more;
+        let Self { slow: own_slow, shed: own_shed, capped: own_capped, aged: own_aged, unknown: own_unknown } = self;
+        let pairs =
+            [(own_slow, slow), (own_shed, shed), (own_capped, capped), (own_aged, aged), (own_unknown, unknown)];
+        pairs.into_iter().fold(true, |fits, (own, more)| {
+            let sum = u64::from(*own).saturating_add(more);
+            *own = u32::try_from(sum).unwrap_or(u32::MAX);
+            fits && sum == u64::from(*own)
+        })
+    }
+
+    /// As a client is told.
+    pub(super) fn reasons(self) -> GapReasons {
+        let Self { slow, shed, capped, aged, unknown } = self;
+        GapReasons {
+            slow: slow.into(),
+            shed: shed.into(),
+            capped: capped.into(),
+            aged: aged.into(),
+            unknown: unknown.into(),
+        }
+    }
 }
 
 /// Messages of a lane for one session: made when it is their turn, of what the room still has.
@@ -208,14 +244,13 @@ pub(super) struct Rest {
 impl Owed {
     /// Whether something is owed on a lane.
     pub(super) fn on(&self, lane: usize) -> bool {
-        self.missed[lane] > 0 || self.inexact[lane] || self.rest[lane].messages > 0
+        self.missed[lane] != Missed::default() || self.inexact[lane] || self.rest[lane].messages > 0
     }
 
     /// Adds what was missed on a lane.
-    pub(super) fn add(&mut self, lane: usize, missed: u64, inexact: bool) {
-        let sum = u64::from(self.missed[lane]) + missed;
-        self.missed[lane] = u32::try_from(sum).unwrap_or(u32::MAX);
-        self.inexact[lane] |= inexact || sum > u64::from(u32::MAX);
+    pub(super) fn add(&mut self, lane: usize, missed: GapReasons, inexact: bool) {
+        let fits = self.missed[lane].add(&missed);
+        self.inexact[lane] |= inexact || !fits;
     }
 }
 
@@ -335,16 +370,17 @@ impl Room {
         }
     }
 
-    /// Messages of `lane` after `after` and up to `through` that the log has, and whether that is all there were.
-    pub(super) fn count(&self, lane: usize, after: u64, through: u64) -> (u64, bool) {
-        let (mut sum, mut all, mut before) = (0, true, self.floor);
+    /// Messages of `lane` after `after` and up to `through` that the log has, and whether that is all there were. `each` is
+    /// what one of them counts as where it does not come; those of gaps keep their reasons.
+    pub(super) fn count(&self, lane: usize, after: u64, through: u64, each: GapReasons) -> (GapReasons, bool) {
+        let (mut sum, mut all, mut before) = (GapReasons::default(), true, self.floor);
         for entry in &self.entries {
             if entry.lane() == lane && (after + 1..=through).contains(&entry.offset()) {
                 match entry {
-                    Entry::Item(_) => sum += 1,
-                    Entry::Hole { count, exact, .. } => {
+                    Entry::Item(_) => sum += each,
+                    Entry::Hole { reasons, exact, .. } => {
                         // As many of them as there are offsets may lie at or before `after`.
-                        sum += count.saturating_sub(after.saturating_sub(before));
+                        sum += reasons.without(after.saturating_sub(before));
                         all &= *exact && before >= after;
                     }
                 }
@@ -352,6 +388,16 @@ impl Room {
             before = before.max(entry.offset());
         }
         (sum, all)
+    }
+
+    /// Why the last `count` messages are missing, as far as the gaps at the end of the log tell.
+    pub(super) fn last_missing(&self, count: u64) -> GapReasons {
+        let mut all = GapReasons::default();
+        for entry in self.entries.iter().rev() {
+            let Entry::Hole { reasons, .. } = entry else { break };
+            all += **reasons;
+        }
+        GapReasons::of(count, Some(all.without(all.total().saturating_sub(count))))
     }
 
     /// Messages of `lane` after `after` and up to `through`.
@@ -365,7 +411,8 @@ impl Room {
         let items = self.items(lane, after, through);
         let messages = items.len() as u64;
         let bytes: usize = items.iter().map(|entry| entry.bytes()).sum();
-        let whole = self.count(lane, after, through) == (messages, true);
+        let (count, exact) = self.count(lane, after, through, GapReasons::unknown(1));
+        let whole = exact && count.total() == messages;
         (whole && bytes <= BATCH_BYTES_MAX).then_some(Rest { after, through, messages })
     }
 
@@ -384,16 +431,12 @@ impl Room {
             let hole;
             if thin && lane == NORMAL && !entries.is_empty() {
                 thinned = entries.iter().filter(|entry| matches!(entry, Entry::Item(_))).count() as u64;
-                hole = Entry::hole_of(&entries);
+                hole = Entry::shed(&entries);
                 entries = vec![&hole];
             }
-            let FeedLane { ring, inexact_at, .. } = &mut feed.lanes[lane];
+            let ring = &mut feed.lanes[lane].ring;
             encoder.entries(feed.encoding, (&self.name, &self.log), entries, |frame| {
-                let count = Count { all: frame.messages, missing: frame.missing };
-                ring.append(frame.bytes, count, frame.offset);
-                if frame.inexact {
-                    *inexact_at = ring.head();
-                }
+                ring.append(frame.bytes, frame.messages, &frame.missing, frame.offset);
             });
         }
         thinned

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::{
-    client::{self, ErrorCode, server_frame::Body},
+    client::{self, ErrorCode, GapReasons, server_frame::Body},
     cluster::{self, command_out::Act},
     error::{error, row},
 };
@@ -114,7 +114,8 @@ impl Engine {
                     client::Subscribed { channel: channel.clone(), position: Some(position.clone()), online };
                 self.reply(key, request, Body::Subscribed(subscribed));
                 if gap {
-                    let gap = client::Gap { channel, count: 0, exact: false, position: Some(position), reasons: None };
+                    let (position, reasons) = (Some(position), Some(GapReasons::default()));
+                    let gap = client::Gap { channel, count: 0, exact: false, position, reasons };
                     self.reply(key, 0, Body::Gap(gap));
                 }
             }
@@ -162,7 +163,7 @@ impl Engine {
                 cursors[lane] = ring.head();
                 if lane == NORMAL && room.reached > room.offset {
                     // Of what is missing last, it has some.
-                    owed.add(NORMAL, room.reached.saturating_sub(after[NORMAL]), true);
+                    owed.add(NORMAL, room.last_missing(room.reached.saturating_sub(after[NORMAL])), true);
                 }
                 continue;
             }
@@ -176,15 +177,21 @@ impl Engine {
                 match rest.flatten() {
                     Some(rest) => owed.rest[lane] = rest,
                     None => {
-                        let (count, exact) = room.count(lane, after[lane], begins);
-                        owed.add(lane, count, !exact);
+                        // The client was away for longer than the ring kept them.
+                        let (missing, exact) = room.count(lane, after[lane], begins, GapReasons::unknown(1));
+                        owed.add(lane, missing, !exact);
                     }
                 }
             } else if let Some((end, frame, through)) = ring.frame_after(cursors[lane]) {
                 if frame.missing > 0 {
                     // It may have some of what the ring tells everyone else as missing.
-                    let (count, exact) = room.count(lane, after[lane], through);
-                    owed.add(lane, count, !exact);
+                    // The log may have messages of it: those that were shed, or one that cannot be said.
+                    let each = match ring.missing_between(cursors[lane], end).reasons {
+                        GapReasons { shed: 0, .. } => GapReasons::unknown(1),
+                        _ => GapReasons { shed: 1, ..GapReasons::default() },
+                    };
+                    let (missing, exact) = room.count(lane, after[lane], through, each);
+                    owed.add(lane, missing, !exact);
                     cursors[lane] = end;
                 } else if frame.all > 1 && self.config.planted() != Some(Fault::WholeBatch) {
                     // Or some of a batch.
@@ -355,7 +362,8 @@ impl Engine {
     fn append(&mut self, index: usize, item: &Arc<cluster::Item>) {
         if item.missed > 0 {
             let offset = if item.message.is_empty() { item.offset } else { item.offset - 1 };
-            self.push_hole(index, Hole { offset, count: item.missed, exact: true, whole: true });
+            let reasons = GapReasons::of(item.missed, item.reasons);
+            self.push_hole(index, Hole { offset, reasons, exact: true, whole: true });
         }
         self.pass_ahead(index, item.offset);
         let room = &mut self.rooms[index];
@@ -383,10 +391,10 @@ impl Engine {
             room.state = State::Held;
             room.restart(held.log, before);
         } else if room.log != held.log {
-            self.restart(index, held.log, before, held.missed.map_or(0, |(count, _)| count));
-        } else if let Some((count, exact)) = held.missed {
-            let offset = before.max(room.offset.max(room.reached) + count);
-            self.push_hole(index, Hole { offset, count, exact, whole: true });
+            self.restart(index, held.log, before, held.missed.map_or_else(GapReasons::default, |(reasons, _)| reasons));
+        } else if let Some((reasons, exact)) = held.missed {
+            let offset = before.max(room.offset.max(room.reached) + reasons.total());
+            self.push_hole(index, Hole { offset, reasons, exact, whole: true });
         }
         for item in &held.recent {
             if item.offset > self.rooms[index].offset {
@@ -404,12 +412,13 @@ impl Engine {
     }
 
     /// The queue to this core ran over.
-    pub(super) fn missed(&mut self, channel: &str, count: u64) {
+    pub(super) fn missed(&mut self, channel: &str, reasons: GapReasons) {
         let Some(&index) = self.names.get(channel) else { return };
         let room = &mut self.rooms[index];
+        let count = reasons.total();
         if room.state == State::Held && count > 0 {
             let offset = room.offset.max(room.reached) + count;
-            self.push_hole(index, Hole { offset, count, exact: true, whole: false });
+            self.push_hole(index, Hole { offset, reasons, exact: true, whole: false });
             self.news(index);
         }
     }

@@ -22,7 +22,7 @@
 //!   It goes round until everyone has reached its goal, so that it is as long as the work is.
 //! - Who takes nothing while the ring runs full is skipped to its head.
 
-use proto::client::ErrorCode;
+use proto::client::{ErrorCode, GapReasons};
 
 use super::{
     Engine, Timer,
@@ -31,8 +31,8 @@ use super::{
     entry::{HIGH, NORMAL},
     fault::Fault,
     line::{Flow, Line, all_of},
-    ring::SEND_BYTES_MAX,
-    room::{Feed, FeedLane},
+    ring::{Missing, SEND_BYTES_MAX},
+    room::Feed,
     session::{Ending, Slot},
     wheel::Wheel,
 };
@@ -74,7 +74,7 @@ impl Engine {
 
     /// A room's log begins anew: who had not read all of the old one will not (no position could say where he is), and
     /// is told so on both lanes before anything of the new one.
-    pub(super) fn restart(&mut self, index: usize, log: std::sync::Arc<str>, before: u64, missed: u64) {
+    pub(super) fn restart(&mut self, index: usize, log: std::sync::Arc<str>, before: u64, missed: GapReasons) {
         for feed in 0..self.rooms[index].feeds.len() {
             self.encode(index, feed);
             for lane in [HIGH, NORMAL] {
@@ -90,11 +90,13 @@ impl Engine {
                 (owed.inexact, owed.stood) = ([true; 2], before);
                 let unread = std::mem::take(&mut owed.rest).iter().map(|rest| rest.messages).sum::<u64>();
                 self.counters.skipped += unread;
-                owed.add(NORMAL, missed + unread, true);
+                let mut missing = missed;
+                missing.slow += unread;
+                owed.add(NORMAL, missing, true);
                 self.slots[member.slot as usize].line_up(member.slot, &mut self.ready);
             }
         }
-        self.counters.missed += missed;
+        self.counters.missed += missed.total();
     }
 
     /// Encodes for a feed what it has not encoded, and keeps its rings within their bound. If the walk under way is late,
@@ -122,11 +124,12 @@ impl Engine {
         }
     }
 
-    /// Moves the tail of a ring, and who has not read so far to its head.
+    /// Moves the tail of a ring, and who has not read so far to its head: the messages between are told as missed for its
+    /// slowness, and the gaps between for their own reasons.
     fn skip_slow(&mut self, index: usize, feed: usize, lane: usize, tail: u64) {
         let fault = self.config.planted();
         let Feed { encoding, lanes, members, owed, .. } = &mut self.rooms[index].feeds[feed];
-        let FeedLane { ring, inexact_at, .. } = &mut lanes[lane];
+        let ring = &mut lanes[lane].ring;
         let head = ring.count_at(ring.head());
         for member in members.iter_mut().filter(|member| member.cursors[lane] < tail) {
             let cursor = member.cursors[lane];
@@ -152,7 +155,12 @@ impl Engine {
                 if lane == NORMAL && !owed.on(NORMAL) {
                     owed.stood = ring.offset_at(boundary);
                 }
-                owed.add(lane, skipped.all, *inexact_at > boundary);
+                let Missing { mut reasons, inexact } = ring.missing_between(boundary, ring.head());
+                if fault == Some(Fault::AllCalledSlow) {
+                    reasons = GapReasons { slow: skipped.missing, ..GapReasons::default() };
+                }
+                reasons.slow += skipped.all - skipped.missing;
+                owed.add(lane, reasons, inexact);
             }
             slot.line_up(member.slot, &mut self.ready);
             member.cursors[lane] = ring.head();

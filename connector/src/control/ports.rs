@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use proto::client::GapReasons;
 use proto::cluster::Item;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -63,8 +64,8 @@ struct Core<Q> {
     news: usize,
     told: Arc<Notify>,
     waiting: VecDeque<Input>,
-    /// Messages of each channel that were dropped and not told.
-    missed: FxHashMap<String, u64>,
+    /// Messages of each channel that were dropped and not told, and the gaps that these told.
+    missed: FxHashMap<String, GapReasons>,
 }
 
 impl<Q: Queue> Ports<Q> {
@@ -99,17 +100,18 @@ impl<Q: Queue> Ports<Q> {
         };
         self.metrics.queue_drops.inc_by(dropped.len() as u64);
         for item in dropped {
+            let mut lost = GapReasons::of(item.missed, item.reasons);
             // What is only a gap is its own count.
-            let count = item.missed + u64::from(!item.message.is_empty());
-            *core.missed.entry(item.channel.clone()).or_default() += count;
+            lost.unknown += u64::from(!item.message.is_empty());
+            *core.missed.entry(item.channel.clone()).or_default() += lost;
         }
     }
 
     /// A channel is held; must not be lost.
     pub(super) fn held(&mut self, core: usize, held: Held) {
         let missed = self.cores.get_mut(core).and_then(|core| core.missed.remove(&held.channel));
-        if let Some(count) = missed {
-            self.must(core, Input::Missed { channel: held.channel.clone(), count });
+        if let Some(reasons) = missed {
+            self.must(core, Input::Missed { channel: held.channel.clone(), reasons });
         }
         self.must(core, Input::Held(held));
     }
@@ -180,8 +182,8 @@ impl<Q: Queue> Core<Q> {
         if self.missed.is_empty() {
             return true;
         }
-        let Some(&count) = self.missed.get(channel) else { return true };
-        let told = self.has_room() && self.tell(Input::Missed { channel: channel.to_owned(), count }).is_none();
+        let Some(&reasons) = self.missed.get(channel) else { return true };
+        let told = self.has_room() && self.tell(Input::Missed { channel: channel.to_owned(), reasons }).is_none();
         if told {
             self.missed.remove(channel);
         }
@@ -237,7 +239,12 @@ mod tests {
     fn drain(queue: &Fake) -> Vec<String> {
         let tell = |input: &Input| match input {
             Input::Deliver(items) => format!("deliver {}", items[0].channel),
-            Input::Missed { channel, count } => format!("missed {channel} {count}"),
+            Input::Missed { channel, reasons } => {
+                let GapReasons { capped, unknown, .. } = *reasons;
+                assert_eq!(reasons.total(), capped + unknown, "no other reason is told here");
+                let of_them = if capped > 0 { format!(", {capped} capped") } else { String::new() };
+                format!("missed {channel} {}{of_them}", reasons.total())
+            }
             Input::Held(held) => format!("held {}", held.channel),
             Input::Drain { within_ms } => format!("drain {within_ms}"),
             other => format!("{other:?}"),
@@ -282,15 +289,21 @@ mod tests {
             quick.0.borrow_mut().clear();
         }
         assert_eq!(slow.room(), RESERVED, "the rest is for answers");
-        ports.deliver(0, vec![item("room:2", 4)]);
-        assert_eq!(ports.metrics.queue_drops.get(), RESERVED as u64 + 1);
+        let told = |missed, capped| Item {
+            reasons: Some(GapReasons { capped, ..GapReasons::default() }),
+            ..(*item("room:2", missed)).clone()
+        };
+        // One message, four that it tells as missing, three of them capped; and a gap without a message.
+        ports.deliver(0, vec![Arc::new(told(4, 3))]);
+        ports.deliver(0, vec![Arc::new(Item { message: "".into(), ..told(2, 2) })]);
+        assert_eq!(ports.metrics.queue_drops.get(), RESERVED as u64 + 2);
 
         drain(&slow);
         ports.deliver(0, vec![item("room:1", 0)]);
         let first = format!("missed room:1 {RESERVED}");
         assert_eq!(drain(&slow), [first.as_str(), "deliver room:1"]);
         ports.held(0, held("room:2"));
-        assert_eq!(drain(&slow), ["missed room:2 5", "held room:2"]);
+        assert_eq!(drain(&slow), ["missed room:2 7, 5 capped", "held room:2"]);
         assert!(!ports.retry());
     }
 

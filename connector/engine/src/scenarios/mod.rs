@@ -3,6 +3,7 @@
 
 mod batches;
 mod compression;
+mod gaps;
 mod limits;
 mod native;
 mod packets;

@@ -288,7 +288,7 @@ fn who_resumes_ahead_of_the_core_gets_nothing_twice() {
 #[test]
 fn of_a_hole_that_reaches_over_where_a_client_is_it_is_told_what_it_misses_at_least() {
     // The client has all up to 20, the core up to 10.
-    let missed = |count| Input::Missed { channel: "room:1".into(), count };
+    let missed = |count| Input::Missed { channel: "room:1".into(), reasons: client::GapReasons::unknown(count) };
     let told = |missed_by, message: cluster::Item| {
         Input::Deliver(vec![Arc::new(cluster::Item { missed: missed_by, ..message })])
     };
@@ -432,7 +432,7 @@ fn what_a_core_has_not_got_is_told_in_its_place() {
     let mut bench = Bench::new(|_| {});
     let key = bench.viewer();
     bench.input(Input::Deliver(vec![item(1, "a")]));
-    bench.input(Input::Missed { channel: "room:1".into(), count: 3 });
+    bench.input(Input::Missed { channel: "room:1".into(), reasons: client::GapReasons::unknown(3) });
     let capped = Arc::new(cluster::Item { missed: 2, ..(*item(9, "b")).clone() });
     bench.input(Input::Deliver(vec![capped]));
     let said: Vec<_> = bench

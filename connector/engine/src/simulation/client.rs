@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     bilibili, client,
-    client::{ClientFrame, ErrorCode, ServerFrame, client_frame, server_frame},
+    client::{ClientFrame, ErrorCode, GapReasons, ServerFrame, client_frame, server_frame},
     deflate::Inflater,
     native, packet,
     websocket::{Decoder, Event, Opcode, Role, frame},
@@ -58,6 +58,8 @@ pub(super) struct Watch {
     pub(super) got: BTreeSet<u64>,
     /// Messages that it was told it missed.
     pub(super) gaps: u64,
+    /// The same by reason.
+    pub(super) reasons: GapReasons,
     /// A gap was not exact.
     pub(super) inexact: bool,
     /// Where it would resume.
@@ -74,7 +76,7 @@ impl Watch {
         let log = std::mem::take(&mut self.position.log);
         self.base = (log.clone(), [offset; 2]);
         self.position = client::Position { log, normal: offset, high: offset };
-        (self.got, self.gaps, self.inexact) = (BTreeSet::new(), 0, false);
+        (self.got, self.gaps, self.reasons, self.inexact) = (BTreeSet::new(), 0, GapReasons::default(), false);
     }
 }
 
@@ -419,7 +421,10 @@ impl Client {
             }
             server_frame::Body::Gap(gap) => {
                 let watch = self.watches.get_mut(&gap.channel).filter(|watch| watch.live).expect("a subscription");
+                let reasons = gap.reasons.expect("each gap tells its reasons");
+                assert_eq!(reasons.total(), gap.count, "{reasons:?}");
                 watch.gaps += gap.count;
+                watch.reasons += reasons;
                 watch.inexact |= !gap.exact;
                 watch.owed = false;
                 let position = gap.position.expect("a position");

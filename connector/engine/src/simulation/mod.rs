@@ -72,6 +72,11 @@ fn every_message_arrives_in_order_or_is_told_as_missing() {
             && total.gaps > 1000
             && total.skipped > 1000
             && total.shed > 100
+            && total.reasons.slow > 1000
+            && total.reasons.shed > 100
+            && total.reasons.capped > 100
+            && total.reasons.aged > 50
+            && total.reasons.unknown > 100
             && total.resumed > 100
             && total.batched > 1000,
         "{total}"
@@ -96,6 +101,8 @@ fn found(fault: Fault) -> Option<u64> {
 fn planted_faults_are_found() {
     for fault in [
         Fault::UncountedDrop,
+        Fault::UntoldReason,
+        Fault::AllCalledSlow,
         Fault::LeakedSession,
         Fault::Reordering,
         Fault::WrapOffByOne,

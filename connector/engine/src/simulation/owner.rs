@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use proto::{client, cluster};
+use proto::{
+    client::{self, GapReasons},
+    cluster,
+};
 
 use super::{client::text, world::World};
 use crate::event::{Held, Input};
@@ -17,6 +20,8 @@ pub(super) struct Published {
     /// 0: high, 1: normal.
     pub(super) lane: usize,
     pub(super) item: Arc<cluster::Item>,
+    /// Why the owner does not deliver it, itself alone; none: it does.
+    pub(super) withheld: GapReasons,
 }
 
 /// A room at its owner.
@@ -31,9 +36,18 @@ pub(super) struct Owned {
     /// As the core asked last.
     pub(super) ticket: u64,
     /// Messages that were dropped on the way, to be told before the next one.
-    pub(super) dropped: u64,
+    pub(super) dropped: GapReasons,
     /// Messages that the owner did not deliver, to be told with the next one.
-    pub(super) capped: u64,
+    pub(super) withheld: GapReasons,
+}
+
+impl Owned {
+    /// What neither came to the core nor was told to it, which is to be told now.
+    pub(super) fn untold(&mut self) -> GapReasons {
+        let mut untold = std::mem::take(&mut self.dropped);
+        untold += std::mem::take(&mut self.withheld);
+        untold
+    }
 }
 
 impl World {
@@ -61,7 +75,13 @@ impl World {
             lane: wire_lane.into(),
             ..Default::default()
         };
-        let capped = !self.lossless && self.random.one_in(30);
+        let withheld = match number % 3 {
+            _ if self.lossless || !self.random.one_in(30) => GapReasons::default(),
+            0 => GapReasons { aged: 1, ..GapReasons::default() },
+            _ => GapReasons { capped: 1, ..GapReasons::default() },
+        };
+        let delivered = withheld.total() == 0;
+        let told = if delivered { std::mem::take(&mut owned.withheld) } else { GapReasons::default() };
         let item = Arc::new(cluster::Item {
             channel: owned.name.clone(),
             offset: owned.offset,
@@ -69,25 +89,27 @@ impl World {
             lane: wire_lane.into(),
             message: message.encode_to_vec().into(),
             raw: bytes::Bytes::new(),
-            missed: if capped { 0 } else { std::mem::take(&mut owned.capped) },
-            reasons: None,
+            missed: told.total(),
+            // An older owner tells none.
+            reasons: (!number.is_multiple_of(7)).then_some(told),
         });
         let log = format!("log{}", owned.log);
-        owned.all.push(Published { log, offset: owned.offset, lane, item: item.clone() });
-        if capped {
-            owned.capped += 1;
+        owned.all.push(Published { log, offset: owned.offset, lane, item: item.clone(), withheld });
+        if !delivered {
+            owned.withheld += withheld;
             return;
         }
         if !owned.held {
             return;
         }
         if !self.lossless && self.random.one_in(40) {
-            owned.dropped += 1 + item.missed;
+            owned.dropped += GapReasons::of(item.missed, item.reasons);
+            owned.dropped += GapReasons::unknown(1);
             return;
         }
-        if owned.dropped > 0 {
-            let count = std::mem::take(&mut owned.dropped);
-            self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
+        if owned.dropped.total() > 0 {
+            let reasons = std::mem::take(&mut owned.dropped);
+            self.queue.push_back(Input::Missed { channel: owned.name.clone(), reasons });
         }
         // Several at once now and then, as they come over the stream.
         if self.random.one_in(2)
@@ -103,15 +125,14 @@ impl World {
     pub(super) fn hold(&mut self, channel: &str, ticket: u64) {
         let most = self.random.below(30) as usize;
         let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
-        (owned.held, owned.dropped, owned.ticket) = (true, 0, ticket);
+        (owned.held, owned.dropped, owned.ticket) = (true, GapReasons::default(), ticket);
         let log = format!("log{}", owned.log);
         let recent: Vec<_> =
             owned.all.iter().rev().take_while(|it| it.log == log).take(most).map(|it| it.item.clone()).collect();
         // What was capped before the first of them is nobody's loss here, and what was capped after is in `missed`.
         let mut recent: Vec<_> = recent.into_iter().rev().collect();
-        if owned.capped > 0 {
+        if std::mem::take(&mut owned.withheld).total() > 0 {
             // Its successor will tell of it: what is told must be what comes after.
-            owned.capped = 0;
             recent.clear();
         }
         if recent.iter().any(|item| item.missed > 0) {
@@ -130,9 +151,9 @@ impl World {
         }
         let new_log = !self.lossless && self.random.one_in(3);
         // The core has been told everything up to here, or will be.
-        let dropped = std::mem::take(&mut self.rooms[room].dropped) + std::mem::take(&mut self.rooms[room].capped);
-        if dropped > 0 {
-            self.queue.push_back(Input::Missed { channel: self.rooms[room].name.clone(), count: dropped });
+        let reasons = self.rooms[room].untold();
+        if reasons.total() > 0 {
+            self.queue.push_back(Input::Missed { channel: self.rooms[room].name.clone(), reasons });
         }
         self.rooms[room].held = false;
         if new_log {
@@ -148,16 +169,20 @@ impl World {
         owned.held = true;
         let since: Vec<_> = owned.all[before..].iter().map(|it| it.item.clone()).collect();
         // Capped ones among them were never to be delivered: lost, all of them, is simplest.
-        let lost = if since.iter().any(|item| item.missed > 0) || owned.capped > 0 { since.len() } else { lost };
-        owned.capped = 0;
+        let withheld = std::mem::take(&mut owned.withheld).total() > 0;
+        let lost = if since.iter().any(|item| item.missed > 0) || withheld { since.len() } else { lost };
         let lost = lost.min(since.len());
+        let mut missed = GapReasons::default();
+        for published in &owned.all[before..before + lost] {
+            missed += GapReasons::of(1, Some(published.withheld));
+        }
         let recent = since[lost..].to_vec();
         let held = Held {
             channel: owned.name.clone(),
             ticket: owned.ticket,
             log: format!("log{}", owned.log).into(),
             offset: owned.offset,
-            missed: (lost > 0).then_some((lost as u64, true)),
+            missed: (lost > 0).then_some((missed, true)),
             recent,
         };
         self.queue.push_back(Input::Held(held));
@@ -167,9 +192,9 @@ impl World {
     pub(super) fn lose(&mut self) {
         let room = self.random.below(self.rooms.len() as u64) as usize;
         let owned = &mut self.rooms[room];
-        if owned.held && owned.dropped > 0 {
-            let count = std::mem::take(&mut owned.dropped);
-            self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
+        if owned.held && owned.dropped.total() > 0 {
+            let reasons = std::mem::take(&mut owned.dropped);
+            self.queue.push_back(Input::Missed { channel: owned.name.clone(), reasons });
         }
     }
 }

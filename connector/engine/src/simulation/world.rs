@@ -10,7 +10,7 @@ use std::{
 
 use prost::Message as _;
 use proto::{
-    client::{self, ErrorCode, client_frame},
+    client::{self, ErrorCode, GapReasons, client_frame},
     cluster::{self, command_out::Act, gate_reply::Answer, gate_request},
     error::error,
     packet, record,
@@ -18,7 +18,7 @@ use proto::{
 
 use super::{
     Random,
-    client::{Asked, Client, HEARTBEAT, Speaks},
+    client::{Asked, Client, HEARTBEAT, Speaks, Watch},
     net::{Net, Wire},
     owner::{Numbered as _, Owned, Published},
 };
@@ -40,6 +40,8 @@ pub(super) struct Tally {
     pub(super) received: u64,
     pub(super) batched: u64,
     pub(super) gaps: u64,
+    /// Of the gaps that clients were told.
+    pub(super) reasons: GapReasons,
     pub(super) skipped: u64,
     pub(super) shed: u64,
     pub(super) resumed: u64,
@@ -53,6 +55,7 @@ impl Tally {
         self.received += other.received;
         self.batched += other.batched;
         self.gaps += other.gaps;
+        self.reasons += other.reasons;
         self.skipped += other.skipped;
         self.shed += other.shed;
         self.resumed += other.resumed;
@@ -64,10 +67,10 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, batched, gaps, skipped, shed, resumed, pushes, short_writes, closed } = self;
+        let Self { received, batched, gaps, reasons, skipped, shed, resumed, pushes, short_writes, closed } = self;
         write!(
             f,
-            "{received} messages received, {batched} of them in batches, {gaps} told as missed, {skipped} skipped, {shed} shed, \
+            "{received} messages received, {batched} of them in batches, {gaps} told as missed ({reasons:?}), {skipped} skipped, {shed} shed, \
              {resumed} resumptions, {pushes} pushes, {short_writes} short writes, {closed} sessions closed"
         )
     }
@@ -158,6 +161,10 @@ impl World {
         Tally {
             received: self.clients.iter().map(|client| client.received).sum(),
             gaps: watches().map(|watch| watch.gaps).sum(),
+            reasons: watches().fold(GapReasons::default(), |mut sum, watch| {
+                sum += watch.reasons;
+                sum
+            }),
             skipped: counters.skipped,
             shed: counters.shed,
             batched: self.clients.iter().map(|client| client.batched).sum(),
@@ -513,9 +520,9 @@ impl World {
         for room in 0..self.rooms.len() {
             if self.rooms[room].held {
                 let owned = &mut self.rooms[room];
-                let count = std::mem::take(&mut owned.dropped) + std::mem::take(&mut owned.capped);
-                if count > 0 {
-                    self.queue.push_back(Input::Missed { channel: owned.name.clone(), count });
+                let reasons = owned.untold();
+                if reasons.total() > 0 {
+                    self.queue.push_back(Input::Missed { channel: owned.name.clone(), reasons });
                 }
             }
         }
@@ -591,6 +598,7 @@ impl World {
                     "{channel}: {} told, lost {lost:?}, {watch:?}",
                     watch.gaps
                 );
+                self.compare_reasons(owned, watch, &lost);
             }
             // Others are told nothing: where nothing was dropped they have everything since they came.
             if !client.speaks.is_native() && counters.skipped + counters.shed + counters.missed == 0 && self.lossless {
@@ -610,6 +618,23 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What a client was told, with what became of the messages: only one that came to the core can be skipped or shed by
+    /// it, and no more are capped or aged than the owner withheld.
+    fn compare_reasons(&self, owned: &Owned, watch: &Watch, lost: &[&u64]) {
+        let GapReasons { slow, shed, capped, aged, unknown } = watch.reasons;
+        let told = watch.got.len() as u64 + slow + shed + capped + aged + unknown;
+        assert_eq!(told, watch.got.len() as u64 + watch.gaps, "{watch:?}");
+        let here = lost.iter().filter(|number| self.came.contains(number)).count() as u64;
+        assert!(slow + shed <= here, "{}: {here} of {lost:?} came to the core, {watch:?}", owned.name);
+        let (log, [high, normal]) = (&watch.base.0, watch.base.1);
+        let mut withheld = GapReasons::default();
+        // A gap is of both lanes: of what is high, it may tell some of before the client began.
+        for it in owned.all.iter().filter(|it| it.log != *log || it.offset > high.min(normal)) {
+            withheld += it.withheld;
+        }
+        assert!(capped <= withheld.capped && aged <= withheld.aged, "{}: {withheld:?}, {watch:?}", owned.name);
     }
 
     /// The node goes away: everyone is told, and gone in time.

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use proto::client::GapReasons;
 use proto::cluster::{self, Hold, Item};
 
 use engine::event::Held;
@@ -135,7 +136,7 @@ impl Channel {
     pub(super) fn answer(&mut self, held: cluster::Held) -> Vec<(usize, Held)> {
         let log: Arc<str> = held.log.as_str().into();
         let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
-        let missed = held.missed.map(|missed| (missed.count, missed.exact));
+        let missed = held.missed.map(|missed| (GapReasons::of(missed.count, missed.reasons), missed.exact));
         let mut answer =
             Held { channel: held.channel, ticket: 0, log: log.clone(), offset: held.offset, missed, recent };
         let mut told = Vec::new();
@@ -147,7 +148,8 @@ impl Channel {
                 let reached = answer.recent.first().is_some_and(|first| first.offset <= had);
                 answer.recent.retain(|item| item.offset > had);
                 // How much of what is missing came meanwhile is not known.
-                answer.missed = answer.missed.filter(|_| !reached && held.offset > had).map(|_| (1, false));
+                answer.missed =
+                    answer.missed.filter(|_| !reached && held.offset > had).map(|_| (GapReasons::unknown(1), false));
             }
             let holders = self.members.iter().filter(|member| member.asks.is_none());
             told.extend(holders.map(|member| (member.core, member.ticket)));
