@@ -241,10 +241,12 @@ fn a_platform_pushes_to_its_users_mutes_bans_and_kicks_them() {
 
     sentence("ban", 60);
     let left = |body: &server_frame::Body| match body {
-        server_frame::Body::Unsubscribed(unsubscribed) => Some((unsubscribed.channel.clone(), unsubscribed.reason())),
+        server_frame::Body::Unsubscribed(unsubscribed) => Some(unsubscribed.clone()),
         _ => None,
     };
-    assert_eq!(pushed(&mut ann, "the end of the room", left), ("room:p".to_owned(), ErrorCode::Banned));
+    let left = pushed(&mut ann, "the end of the room", left);
+    assert_eq!((left.channel.as_str(), left.reason()), ("room:p", ErrorCode::Banned));
+    assert!((30_000..=60_000).contains(&left.retry_after_ms), "until when: {left:?}");
     let again = Subscribe { channel: "room:p".into(), ..Subscribe::default() };
     assert_eq!(code(&ann.ask(client_frame::Body::Subscribe(again))), ErrorCode::Banned);
 

@@ -207,7 +207,8 @@ impl Api {
                 let act = if channel.is_empty() {
                     command::Act::Kick(Kick { code: ErrorCode::Banned.into(), reason })
                 } else {
-                    command::Act::Unsubscribe(Leave { channels: vec![channel], reason: ErrorCode::Banned.into() })
+                    let reason = ErrorCode::Banned.into();
+                    command::Act::Unsubscribe(Leave { channels: vec![channel], reason, until_ms })
                 };
                 self.command(These::Users(vec![uid]), &act).await?;
             }
@@ -345,7 +346,8 @@ impl Act {
         Ok(match self {
             Self::Subscribe(rooms) => command::Act::Subscribe(Names { names: channels(rooms)? }),
             Self::Unsubscribe(rooms) => {
-                command::Act::Unsubscribe(Leave { channels: channels(rooms)?, reason: ErrorCode::Kicked.into() })
+                let reason = ErrorCode::Kicked.into();
+                command::Act::Unsubscribe(Leave { channels: channels(rooms)?, reason, until_ms: 0 })
             }
             Self::Kick(reason) => {
                 check_reason(&reason)?;

@@ -14,7 +14,7 @@ use super::{
     identity::{Grant, Identity},
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
     room::Join,
-    session::{Dialect, Ending, Joining, Packets, Phase},
+    session::{Dialect, Ending, Joining, Packets, Phase, Removal},
 };
 use machine::Key;
 
@@ -91,7 +91,7 @@ impl Engine {
             (What::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
             (What::Join(channel, join), Answer::Joined(_)) => match out {
                 None => self.enter(key, &channel, join),
-                Some(reason) => self.not_entered(key, join, error(reason, row(reason).meaning)),
+                Some(removal) => self.not_entered(key, join, removal.error()),
             },
             (What::Publish(request), Answer::Published(published)) => {
                 self.reply(key, request, Body::Published(client::Published { id: published.id }));
@@ -253,7 +253,7 @@ impl Engine {
     }
 
     /// It is there, or will not be. Returns why it was taken out meanwhile, if it was.
-    pub(super) fn end_joining(&mut self, key: Key, ticket: u64) -> Option<ErrorCode> {
+    pub(super) fn end_joining(&mut self, key: Key, ticket: u64) -> Option<Removal> {
         let session = self.session(key)?;
         let at = session.busy().joining.iter().position(|joining| joining.ticket == ticket)?;
         session.busy_mut().joining.swap_remove(at).out

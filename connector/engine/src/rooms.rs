@@ -17,7 +17,7 @@ use super::{
     fault::Fault,
     places::Place,
     room::{Feed, Join, Member, Owed, Rest, Room, State, Waiter},
-    session::{Dialect, Ending, Phase},
+    session::{Dialect, Ending, Phase, Removal},
     wheel::tick_of,
 };
 use machine::Key;
@@ -455,8 +455,10 @@ impl Engine {
                 }
                 Act::Refused(refused) => self.reply(key, 0, Body::Refused(refused.clone())),
                 Act::Unsubscribe(leave) => {
+                    let left_ms = leave.until_ms.saturating_sub(self.now.unix_ms).max(0);
+                    let retry_after_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
                     for channel in &leave.channels {
-                        self.take_out(key, channel, said(leave.reason()));
+                        self.take_out(key, channel, Removal { reason: said(leave.reason()), retry_after_ms });
                     }
                 }
             }
@@ -474,7 +476,8 @@ impl Engine {
     }
 
     /// Takes a session out of a channel, and gives up its coming there, and says why.
-    pub(super) fn take_out(&mut self, key: Key, channel: &str, reason: ErrorCode) {
+    pub(super) fn take_out(&mut self, key: Key, channel: &str, removal: Removal) {
+        let reason = removal.reason;
         if let Some(&index) = self.names.get(channel) {
             let waiters = &mut self.rooms[index].waiters;
             let given_up: Vec<Waiter> = waiters.extract_if(.., |waiter| waiter.key == key).collect();
@@ -483,7 +486,7 @@ impl Engine {
             }
             for waiter in given_up {
                 self.end_joining(key, waiter.ticket);
-                self.not_entered(key, waiter.join, error(reason, row(reason).meaning));
+                self.not_entered(key, waiter.join, removal.error());
             }
         }
         if let Some(session) = self.session(key)
@@ -491,7 +494,7 @@ impl Engine {
         {
             // What logic is asked about is answered with this when it answers.
             for joining in session.busy_mut().joining.iter_mut().filter(|joining| joining.channel == channel) {
-                joining.out.get_or_insert(reason);
+                joining.out.get_or_insert(removal);
             }
         }
         if let Some(session) = self.session(key).filter(|session| !session.busy().allowed.is_empty()) {
@@ -510,7 +513,8 @@ impl Engine {
                 return self.end(key, Ending::new(reason, row(reason).meaning));
             }
         }
-        let unsubscribed = client::Unsubscribed { channel: channel.to_owned(), reason: reason.into() };
+        let retry_after_ms = removal.retry_after_ms;
+        let unsubscribed = client::Unsubscribed { channel: channel.to_owned(), reason: reason.into(), retry_after_ms };
         self.reply(key, 0, Body::Unsubscribed(unsubscribed));
     }
 }

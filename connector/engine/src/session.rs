@@ -21,7 +21,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::{bilibili::Version, client::ErrorCode, websocket::Decoder};
+use proto::{
+    bilibili::Version,
+    client::{Error, ErrorCode},
+    error::{error, row},
+    websocket::Decoder,
+};
 
 use super::{
     Timer,
@@ -141,7 +146,23 @@ pub(super) struct Joining {
     /// The room.
     pub(super) channel: String,
     /// Why it was taken out before logic answered: what the client is told then.
-    pub(super) out: Option<ErrorCode>,
+    pub(super) out: Option<Removal>,
+}
+
+/// Why the platform takes a session out of a room.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removal {
+    /// As the error table has it.
+    pub(super) reason: ErrorCode,
+    /// When the client may subscribe again, milliseconds from now. 0: not known.
+    pub(super) retry_after_ms: u32,
+}
+
+impl Removal {
+    /// The answer to a request to come into the room.
+    pub(super) fn error(self) -> Error {
+        Error { retry_after_ms: self.retry_after_ms, ..error(self.reason, row(self.reason).meaning) }
+    }
 }
 
 /// Nothing is under way.

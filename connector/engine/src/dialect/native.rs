@@ -21,7 +21,7 @@ use super::super::{
     limits::Verdict,
     reading::AHEAD_BYTES_MAX,
     room::Join,
-    session::{Ending, Phase, Wire},
+    session::{Ending, Phase, Removal, Wire},
 };
 use machine::Key;
 
@@ -217,7 +217,7 @@ impl Engine {
         // The new token may allow less.
         for channel in self.channels(key) {
             if !admitted.subscribe.iter().any(|pattern| matches(pattern, &channel)) {
-                self.take_out(key, &channel, ErrorCode::Forbidden);
+                self.take_out(key, &channel, Removal { reason: ErrorCode::Forbidden, retry_after_ms: 0 });
             }
         }
     }
@@ -241,7 +241,7 @@ impl Engine {
             return Err(error(ErrorCode::NotSubscribed, "the session is not in that channel"));
         }
         let reason = ErrorCode::None.into();
-        self.reply(key, request, Body::Unsubscribed(client::Unsubscribed { channel, reason }));
+        self.reply(key, request, Body::Unsubscribed(client::Unsubscribed { channel, reason, retry_after_ms: 0 }));
         Ok(())
     }
 

@@ -25,6 +25,9 @@ use super::{
 };
 use machine::{Key, Machine, Now, Outlet, Reading, Sending, Sent, send_each};
 
+/// How long `Bench::take_out` takes a session out for, milliseconds.
+const TAKEN_OUT_MS: i64 = 60_000;
+
 /// A network that takes what it is given, unless it is told to take only so much.
 #[derive(Default)]
 struct Sink {
@@ -159,9 +162,10 @@ impl Bench {
         }));
     }
 
-    /// The platform takes a session out of `room:1`.
+    /// The platform takes a session out of `room:1` for [`TAKEN_OUT_MS`].
     fn take_out(&mut self, key: Key, reason: client::ErrorCode) {
-        let leave = proto::record::Leave { channels: vec!["room:1".into()], reason: reason.into() };
+        let (channels, until_ms) = (vec!["room:1".into()], self.now.unix_ms + TAKEN_OUT_MS);
+        let leave = proto::record::Leave { channels, reason: reason.into(), until_ms };
         self.input(Input::Command(vec![key], Arc::new(cluster::command_out::Act::Unsubscribe(leave))));
     }
 

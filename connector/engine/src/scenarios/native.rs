@@ -456,6 +456,7 @@ fn who_is_banned_gets_no_frame_more() {
     let frames = bench.frames(banned);
     let [ServerFrame { body: Some(Body::Unsubscribed(left)), .. }] = &frames[..] else { panic!("{frames:?}") };
     assert_eq!((left.channel.as_str(), left.reason()), ("room:1", client::ErrorCode::Banned));
+    assert_eq!(i64::from(left.retry_after_ms), TAKEN_OUT_MS);
     assert_eq!(texts(&bench.frames(other)), ["a"]);
 }
 

@@ -430,7 +430,7 @@ impl World {
             1 => {
                 self.clients[self.net.wires[&key].client].taken_out = true;
                 let reason = if self.random.one_in(3) { ErrorCode::Banned } else { ErrorCode::None };
-                Act::Unsubscribe(record::Leave { channels: names.names, reason: reason.into() })
+                Act::Unsubscribe(record::Leave { channels: names.names, reason: reason.into(), until_ms: 0 })
             }
             _ if self.clients[self.net.wires[&key].client].speaks.is_native() => Act::Subscribe(names),
             _ => return,
