@@ -13,6 +13,8 @@ mod publisher;
 #[path = "cluster/pushes.rs"]
 mod pushes;
 mod server;
+#[path = "cluster/standstill.rs"]
+mod standstill;
 #[path = "cluster/viewer.rs"]
 mod viewer;
 

@@ -63,6 +63,7 @@ mod session;
 mod shared;
 #[cfg(test)]
 mod simulation;
+mod stall;
 mod timing;
 mod wheel;
 
@@ -101,6 +102,7 @@ pub struct Engine {
     core: u16,
     incarnation: Arc<str>,
     now: Now,
+    stall: stall::Stall,
     slots: Vec<Slot>,
     /// Slots without a session: small numbers are used again first.
     free: BinaryHeap<Reverse<u32>>,
@@ -168,6 +170,7 @@ impl Engine {
             core,
             incarnation,
             now,
+            stall: stall::Stall::new(now.mono_ms),
             slots: Vec::new(),
             free: BinaryHeap::new(),
             admitted: 0,
@@ -366,8 +369,11 @@ impl Machine for Engine {
 
     fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
         self.now = now;
+        self.stall.round(now.mono_ms);
         self.tick();
-        self.serve(outlet)
+        let next = self.serve(outlet);
+        self.stall.expect(now.mono_ms, next);
+        next
     }
 
     fn ask(&mut self) -> Option<Ask> {

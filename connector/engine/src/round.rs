@@ -19,6 +19,7 @@
 //! - A walk that takes longer than [`LATE_MS`] though it carries much shows that the core cannot keep up. Then what comes
 //!   to the room on the normal lane is not encoded but counted, and told by one gap to everyone ([`Engine::encode`]):
 //!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
+//!   A backlog that a standstill left is no overload ([`stall`](super::stall)).
 //!   It goes round until everyone has reached its goal, so that it is as long as the work is.
 //! - Who takes nothing while the ring runs full is skipped to its head.
 
@@ -103,12 +104,13 @@ impl Engine {
     /// of what came on the normal lane only how much it was: everyone is told, and the core can catch up.
     pub(super) fn encode(&mut self, index: usize, feed: usize) {
         let now_ms = self.now.mono_ms;
-        let Self { slots, rooms, encoder, counters, .. } = self;
+        let Self { slots, rooms, encoder, counters, stall, .. } = self;
         let room = &mut rooms[index];
         let walked = &room.feeds[feed].lanes[NORMAL];
         let gathered = walked.ring.head() - walked.goal;
-        let since_ms = now_ms - walked.began_ms;
+        let since_ms = stall.work_ms() - walked.began_ms;
         let late = walked.left > 0
+            && !stall.is_backlog()
             && gathered > u64::from(self.config.late_bytes)
             && (since_ms > LATE_MS || (since_ms > FULL_MS && gathered > SEND_BYTES_MAX));
         room.feeds[feed].encoded_ms = now_ms;
@@ -305,7 +307,7 @@ impl Engine {
             let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
             if walked.ring.head() != walked.goal {
                 (walked.left, walked.goal) = (members, walked.ring.head());
-                (walked.began_ms, walked.sends) = (now_ms, 0);
+                (walked.began_ms, walked.sends) = (self.stall.work_ms(), 0);
             }
             if !walked.follows {
                 // Not always the same ones first.

@@ -1,7 +1,11 @@
-//! The queues to the cores, and what becomes of what they have no room for (rule 30): live messages are dropped for that
-//! core and counted, answers and commands wait here, and no other core is held up.
+//! The queues to the cores, and what becomes of what they have no room for (rule 30). It waits here, in order, and no other
+//! core is held up. Of live messages only [`LIVE_BYTES_MAX`] wait; what is over it is dropped for that core and counted.
+//!
+//! A process that stood still reads a backlog of seconds at once, faster than its cores take it. A core's queue would
+//! drop that.
 //!
 //! Invariants, each the name of a test:
+//! - `a_burst_waits_for_the_core_and_is_not_dropped`: within [`LIVE_BYTES_MAX`].
 //! - `what_is_dropped_is_told_before_what_follows`: in the same channel.
 //! - `answers_are_not_lost_and_keep_their_order`.
 
@@ -27,6 +31,14 @@ const NEWS_MAX: usize = INPUTS_MAX / 8;
 /// Answers and commands that wait here for a core whose queue is full. As many as a core can have asked for; over it the
 /// core has stopped, and what is for it is dropped and counted.
 const WAITING_MAX: usize = 64 * 1024;
+/// Live messages that wait here for a core whose queue is full, bytes: some rings full. Over it they are dropped, counted
+/// and told as a gap.
+const LIVE_BYTES_MAX: usize = 8 << 20;
+/// What a waiting message counts as beside its content, bytes.
+const ITEM_BYTES: usize = 256;
+/// Messages that wait as one input at most: a core is not to be busy with one for long.
+const BATCH_MAX: usize = 256;
+const _: () = assert!(LIVE_BYTES_MAX / ITEM_BYTES <= WAITING_MAX / 2, "they leave room for answers");
 
 /// Where a core takes its inputs from.
 pub(super) trait Queue {
@@ -64,6 +76,8 @@ struct Core<Q> {
     news: usize,
     told: Arc<Notify>,
     waiting: VecDeque<Input>,
+    /// Of the live messages in `waiting`, as [`live_bytes`] counts them.
+    live_bytes: usize,
     /// Messages of each channel that were dropped and not told, and the gaps that these told.
     missed: FxHashMap<String, GapReasons>,
 }
@@ -71,8 +85,14 @@ struct Core<Q> {
 impl<Q: Queue> Ports<Q> {
     /// `told` is notified when there is somebody to [`Ports::ring`].
     pub(super) fn new(queues: Vec<Q>, told: Arc<Notify>, metrics: Metrics) -> Self {
-        let core =
-            |queue| Core { queue, news: 0, told: told.clone(), waiting: VecDeque::new(), missed: FxHashMap::default() };
+        let core = |queue| Core {
+            queue,
+            news: 0,
+            told: told.clone(),
+            waiting: VecDeque::new(),
+            live_bytes: 0,
+            missed: FxHashMap::default(),
+        };
         Self { cores: queues.into_iter().map(core).collect(), metrics }
     }
 
@@ -88,18 +108,13 @@ impl<Q: Queue> Ports<Q> {
     /// Live messages.
     pub(super) fn deliver(&mut self, core: usize, items: Vec<Arc<Item>>) {
         let Some(core) = self.cores.get_mut(core) else { return };
-        // The core takes from its queue meanwhile: where a gap found no room, what follows it must not find some.
-        let told = items.iter().all(|item| core.tell_missed(&item.channel));
-        let dropped = if told && core.has_room() {
-            match core.tell(Input::Deliver(items)) {
-                Some(Input::Deliver(items)) => items,
-                _ => return,
-            }
-        } else {
-            items
-        };
-        self.metrics.queue_drops.inc_by(dropped.len() as u64);
-        for item in dropped {
+        if core.live_bytes + live_bytes(&items) <= LIVE_BYTES_MAX {
+            items.iter().for_each(|item| core.tell_missed(&item.channel));
+            core.live(Input::Deliver(items));
+            return;
+        }
+        self.metrics.queue_drops.inc_by(items.len() as u64);
+        for item in items {
             let mut lost = GapReasons::of(item.missed, item.reasons);
             // What is only a gap is its own count.
             lost.unknown += u64::from(!item.message.is_empty());
@@ -154,6 +169,24 @@ impl<Q: Queue> Ports<Q> {
 }
 
 impl<Q: Queue> Core<Q> {
+    /// A live message, or the gap before one: waits where there is no room.
+    fn live(&mut self, input: Input) {
+        let input = match self.has_room() {
+            true => self.tell(input),
+            false => Some(input),
+        };
+        let Some(input) = input else { return };
+        if let Input::Deliver(items) = &input {
+            self.live_bytes += live_bytes(items);
+        }
+        match (self.waiting.back_mut(), input) {
+            (Some(Input::Deliver(last)), Input::Deliver(more)) if last.len() + more.len() <= BATCH_MAX => {
+                last.extend(more);
+            }
+            (_, input) => self.waiting.push_back(input),
+        }
+    }
+
     fn tell(&mut self, input: Input) -> Option<Input> {
         if let Some(back) = self.queue.put(input) {
             return Some(back);
@@ -177,29 +210,38 @@ impl<Q: Queue> Core<Q> {
         self.waiting.is_empty() && self.queue.room() > RESERVED
     }
 
-    /// Says what was missed of the channel; `false`: there is no room to say it.
-    fn tell_missed(&mut self, channel: &str) -> bool {
+    /// Says what was missed of the channel, in order with what waits.
+    fn tell_missed(&mut self, channel: &str) {
         if self.missed.is_empty() {
-            return true;
+            return;
         }
-        let Some(&reasons) = self.missed.get(channel) else { return true };
-        let told = self.has_room() && self.tell(Input::Missed { channel: channel.to_owned(), reasons }).is_none();
-        if told {
-            self.missed.remove(channel);
+        if let Some((channel, reasons)) = self.missed.remove_entry(channel) {
+            self.live(Input::Missed { channel, reasons });
         }
-        told
     }
 
+    /// Offers again what waits. Whether something still waits.
     fn retry(&mut self) -> bool {
         while let Some(input) = self.waiting.pop_front() {
+            let bytes = match &input {
+                Input::Deliver(items) => live_bytes(items),
+                _ => 0,
+            };
             if let Some(input) = self.tell(input) {
                 self.waiting.push_front(input);
                 return true;
             }
+            self.live_bytes -= bytes;
         }
-        let channels: Vec<_> = self.missed.keys().cloned().collect();
-        !channels.iter().all(|channel| self.tell_missed(channel))
+        let missed = std::mem::take(&mut self.missed);
+        missed.into_iter().for_each(|(channel, reasons)| self.live(Input::Missed { channel, reasons }));
+        !self.waiting.is_empty()
     }
+}
+
+/// What live messages count as while they wait, bytes.
+fn live_bytes(items: &[Arc<Item>]) -> usize {
+    items.iter().map(|item| item.message.len() + ITEM_BYTES).sum()
 }
 
 #[cfg(test)]
@@ -252,6 +294,16 @@ mod tests {
         std::mem::take(&mut *queue.0.borrow_mut()).iter().map(tell).collect()
     }
 
+    /// The same, with what waits.
+    fn drain_all(ports: &mut Ports<Fake>, queue: &Fake) -> Vec<String> {
+        let mut said = drain(queue);
+        while ports.is_behind() {
+            ports.retry();
+            said.extend(drain(queue));
+        }
+        said
+    }
+
     fn held(channel: &str) -> Held {
         Held { channel: channel.into(), ticket: 1, log: "log".into(), offset: 9, missed: None, recent: Vec::new() }
     }
@@ -283,12 +335,14 @@ mod tests {
     fn what_is_dropped_is_told_before_what_follows() {
         let (slow, quick) = (Fake::default(), Fake::default());
         let mut ports = Ports::new(vec![slow.clone(), quick.clone()], Arc::default(), Metrics::default());
-        for _ in 0..INPUTS_MAX {
+        let all = INPUTS_MAX - RESERVED + LIVE_BYTES_MAX / (1 + ITEM_BYTES);
+        for _ in 0..all + 10 {
             ports.deliver(0, vec![item("room:1", 0)]);
             ports.deliver(1, vec![item("room:1", 0)]);
             quick.0.borrow_mut().clear();
         }
         assert_eq!(slow.room(), RESERVED, "the rest is for answers");
+        assert_eq!(ports.metrics.queue_drops.get(), 10);
         let told = |missed, capped| Item {
             reasons: Some(GapReasons { capped, ..GapReasons::default() }),
             ..(*item("room:2", missed)).clone()
@@ -296,66 +350,58 @@ mod tests {
         // One message, four that it tells as missing, three of them capped; and a gap without a message.
         ports.deliver(0, vec![Arc::new(told(4, 3))]);
         ports.deliver(0, vec![Arc::new(Item { message: "".into(), ..told(2, 2) })]);
-        assert_eq!(ports.metrics.queue_drops.get(), RESERVED as u64 + 2);
+        assert_eq!(ports.metrics.queue_drops.get(), 12);
 
-        drain(&slow);
+        // The core takes some of it.
+        while slow.room() > 10 {
+            assert!(slow.put(Input::Drain { within_ms: 0 }).is_none());
+        }
+        assert!(ports.retry());
         ports.deliver(0, vec![item("room:1", 0)]);
-        let first = format!("missed room:1 {RESERVED}");
-        assert_eq!(drain(&slow), [first.as_str(), "deliver room:1"]);
         ports.held(0, held("room:2"));
-        assert_eq!(drain(&slow), ["missed room:2 7, 5 capped", "held room:2"]);
-        assert!(!ports.retry());
+        let said = drain_all(&mut ports, &slow);
+        let gaps = said.iter().position(|said| said.starts_with("missed")).unwrap();
+        let expected = ["missed room:1 10", "deliver room:1", "missed room:2 7, 5 capped", "held room:2"];
+        assert_eq!(said[gaps..], expected);
+    }
+
+    #[test]
+    fn a_burst_waits_for_the_core_and_is_not_dropped() {
+        let queue = Fake::default();
+        let mut ports = Ports::new(vec![queue.clone()], Arc::default(), Metrics::default());
+        let burst: Vec<u64> = (1..=10 * INPUTS_MAX as u64).collect();
+        for &offset in &burst {
+            ports.deliver(0, vec![Arc::new(Item { offset, ..(*item("room:1", 0)).clone() })]);
+        }
+        // What comes behind it waits for it.
+        ports.must(0, Input::Drain { within_ms: 1 });
+        let (mut came, mut behind) = (Vec::new(), 0);
+        while ports.is_behind() || !queue.0.borrow().is_empty() {
+            ports.retry();
+            for input in queue.0.borrow_mut().drain(..) {
+                match input {
+                    Input::Deliver(items) => came.extend(items.iter().map(|item| item.offset)),
+                    Input::Drain { .. } => behind = came.len(),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(came, burst);
+        assert_eq!(behind, burst.len());
+        assert_eq!((ports.metrics.queue_drops.get(), ports.cores[0].live_bytes), (0, 0));
     }
 
     #[test]
     fn a_gap_is_told_when_there_is_room_whatever_follows() {
         let queue = Fake::default();
         let mut ports = Ports::new(vec![queue.clone()], Arc::default(), Metrics::default());
-        while queue.room() > RESERVED {
+        while ports.metrics.queue_drops.get() == 0 {
             ports.deliver(0, vec![item("room:1", 0)]);
         }
-        ports.deliver(0, vec![item("room:1", 0)]);
-        assert!(ports.is_behind() && ports.retry());
-        drain(&queue);
-        assert!(!ports.retry() && !ports.is_behind());
-        assert_eq!(drain(&queue), ["missed room:1 1"]);
-    }
-
-    /// A queue from which the core takes something whenever it is looked at.
-    #[derive(Default, Clone)]
-    struct Taken(Fake);
-
-    impl Queue for Taken {
-        fn put(&self, input: Input) -> Option<Input> {
-            self.0.put(input)
-        }
-
-        fn ring(&self) {}
-
-        fn room(&self) -> usize {
-            let room = self.0.room();
-            self.0.0.borrow_mut().pop();
-            room
-        }
-    }
-
-    #[test]
-    fn what_follows_a_gap_finds_no_room_before_it() {
-        let queue = Taken::default();
-        let mut ports = Ports::new(vec![queue.clone()], Arc::default(), Metrics::default());
-        while queue.0.room() > RESERVED {
-            let _ = queue.0.put(Input::Drain { within_ms: 0 });
-        }
-        ports.deliver(0, vec![item("room:1", 0)]);
-        while queue.0.room() > RESERVED {
-            let _ = queue.0.put(Input::Drain { within_ms: 0 });
-        }
-        // No room for the gap; when the message is looked at, there is.
-        ports.deliver(0, vec![item("room:1", 0)]);
-        let said = drain(&queue.0);
-        assert!(!said.iter().any(|said| said == "deliver room:1"), "{said:?}");
-        assert!(!ports.retry());
-        assert_eq!(drain(&queue.0), ["missed room:1 2"]);
+        assert!(ports.is_behind());
+        let said = drain_all(&mut ports, &queue);
+        assert_eq!(said.last().unwrap(), "missed room:1 1");
+        assert!(said[..said.len() - 1].iter().all(|told| told == "deliver room:1"));
     }
 
     #[test]
@@ -371,6 +417,6 @@ mod tests {
         // Nothing overtakes what waits.
         ports.deliver(0, vec![item("room:1", 0)]);
         assert!(!ports.retry());
-        assert_eq!(drain(&queue), ["held room:1", "drain 7777", "missed room:1 1"]);
+        assert_eq!(drain(&queue), ["held room:1", "drain 7777", "deliver room:1"]);
     }
 }
