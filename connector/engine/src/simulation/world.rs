@@ -31,6 +31,8 @@ use crate::{
 };
 use machine::{Key, Machine, Now, Reading};
 
+/// A round of a core that is overloaded, milliseconds.
+const ROUND_MS: u64 = 40;
 /// Clients of one run: few enough that each comes to do something.
 const CLIENTS_MAX: usize = 12;
 
@@ -93,6 +95,8 @@ pub(super) struct World {
     pub(super) lossless: bool,
     /// Everyone reads.
     pub(super) fast: bool,
+    /// Each round takes [`ROUND_MS`].
+    pub(super) overloaded: bool,
     pub(super) publishing: bool,
     pub(super) routes: BTreeMap<String, i64>,
     pub(super) published: u64,
@@ -132,6 +136,7 @@ impl World {
             asked: Vec::new(),
             lossless: random.one_in(2),
             fast: random.one_in(3),
+            overloaded: random.one_in(2),
             publishing: true,
             routes: BTreeMap::new(),
             published: 0,
@@ -190,7 +195,8 @@ impl World {
             96 => self.owner_news(),
             97 if !self.lossless => self.lose(),
             _ => {
-                let ms = [1, 20, 200, 1500][self.random.below(4) as usize];
+                // A core that is busy all the time stands still for no longer than a scheduler lets it.
+                let ms = [1, 20, 200, 1500][self.random.below(if self.overloaded { 3 } else { 4 }) as usize];
                 self.wait(ms);
             }
         }
@@ -439,6 +445,9 @@ impl World {
     }
 
     fn round(&mut self) {
+        if self.overloaded {
+            self.wait(ROUND_MS);
+        }
         let next = self.engine.round(self.now, &mut self.net);
         assert!(next.wake_ms > self.now.mono_ms.saturating_sub(1));
         for key in std::mem::take(&mut self.net.breaking) {
