@@ -279,6 +279,29 @@ async fn who_does_not_know_the_secret_delivers_nothing() {
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
 }
 
+/// Fault 10.
+#[tokio::test]
+async fn a_job_has_one_stream_and_to_the_incarnation_that_it_means() {
+    const CONNECTOR: &str = "abcdefg234567";
+    let (node, _logic) = ready().await;
+    let grpc = node.running.grpc;
+    let refused = Job::attach_as(grpc, "job", "the one before").await.err().unwrap();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    let mut other = Job::attach_as(grpc, "other job", CONNECTOR).await.unwrap();
+    let mut first = Job::attach_as(grpc, "job", CONNECTOR).await.unwrap().owning(10).await;
+    let mut client = watching(&node, &mut first, "ann").await;
+    // Its stream has broken, and the connector does not know yet.
+    let mut second = Job::attach_as(grpc, "job", CONNECTOR).await.unwrap().owning(10).await;
+    assert_eq!(first.broken().await.code(), tonic::Code::Aborted);
+    let hold = second.hold().await;
+    assert_eq!(hold.offset, 1, "it is told where the connector is");
+    second.held(&hold, 2, vec![item(ROOM, 2, "two")]).await;
+    assert_eq!(client.text().await, "two");
+    until("two streams", async || node.metrics().contains("connector_owners 2\n")).await;
+    other = other.owning(20).await;
+    assert_eq!(other.hold().await.offset, 2, "another job's stream stands");
+}
+
 #[tokio::test]
 async fn draining_tells_clients_closes_them_and_gives_the_lease_back() {
     let (node, logic) = ready().await;

@@ -248,7 +248,8 @@ mod tests {
         let interceptor = SecretInterceptor::new(&secret).expect("ASCII");
         let stop = CancellationToken::new();
         let events = Events::default();
-        let dial = Dial { secret: interceptor, queue_bytes_max: 1 << 20, events, stop: stop.clone() };
+        let incarnation = "incarnation".to_owned();
+        let dial = Dial { incarnation, secret: interceptor, queue_bytes_max: 1 << 20, events, stop: stop.clone() };
         let cluster = Cluster { node: "job-1".into(), incarnation: "incarnation".into(), secret };
         let fleet = Fleet::new(Arc::default());
         fleet.owns("rooms", vec![1, 2]);

@@ -169,7 +169,8 @@ impl Service {
         let mut events = Events::default();
         let (to_rooms, for_rooms) = mpsc::channel(EVENTS_MAX);
         events.add(Rooms::TOPIC, to_rooms);
-        let dial = Dial { secret, queue_bytes_max: config.queue_bytes_max, events, stop: stop.clone() };
+        let incarnation = cluster.incarnation.clone();
+        let dial = Dial { incarnation, secret, queue_bytes_max: config.queue_bytes_max, events, stop: stop.clone() };
         let (looked, mut attached) = watch::channel(false);
         let keeping = tokio::spawn(fleet.clone().keep(cluster.clone(), routes.clone(), dial, ready.clone(), looked));
 

@@ -7,6 +7,7 @@
 //! Invariants:
 //! - A stream that works is kept, whatever becomes of the lease: Redis may have been wiped.
 //! - Each stream has a number of its own. A late event of an ended stream therefore changes nothing.
+//! - A stream that is not attached is ended on both sides: `a_connector_that_was_restarted_at_its_address_has_one_stream`.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,13 +17,14 @@ use std::time::Duration;
 use futures::Stream;
 use proto::cluster;
 use proto::cluster::from_holder::Frame as Body;
-use rpc::secret::SecretInterceptor;
+use rpc::attach::AttachInterceptor;
+use rpc::secret::{NotAscii, SecretInterceptor};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::frame::{Frame, FrameCodec};
 use crate::outbox::Outbox;
@@ -49,6 +51,15 @@ impl SharedOutbox {
     /// With the outbox locked. Its methods do not panic half-way, so a poisoned lock changes nothing.
     pub(crate) fn with<T>(&self, use_it: impl FnOnce(&mut Outbox) -> T) -> T {
         use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Closes the outbox of a stream that is served no more, however that came.
+struct CloseOnDrop(SharedOutbox);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.with(Outbox::close);
     }
 }
 
@@ -144,6 +155,8 @@ pub(crate) trait Switchboard: Clone + Send + Sync + 'static {
 /// What a link needs to dial.
 #[derive(Clone)]
 pub(crate) struct Dial {
+    /// This job's own, which connectors are told.
+    pub(crate) incarnation: String,
     pub(crate) secret: SecretInterceptor,
     pub(crate) queue_bytes_max: usize,
     pub(crate) events: Events,
@@ -163,10 +176,23 @@ enum Broken {
     Slow,
     #[error("another node answers there")]
     Another,
+    #[error("its incarnation is none: {0}")]
+    Incarnation(#[from] NotAscii),
     #[error("the connector ended the stream")]
     Ended,
     #[error("job stops")]
     Stopping,
+}
+
+impl Broken {
+    /// Another incarnation is at the address.
+    fn is_another(&self) -> bool {
+        match self {
+            Self::Another => true,
+            Self::Refused(status) => status.code() == Code::FailedPrecondition,
+            _ => false,
+        }
+    }
 }
 
 /// Keeps a stream to the connector `incarnation` at `address` until its lease is gone and the stream is down, or job
@@ -190,6 +216,10 @@ pub(crate) async fn keep(
         } else {
             tracing::debug!(connector = incarnation, address = target, %why, "a connector cannot be attached");
         }
+        if !attached && why.is_another() {
+            // The one that is meant is dead, as far as its address tells, and its lease is about to lapse.
+            backoff = BACKOFF_MAX;
+        }
         let wait = backoff.mul_f64(rand::random_range(0.5..1.5));
         backoff = (backoff * 2).min(BACKOFF_MAX);
         tokio::select! {
@@ -202,6 +232,8 @@ pub(crate) async fn keep(
 /// One stream from dialling to its end. Returns whether it was attached, and why it ended.
 async fn serve(dial: &Dial, board: &impl Switchboard, incarnation: &str, address: &str) -> (bool, Broken) {
     let outbox = SharedOutbox::new(dial.queue_bytes_max);
+    // Without this the sending half, which tonic keeps while it has not ended, would keep the stream.
+    let _ends = CloseOnDrop(outbox.clone());
     let attaching = attach(dial, incarnation, address, Outgoing(outbox.clone()));
     let attached = tokio::select! {
         attached = tokio::time::timeout(DIAL_MAX, attaching) => attached.unwrap_or(Err(Broken::Slow)),
@@ -256,12 +288,121 @@ async fn attach(
         .connect()
         .await
         .map_err(Broken::Unreachable)?;
-    let mut client = tonic::client::Grpc::new(InterceptedService::new(channel, dial.secret.clone()));
+    let interceptor = AttachInterceptor::new(dial.secret.clone(), &dial.incarnation, incarnation)?;
+    let mut client = tonic::client::Grpc::new(InterceptedService::new(channel, interceptor));
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::from_static("/barrage.cluster.v1.Delivery/Attach");
     let mut frames = client.streaming(Request::new(outgoing), path, FrameCodec).await?.into_inner();
     match frames.message().await? {
         Some(cluster::FromHolder { frame: Some(Body::Hello(hello)) }) if hello.incarnation == incarnation => Ok(frames),
         _ => Err(Broken::Another),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::StreamExt as _;
+    use proto::config::Secret;
+    use rpc::cluster::delivery_server::{Delivery, DeliveryServer};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::Response;
+
+    use super::*;
+
+    /// No step of a test takes longer, unless it fails.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A connector that counts the streams that were dialled, and those of them that stand.
+    #[derive(Clone, Default)]
+    struct Connector {
+        dialled: Arc<AtomicUsize>,
+        standing: Arc<AtomicUsize>,
+    }
+
+    impl Connector {
+        /// Starts it as this incarnation; its address.
+        async fn start(&self) -> String {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("it is bound").to_string();
+            let server = tonic::transport::Server::builder().add_service(DeliveryServer::new(self.clone()));
+            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            address
+        }
+    }
+
+    #[tonic::async_trait]
+    impl Delivery for Connector {
+        type AttachStream = Pin<Box<dyn Stream<Item = Result<cluster::FromHolder, Status>> + Send>>;
+
+        async fn attach(
+            &self,
+            request: Request<Streaming<cluster::FromOwner>>,
+        ) -> Result<Response<Self::AttachStream>, Status> {
+            self.dialled.fetch_add(1, Ordering::Relaxed);
+            self.standing.fetch_add(1, Ordering::Relaxed);
+            let standing = self.standing.clone();
+            let mut frames = request.into_inner();
+            tokio::spawn(async move {
+                while matches!(frames.message().await, Ok(Some(_))) {}
+                standing.fetch_sub(1, Ordering::Relaxed);
+            });
+            let hello = cluster::HolderHello { node: "connector".into(), incarnation: "second".into() };
+            let hello = cluster::FromHolder { frame: Some(Body::Hello(hello)) };
+            Ok(Response::new(Box::pin(futures::stream::iter([Ok(hello)]).chain(futures::stream::pending()))))
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Board(Arc<Mutex<Vec<StreamId>>>);
+
+    impl Switchboard for Board {
+        fn number(&self) -> StreamId {
+            1
+        }
+
+        fn attach(&self, _incarnation: &str, attachment: Attachment) {
+            self.0.lock().expect("not poisoned").push(attachment.stream);
+        }
+
+        fn detach(&self, _incarnation: &str, _stream: StreamId) {
+            self.0.lock().expect("not poisoned").clear();
+        }
+    }
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    }
+
+    #[tokio::test]
+    async fn a_connector_that_was_restarted_at_its_address_has_one_stream() {
+        let connector = Connector::default();
+        let address = connector.start().await;
+        let secret = SecretInterceptor::new(&Secret::new("a secret of thirty-two characters")).expect("ASCII");
+        let stop = CancellationToken::new();
+        let incarnation = "job".to_owned();
+        let dial =
+            Dial { incarnation, secret, queue_bytes_max: 1 << 20, events: Events::default(), stop: stop.clone() };
+        let board = Board::default();
+        // Both leases stand: the first has not lapsed, though its process is dead.
+        let (_first, first) = watch::channel(Some(address.clone()));
+        let (_second, second) = watch::channel(Some(address));
+        let links = [
+            tokio::spawn(keep(dial.clone(), board.clone(), "first".into(), first)),
+            tokio::spawn(keep(dial, board.clone(), "second".into(), second)),
+        ];
+        until("the dead one's address is dialled again", || connector.dialled.load(Ordering::Relaxed) >= 4).await;
+        until("one stream stands", || connector.standing.load(Ordering::Relaxed) == 1).await;
+        assert_eq!(board.0.lock().expect("not poisoned").len(), 1);
+        stop.cancel();
+        for link in links {
+            link.abort();
+        }
     }
 }

@@ -24,4 +24,5 @@ pub mod api {
     tonic::include_proto!("barrage.api.v1");
 }
 
+pub mod attach;
 pub mod secret;

@@ -56,7 +56,8 @@ impl Delivery for Service {
 
     async fn attach(&self, request: Request<Streaming<FromOwner>>) -> Result<Response<Self::AttachStream>, Status> {
         rpc::secret::check(&request, &self.secret)?;
-        let (id, outbox, broken) = self.control.attach();
+        let job = rpc::attach::check(request.metadata(), &self.control.hello.incarnation)?;
+        let (id, outbox, broken) = self.control.attach(job);
         let (control, stop) = (self.control.clone(), self.stop.clone());
         let mut frames = request.into_inner();
         let out = outbox.clone();

@@ -96,8 +96,17 @@ struct State {
     ports: Ports<Port<Told>>,
     registry: Registry,
     logics: FxHashMap<LogicId, (mpsc::Sender<GateRequest>, CancellationToken)>,
-    owners: FxHashMap<StreamId, (Arc<Outbox>, CancellationToken)>,
+    owners: FxHashMap<StreamId, OwnerStream>,
     last_stream: u64,
+}
+
+/// A job's stream.
+struct OwnerStream {
+    /// The job's incarnation. `None`: it is of an older release, and did not say.
+    job: Option<String>,
+    outbox: Arc<Outbox>,
+    /// Cancelled when the stream is to end.
+    broken: CancellationToken,
 }
 
 impl Control {
@@ -243,12 +252,21 @@ impl Control {
         self.note_behind(&state);
     }
 
-    /// A job's stream stands. The token is cancelled when it is to end.
-    fn attach(&self) -> (StreamId, Arc<Outbox>, CancellationToken) {
+    /// A job's stream stands. The token is cancelled when it is to end. An older stream of the same job is ended: the job
+    /// has lost it, and its end has not come here yet.
+    fn attach(&self, job: Option<String>) -> (StreamId, Arc<Outbox>, CancellationToken) {
         let mut state = self.lock();
+        let older = |(id, stream): (&StreamId, &OwnerStream)| (job.is_some() && stream.job == job).then_some(*id);
+        for id in state.owners.iter().filter_map(older).collect::<Vec<_>>() {
+            if let Some(older) = state.owners.remove(&id) {
+                older.outbox.end(Some(tonic::Status::aborted("the same job has attached anew")));
+                older.broken.cancel();
+            }
+            state.holder.detached(id);
+        }
         state.last_stream += 1;
         let (id, outbox, broken) = (state.last_stream, Arc::new(Outbox::default()), CancellationToken::new());
-        state.owners.insert(id, (outbox.clone(), broken.clone()));
+        state.owners.insert(id, OwnerStream { job, outbox: outbox.clone(), broken: broken.clone() });
         self.metrics.owners.set(state.owners.len() as i64);
         outbox.send(from_holder::Frame::Hello(self.hello.clone()));
         (id, outbox, broken)
@@ -265,6 +283,10 @@ impl Control {
     /// A job sent a frame.
     fn frame(&self, from: StreamId, frame: FromOwner) {
         let mut state = self.lock();
+        if !state.owners.contains_key(&from) {
+            // Another stream has taken its place.
+            return;
+        }
         match frame.frame {
             Some(from_owner::Frame::Push(push)) => self.push(&mut state, push),
             Some(from_owner::Frame::Command(command)) => {
@@ -321,13 +343,13 @@ impl Control {
         for action in state.holder.actions() {
             match action {
                 Action::Send(stream, frame) => {
-                    if let Some((outbox, _)) = state.owners.get(&stream) {
-                        outbox.send(frame);
+                    if let Some(owner) = state.owners.get(&stream) {
+                        owner.outbox.send(frame);
                     }
                 }
                 Action::Ack(stream, ack) => {
-                    if let Some((outbox, _)) = state.owners.get(&stream) {
-                        outbox.ack(ack);
+                    if let Some(owner) = state.owners.get(&stream) {
+                        owner.outbox.ack(ack);
                         self.unacknowledged.notify_one();
                     }
                 }
@@ -335,9 +357,9 @@ impl Control {
                 Action::Deliver(core, items) => state.ports.deliver(core, items),
                 Action::Break(stream, reason) => {
                     tracing::warn!(reason, "a job's stream is ended");
-                    if let Some((outbox, broken)) = state.owners.get(&stream) {
-                        outbox.end(Some(tonic::Status::failed_precondition(reason)));
-                        broken.cancel();
+                    if let Some(owner) = state.owners.get(&stream) {
+                        owner.outbox.end(Some(tonic::Status::failed_precondition(reason)));
+                        owner.broken.cancel();
                     }
                 }
             }
@@ -375,7 +397,7 @@ impl Control {
         loop {
             self.unacknowledged.notified().await;
             tokio::time::sleep(ACK_AFTER).await;
-            self.lock().owners.values().for_each(|(outbox, _)| outbox.acknowledge());
+            self.lock().owners.values().for_each(|owner| owner.outbox.acknowledge());
         }
     }
 
@@ -388,10 +410,10 @@ impl Control {
             ticks.tick().await;
             let mut state = self.lock();
             state.gate.shrink();
-            for (outbox, broken) in state.owners.values().filter(|(outbox, _)| outbox.is_stalled()) {
-                tracing::warn!("a job takes nothing from its stream: it is ended");
-                outbox.end(Some(tonic::Status::aborted("nothing was taken from this stream")));
-                broken.cancel();
+            for owner in state.owners.values().filter(|owner| owner.outbox.is_stalled()) {
+                tracing::warn!(job = owner.job, "a job takes nothing from its stream: it is ended");
+                owner.outbox.end(Some(tonic::Status::aborted("nothing was taken from this stream")));
+                owner.broken.cancel();
             }
             let (channels, asking) = state.holder.sizes();
             let unowned = state.holder.unowned();

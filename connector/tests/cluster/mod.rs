@@ -19,6 +19,7 @@ use proto::cluster::{
 use proto::config::{Cluster, Secret};
 use proto::native;
 use routes::{Lease, Memory, Role, Routes};
+use rpc::attach::AttachInterceptor;
 use rpc::cluster::delivery_client::DeliveryClient;
 use rpc::cluster::gate_server::{Gate, GateServer};
 use rpc::secret::SecretInterceptor;
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Interceptor;
 use tonic::{Request, Response, Status, Streaming};
 
 /// A step that takes longer has failed: generous, since the machine may be busy.
@@ -204,23 +206,36 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) async fn attach(grpc: SocketAddr, secret: &str) -> Result<Self, Status> {
+        Self::attach_by(grpc, SecretInterceptor::new(&Secret::new(secret)).unwrap()).await
+    }
+
+    /// As the job of this incarnation, which means that connector.
+    pub(crate) async fn attach_as(grpc: SocketAddr, job: &str, connector: &str) -> Result<Self, Status> {
+        let secret = SecretInterceptor::new(&Secret::new(SECRET)).unwrap();
+        Self::attach_by(grpc, AttachInterceptor::new(secret, job, connector).unwrap()).await
+    }
+
+    async fn attach_by(grpc: SocketAddr, interceptor: impl Interceptor + Clone) -> Result<Self, Status> {
         let channel =
             tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
-        let mut client =
-            DeliveryClient::with_interceptor(channel, SecretInterceptor::new(&Secret::new(secret)).unwrap());
+        let mut client = DeliveryClient::with_interceptor(channel, interceptor);
         let (out, frames) = mpsc::channel(1000);
         let frames = client.attach(ReceiverStream::new(frames)).await?.into_inner();
         Ok(Self { epoch: 0, seq: 0, out, frames, others: VecDeque::new() })
     }
 
     pub(crate) async fn own(grpc: SocketAddr, epoch: u64) -> Self {
-        let mut job = Self::attach(grpc, SECRET).await.unwrap();
-        let first = patiently("the hello", job.frames.message()).await.unwrap().unwrap().frame.unwrap();
+        Self::attach(grpc, SECRET).await.unwrap().owning(epoch).await
+    }
+
+    /// Says that it owns the only partition, since `epoch`.
+    pub(crate) async fn owning(mut self, epoch: u64) -> Self {
+        let first = patiently("the hello", self.frames.message()).await.unwrap().unwrap().frame.unwrap();
         assert!(matches!(first, from_holder::Frame::Hello(_)), "the first frame is {first:?}");
-        job.epoch = epoch;
+        self.epoch = epoch;
         let own = Own { topic: 1, partition: 0, epoch, log: "log".into(), partitions: 1 };
-        job.send(from_owner::Frame::Own(own)).await;
-        job
+        self.send(from_owner::Frame::Own(own)).await;
+        self
     }
 
     pub(crate) async fn send(&self, frame: from_owner::Frame) {
@@ -240,6 +255,20 @@ impl Job {
                 None => self.others.extend(frame.frame),
             }
         }
+    }
+
+    /// The error with which its stream ends.
+    pub(crate) async fn broken(&mut self) -> Status {
+        patiently("the end of the stream", async {
+            loop {
+                match self.frames.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("it ends without an error"),
+                    Err(status) => return status,
+                }
+            }
+        })
+        .await
     }
 
     pub(crate) async fn hold(&mut self) -> proto::cluster::Hold {
