@@ -22,7 +22,7 @@ use super::{
     Engine,
     entry::{Entry, NORMAL},
     room::{Feed, Room},
-    session::Slot,
+    session_table::Sessions,
 };
 
 /// Messages that this core has not got, to be put into a room's log.
@@ -41,7 +41,7 @@ pub(super) struct Hole {
 impl Engine {
     /// Puts a hole into a room's log.
     pub(super) fn push_hole(&mut self, index: usize, hole: Hole) {
-        let Self { slots, rooms, ready, counters, .. } = self;
+        let Self { sessions, rooms, counters, .. } = self;
         let room = &mut rooms[index];
         let before = room.offset.max(room.reached);
         for Feed { ahead, owed, .. } in &mut room.feeds {
@@ -56,7 +56,7 @@ impl Engine {
                     owed.stood = after;
                 }
                 owed.add(NORMAL, hole.reasons.without(had), !hole.exact || had > 0);
-                slots[*slot as usize].line_up(*slot, ready);
+                sessions.ready(*slot);
             }
         }
         let Hole { offset, reasons, exact, .. } = hole;
@@ -81,10 +81,10 @@ impl Engine {
 }
 
 /// What a feed has encoded is what these members have.
-pub(super) fn go_along(slots: &[Slot], (index, room): (usize, &mut Room), feed: usize) {
+pub(super) fn go_along(sessions: &Sessions, (index, room): (usize, &mut Room), feed: usize) {
     let Feed { ahead, lanes, members, .. } = &mut room.feeds[feed];
     for (slot, after) in ahead.iter() {
-        let session = slots[*slot as usize].session.as_deref();
+        let session = sessions[*slot].session.as_deref();
         let Some(place) = session.and_then(|it| it.places.iter().find(|place| place.room() == index)) else { continue };
         for lane in (0..lanes.len()).filter(|lane| after[*lane] > 0) {
             members[place.member()].cursors[lane] = lanes[lane].ring.head();

@@ -86,7 +86,7 @@ impl Engine {
     /// whether the batch is to be sent before anything else.
     pub(super) fn stride(&mut self, mut turn: Turn, (feed, lane): (usize, usize), most: i32) -> (i32, bool) {
         let twice = self.config.planted() == Some(Fault::TwiceInABatch);
-        let Self { slots, rooms, batch: Batch { strides, due, pieces }, .. } = self;
+        let Self { sessions, rooms, batch: Batch { strides, due, pieces }, .. } = self;
         debug_assert!(
             !strides.iter().any(|other| (other.turn.room, other.feed) == (turn.room, feed)),
             "a feed is in a batch once"
@@ -103,7 +103,7 @@ impl Engine {
             let index = if at < members.len() { at } else { 0 };
             let member = &members[index];
             let behind = (HIGH..=lane).find(|lane| member.cursors[*lane] < heads[*lane]);
-            let slot = &mut slots[member.slot as usize];
+            let slot = &mut sessions[member.slot];
             if let Some(lane) = behind.filter(|_| !slot.blocked && !slot.queued) {
                 if slot.sending && !twice {
                     clash = true;
@@ -167,9 +167,9 @@ impl Engine {
                 }
             } else if turn.credit > 0 {
                 // The batch or the round was full: its turn goes on.
-                self.schedule.lanes[lane].push_front(turn);
+                self.schedule.put_first(lane, turn);
             } else {
-                self.schedule.lanes[lane].push_back(turn);
+                self.schedule.put_last(lane, turn);
             }
         }
         due.clear();
@@ -180,16 +180,16 @@ impl Engine {
 
     /// A member of a walk on `lane` was sent so much of a piece.
     fn carry_on(&mut self, (index, feed, lane): (usize, usize, usize), due: &Due, piece: &Piece) {
-        let Self { slots, rooms, counters, ready, wheel, config, .. } = self;
+        let Self { sessions, rooms, counters, timers, config, .. } = self;
         let Feed { lanes, members, .. } = &mut rooms[index].feeds[feed];
         let (member, ring) = (&mut members[due.member], &lanes[due.lane].ring);
-        let slot = &mut slots[member.slot as usize];
+        let slot = &mut sessions[member.slot];
         slot.sending = false;
         let cursor = &mut member.cursors[due.lane];
         *cursor += due.took as u64;
         if *cursor < piece.to {
             counters.came(ring.count_at(*cursor) - piece.before);
-            block(slot, wheel, config, self.now.mono_ms, true);
+            block(slot, timers, config, self.now.mono_ms, true);
             if let Some(session) = slot.session.as_deref_mut().filter(|_| !ring.rest(*cursor).is_empty()) {
                 session.busy_mut().half = Some((index, due.lane));
             }
@@ -203,7 +203,7 @@ impl Engine {
             walked.short |= piece.to < walked.goal;
         } else if (HIGH..=lane).any(|lane| member.cursors[lane] < lanes[lane].ring.head()) {
             // In its own turn, so what is normal comes after all that is high.
-            slot.line_up(member.slot, ready);
+            sessions.ready(member.slot);
         }
     }
 }

@@ -8,7 +8,7 @@ use proto::{
 use super::{
     Engine, encode,
     fault::Fault,
-    session::{Counted, Ending, Phase, Wire},
+    session::{Ending, Phase, Wire},
 };
 use machine::{Key, Now};
 
@@ -31,7 +31,7 @@ fn told_by(sessions: u64, passed_ms: u64, window_ms: u64) -> u64 {
     (sessions * passed_ms / window_ms).max((passed_ms + 1) * DRAIN_PER_MS)
 }
 
-/// Underway to nothing.
+/// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
     began_ms: u64,
@@ -44,7 +44,54 @@ pub(super) struct Drain {
     /// The next slot to be told.
     next: usize,
     /// The driver was told to accept no more.
-    pub(super) stopped: bool,
+    stopped: bool,
+}
+
+/// Sessions that end with the next round, and the end of all of them.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    /// Sessions that read too slowly for too long.
+    too_slow: Vec<Key>,
+    /// Connections to be closed; the sessions are gone.
+    dead: Vec<Key>,
+    drain: Option<Drain>,
+}
+
+impl Endings {
+    /// Whether this node goes away.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// Whether the driver is to be told now to accept no more: once in a drain.
+    pub(super) fn stops_accepting(&mut self) -> bool {
+        self.drain.as_mut().is_some_and(|drain| !std::mem::replace(&mut drain.stopped, true))
+    }
+
+    /// A session is to end, since it stays behind.
+    pub(super) fn too_slow(&mut self, key: Key) {
+        self.too_slow.push(key);
+    }
+
+    /// Takes the sessions that stay behind.
+    pub(super) fn take_too_slow(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.too_slow)
+    }
+
+    /// Takes the connections to be closed.
+    pub(super) fn take_dead(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.dead)
+    }
+
+    /// Whether no connection is left to be closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.dead.is_empty()
+    }
+
+    /// How many are to end.
+    pub(super) fn len(&self) -> usize {
+        self.too_slow.len() + self.dead.len()
+    }
 }
 
 impl Engine {
@@ -112,7 +159,7 @@ impl Engine {
         let joining =
             self.session(key).map(|session| std::mem::take(&mut session.busy_mut().joining)).unwrap_or_default();
         for joining in joining {
-            if let Some(&index) = self.names.get(joining.channel.as_str()) {
+            if let Some(index) = self.rooms.find(&joining.channel) {
                 self.rooms[index].waiters.retain(|waiter| waiter.key != key);
                 self.linger(index);
             }
@@ -124,12 +171,12 @@ impl Engine {
             self.change(key, identity, packets.as_deref(), true);
         }
         if let Some(packets) = packets {
-            self.accepts.give_back(packets.accepts);
+            self.sessions.accepts.give_back(packets.accepts);
         }
         let Some(identity) = identity else { return };
-        self.grants.give_back(identity.grant);
-        self.admitted -= 1;
-        self.addresses.dismiss(address);
+        self.sessions.grants.give_back(identity.grant);
+        self.sessions.dismiss();
+        self.limits.dismiss(address);
     }
 
     /// Forgets a session whose connection is gone.
@@ -138,35 +185,29 @@ impl Engine {
         let now_ms = self.now.mono_ms;
         let Some(session) = self.session(key) else { return };
         let (counted, address) = (session.counted, session.address());
-        match counted {
-            Counted::Yes => self.addresses.disconnect(now_ms, address),
-            Counted::Over => self.over -= 1,
-            Counted::No => {}
-        }
-        let slot = &mut self.slots[key.slot as usize];
-        *slot = super::Slot { generation: key.generation.wrapping_add(1), ..super::Slot::default() };
-        self.free.push(std::cmp::Reverse(key.slot));
+        self.limits.disconnect(now_ms, address, counted);
+        self.sessions.close(key);
     }
 
     /// Closes a session's connection without further ado.
     pub(super) fn kill(&mut self, key: Key) {
         if self.session(key).is_some() {
             self.forget(key);
-            self.dead.push(key);
+            self.endings.dead.push(key);
         }
     }
 
     /// Begins to drain.
     pub(super) fn start_drain(&mut self, within_ms: u64) {
-        if self.drain.is_some() {
+        if self.endings.is_draining() {
             return;
         }
         let Now { mono_ms, .. } = self.now;
-        self.drain = Some(Drain {
+        self.endings.drain = Some(Drain {
             began_ms: mono_ms,
             told_ms: mono_ms + within_ms * DRAIN_PERCENT / 100,
             until_ms: mono_ms + within_ms,
-            sessions: (self.slots.len() - self.free.len()) as u64,
+            sessions: self.sessions.connections() as u64,
             ended: 0,
             next: 0,
             stopped: false,
@@ -177,32 +218,32 @@ impl Engine {
     pub(super) fn drain_on(&mut self) {
         let now_ms = self.now.mono_ms;
         loop {
-            let Some(drain) = &mut self.drain else { return };
+            let Some(drain) = &mut self.endings.drain else { return };
             // Clients come back as far apart as they were told, or a little more: who waits longer misses more.
             let delay_max = u64::from(self.config.drain_delay_max_ms).min(drain.sessions / DRAIN_PER_MS);
             let due = told_by(drain.sessions, now_ms - drain.began_ms, (drain.told_ms - drain.began_ms).max(1));
-            if drain.next >= self.slots.len() || (drain.ended >= due && now_ms < drain.until_ms) {
+            if drain.next >= self.sessions.slots().len() || (drain.ended >= due && now_ms < drain.until_ms) {
                 break;
             }
             let slot = drain.next;
             drain.next += 1;
-            let Some(key) = self.slots[slot].session.as_ref().map(|session| session.key) else { continue };
+            let Some(key) = self.sessions.at(slot).map(|session| session.key) else { continue };
             drain.ended += 1;
             let mut ending = Ending::new(ErrorCode::Draining, "this node goes away: connect to another");
             ending.delay_ms = self.random(delay_max + 1) as u32;
             self.end(key, ending);
         }
-        if self.drain.as_ref().is_some_and(|drain| now_ms >= drain.until_ms) {
-            let left: Vec<_> = self.slots.iter().filter_map(|slot| slot.session.as_ref().map(|it| it.key)).collect();
+        if self.endings.drain.as_ref().is_some_and(|drain| now_ms >= drain.until_ms) {
+            let left: Vec<_> = self.sessions.iter().map(|session| session.key).collect();
             left.into_iter().for_each(|key| self.kill(key));
         }
     }
 
     /// When draining goes on, milliseconds.
     pub(super) fn drain_ms(&self) -> Option<u64> {
-        self.drain.as_ref().map(|drain| {
+        self.endings.drain.as_ref().map(|drain| {
             let next_ms = self.now.mono_ms + 1;
-            if drain.next < self.slots.len() { next_ms } else { drain.until_ms.max(next_ms) }
+            if drain.next < self.sessions.slots().len() { next_ms } else { drain.until_ms.max(next_ms) }
         })
     }
 }

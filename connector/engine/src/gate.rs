@@ -13,6 +13,7 @@ use super::{
     event::Ask,
     identity::{Grant, Identity},
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
+    requests::{Continuation, Pending},
     room::Join,
     session::{Dialect, Ending, Joining, Packets, Phase, Removal},
 };
@@ -23,50 +24,11 @@ const ROUTES_TOLD_MAX: usize = 500;
 /// Slots that are looked at for them.
 const ROUTES_LOOKS_MAX: usize = 4096;
 
-/// A request that logic has not answered.
-#[derive(Debug)]
-pub(super) struct Asked {
-    key: Key,
-    what: What,
-}
-
-/// How it goes on when the answer comes.
-#[derive(Debug)]
-pub(super) enum What {
-    /// Native: `Connect` of this request number.
-    Connect(u32),
-    /// goim's and Bilibili's authentication.
-    Auth {
-        /// Its turn and sequence number.
-        turn: u64,
-        sequence: u32,
-        /// Joined at once.
-        channel: Option<String>,
-    },
-    /// Native: a new token.
-    Refresh(u32),
-    /// Into a room.
-    Join(String, Join),
-    /// Native: a message.
-    Publish(u32),
-    /// goim: a message, to be answered under this operation.
-    Send {
-        /// Its turn, operation and sequence number.
-        turn: u64,
-        operation: i32,
-        sequence: u32,
-    },
-}
-
 impl Engine {
-    /// Asks logic for a session.
-    pub(super) fn ask_gate(&mut self, key: Key, ask: gate_request::Ask, what: What) {
-        let Some(session) = self.session(key) else { return };
-        session.busy_mut().in_flight += 1;
-        let id = self.next_ask;
-        self.next_ask += 1;
-        self.asked.insert(id, Asked { key, what });
-        self.asks.push_back(Ask::Gate { id, session: key, ask });
+    /// Asks logic for a session, and returns the request's number.
+    pub(super) fn ask_gate(&mut self, key: Key, ask: gate_request::Ask, then: Continuation) -> Option<u64> {
+        self.session(key)?.busy_mut().in_flight += 1;
+        Some(self.requests.ask_logic(key, ask, then))
     }
 
     /// The session's ID in the cluster.
@@ -76,59 +38,61 @@ impl Engine {
 
     /// Logic has answered.
     pub(super) fn answered(&mut self, id: u64, answer: Answer) {
-        let Some(Asked { key, what }) = self.asked.remove(&id) else { return };
+        let Some(Pending { key, then }) = self.requests.answered(id) else { return };
         let Some(session) = self.session(key) else { return };
         session.busy_mut().in_flight -= 1;
         if session.is_closing() {
             return;
         }
         let out = self.end_joining(key, id);
-        match (what, answer) {
-            (What::Connect(request), Answer::Admitted(admitted)) => self.connected(key, request, admitted),
-            (What::Auth { turn, sequence, channel }, Answer::Admitted(admitted)) => {
+        match (then, answer) {
+            (Continuation::Connect(request), Answer::Admitted(admitted)) => self.connected(key, request, admitted),
+            (Continuation::Auth { turn, sequence, channel }, Answer::Admitted(admitted)) => {
                 self.authenticated(key, admitted, turn, sequence, channel);
             }
-            (What::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
-            (What::Join(channel, join), Answer::Joined(_)) => match out {
+            (Continuation::Refresh(request), Answer::Admitted(admitted)) => self.refreshed(key, request, admitted),
+            (Continuation::Join(channel, join), Answer::Joined(_)) => match out {
                 None => self.enter(key, &channel, join),
                 Some(removal) => self.not_entered(key, join, removal.error()),
             },
-            (What::Publish(request), Answer::Published(published)) => {
+            (Continuation::Publish(request), Answer::Published(published)) => {
                 self.reply(key, request, Body::Published(client::Published { id: published.id }));
             }
-            (What::Send { turn, operation, sequence }, Answer::Published(_)) => {
+            (Continuation::Send { turn, operation, sequence }, Answer::Published(_)) => {
                 self.sent(key, turn, operation, sequence, None);
             }
-            (what, Answer::Error(error)) => self.denied(key, what, error),
-            (what, _) => {
+            (then, Answer::Error(error)) => self.denied(key, then, error),
+            (then, _) => {
                 let answer = error(ErrorCode::Internal, "logic answered another question");
-                self.denied(key, what, answer);
+                self.denied(key, then, answer);
             }
         }
         self.maybe_readable(key);
         self.settle(key);
     }
 
-    fn denied(&mut self, key: Key, what: What, error: client::Error) {
+    fn denied(&mut self, key: Key, then: Continuation, error: client::Error) {
         let code = ErrorCode::try_from(error.code).unwrap_or(ErrorCode::Internal);
-        match what {
-            What::Connect(request) => {
+        match then {
+            Continuation::Connect(request) => {
                 self.refuse_error(key, request, error.clone());
                 self.end(key, Ending::new(code, error.message));
             }
-            What::Auth { turn, sequence, .. } => self.unauthenticated(key, turn, sequence, code, &error.message),
-            What::Refresh(request) | What::Publish(request) => self.refuse_error(key, request, error),
-            What::Join(_, join) => self.not_entered(key, join, error),
-            What::Send { turn, operation, sequence } => self.sent(key, turn, operation, sequence, Some(&error)),
+            Continuation::Auth { turn, sequence, .. } => {
+                self.unauthenticated(key, turn, sequence, code, &error.message)
+            }
+            Continuation::Refresh(request) | Continuation::Publish(request) => self.refuse_error(key, request, error),
+            Continuation::Join(_, join) => self.not_entered(key, join, error),
+            Continuation::Send { turn, operation, sequence } => self.sent(key, turn, operation, sequence, Some(&error)),
         }
     }
 
     /// A session is admitted: from here on it has a name, and counts. `false`: it ends.
     pub(super) fn admit(&mut self, key: Key, admitted: &cluster::Admitted) -> bool {
         let grant = Grant { subscribe: admitted.subscribe.clone(), publish: admitted.publish.clone() };
-        let grant = self.grants.take(grant);
+        let grant = self.sessions.grants.take(grant);
         let Some(identity) = Identity::new(admitted, grant.clone()) else {
-            self.grants.give_back(grant);
+            self.sessions.grants.give_back(grant);
             self.end(key, Ending::new(ErrorCode::Internal, "logic gave the session an ID that is none"));
             return false;
         };
@@ -140,20 +104,20 @@ impl Engine {
         if let Some(session) = self.session(key) {
             (session.identity, session.packets) = (Some(identity), packets);
         }
-        self.admitted += 1;
+        self.sessions.admit();
         self.counters.admitted += 1;
-        self.addresses.admit(address);
+        self.limits.admit(address);
         self.rearm(key);
         true
     }
 
     /// Tells again where the sessions from a slot on are, as many as go into one turn.
     pub(super) fn tell_routes(&mut self, from: u32) {
-        let (from, looks) = (from as usize, self.slots.len().saturating_sub(from as usize));
+        let (from, looks) = (from as usize, self.sessions.slots().len().saturating_sub(from as usize));
         let (mut next, until) = (from, from + looks.min(ROUTES_LOOKS_MAX));
-        let told = self.changes.len() + ROUTES_TOLD_MAX;
-        while next < until && self.changes.len() < told {
-            let key = Key { slot: next as u32, generation: self.slots[next].generation };
+        let told = self.requests.route_changes() + ROUTES_TOLD_MAX;
+        while next < until && self.requests.route_changes() < told {
+            let key = Key { slot: next as u32, generation: self.sessions.slots()[next].generation };
             next += 1;
             // Taken out for as long as it is told.
             let Some(session) = self.session(key) else { continue };
@@ -165,8 +129,8 @@ impl Engine {
             }
         }
         // With the changes of before and after in one list, so that they keep their order.
-        let next = (next < self.slots.len()).then_some(next as u32);
-        self.asks.push_back(Ask::Told { next });
+        let next = (next < self.sessions.slots().len()).then_some(next as u32);
+        self.requests.push(Ask::Told { next });
     }
 
     /// Notes that a session can be found, or is `gone`, by all that it is found by: its user, and goim's by its key.
@@ -179,10 +143,10 @@ impl Engine {
         });
         let change = |by_key, name| RouteChange { gone, by_key, name, session: &session, device: identity.device() };
         if let Some(key) = goim_key {
-            self.changes.push(change(true, key));
+            self.requests.change_route(change(true, key));
         }
         if !identity.uid().is_empty() {
-            self.changes.push(change(false, identity.uid()));
+            self.requests.change_route(change(false, identity.uid()));
         }
     }
 
@@ -215,9 +179,11 @@ impl Engine {
             self.enter(key, channel, join);
             return Ok(());
         }
-        self.begin_joining(key, channel, self.next_ask);
         let ask = cluster::Join { uid, channel: channel.to_owned() };
-        self.ask_gate(key, gate_request::Ask::Join(ask), What::Join(channel.to_owned(), join));
+        let then = Continuation::Join(channel.to_owned(), join);
+        if let Some(id) = self.ask_gate(key, gate_request::Ask::Join(ask), then) {
+            self.begin_joining(key, channel, id);
+        }
         Ok(())
     }
 
@@ -226,18 +192,17 @@ impl Engine {
     /// # Errors
     /// What the client is to be told.
     pub(super) fn draw_new_room(&mut self, key: Key, channel: &str) -> Result<(), client::Error> {
-        if self.names.contains_key(channel) {
+        if self.rooms.find(channel).is_some() {
             return Ok(());
         }
-        if self.drain.is_some() {
+        if self.endings.is_draining() {
             return Err(error(ErrorCode::Draining, row(ErrorCode::Draining).meaning));
         }
         let (now_ms, rate) = (self.now.mono_ms, self.config.new_rooms_per_session);
         let Some(session) = self.session(key) else { return Ok(()) };
         let address = session.address();
         let own = session.busy_mut().new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS) == Verdict::Within;
-        let counts = self.limits(address);
-        if own && (!counts || self.addresses.new_room(now_ms, address, self.config.new_rooms_per_address)) {
+        if own && self.limits.new_room(&self.config, now_ms, address) {
             return Ok(());
         }
         let mut error = error(ErrorCode::TooFast, "too many rooms that nobody was in");

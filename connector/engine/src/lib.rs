@@ -19,15 +19,11 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use proto::deflate::Inflater;
-use rustc_hash::FxHashMap;
-use slab::Slab;
 
 use machine::{Key, Machine, Next, Now, Outlet, Reading};
 
@@ -45,14 +41,16 @@ pub mod event;
 pub mod fault;
 mod gate;
 mod identity;
+mod idle;
 mod limits;
 mod line;
 mod places;
 mod pushes;
-mod quiet;
 mod reading;
+mod requests;
 mod ring;
 mod room;
+mod room_table;
 mod rooms;
 mod round;
 mod route_changes;
@@ -60,6 +58,7 @@ mod route_changes;
 mod scenarios;
 mod schedule;
 mod session;
+mod session_table;
 mod shared;
 #[cfg(test)]
 mod simulation;
@@ -67,34 +66,29 @@ mod stall;
 mod timing;
 mod wheel;
 
+use batch::Batch;
 pub use compressed::Compressed;
 pub use config::EngineConfig;
 pub use counters::{Counters, Footprint, Sizes};
 use encode::Encoder;
+use ending::Endings;
 use event::{Ask, Input};
-use identity::Grant;
-use limits::Addresses;
-use room::Room;
+use limits::{Counted, Limits};
+use pushes::PushesToAll;
+use requests::Requests;
+use room_table::Rooms;
 pub use route_changes::{RouteChange, RouteChanges};
-use session::{Counted, Session, Slot};
-use shared::Shared;
-use wheel::Wheel;
+use schedule::Schedule;
+use session::Session;
+use session_table::Sessions;
+use stall::Stall;
+use timing::Timers;
 
 /// Entries of a table or queue of what is under way for which room is kept.
 const KEPT: usize = 1024;
 
-/// Connections of a core that are over their address's limit and are told so. Over it: closed without a word.
-const OVER_MAX: usize = 256;
-/// How long such a connection may take to say what it speaks, milliseconds.
+/// How long a connection over its address's limit may take to say what it speaks, milliseconds.
 const OVER_MS: u64 = 1000;
-
-/// What the wheel has looked at.
-#[derive(Debug, Clone, Copy)]
-enum Timer {
-    /// Who has this slot: an entry of who had it before is looked at in vain.
-    Session(u32),
-    Room(u32),
-}
 
 /// One core's machine. See the module's opening.
 pub struct Engine {
@@ -102,56 +96,20 @@ pub struct Engine {
     core: u16,
     incarnation: Arc<str>,
     now: Now,
-    stall: stall::Stall,
-    slots: Vec<Slot>,
-    /// Slots without a session: small numbers are used again first.
-    free: BinaryHeap<Reverse<u32>>,
-    /// Those that logic has admitted.
-    admitted: u64,
-    rooms: Slab<Room>,
-    names: FxHashMap<Arc<str>, usize>,
+    stall: Stall,
+    random: u64,
     encoder: Encoder,
     /// Lent to a decoder for one call.
     inflater: Inflater,
-    schedule: schedule::Schedule,
-    batch: batch::Batch,
-    /// Sessions that have something of their own to send or to finish.
-    ready: VecDeque<Key>,
-    /// Sessions that may be read from again.
-    readable: VecDeque<Key>,
-    /// They stay behind, and are closed with the next round.
-    hopeless: Vec<Key>,
-    /// Connections to be closed in the next round; the sessions are gone.
-    dead: Vec<Key>,
-    alls: VecDeque<pushes::All>,
-    wheel: Wheel<Timer>,
-    asked: FxHashMap<u64, gate::Asked>,
-    next_ask: u64,
-    asks: VecDeque<Ask>,
-    changes: RouteChanges,
-    /// Rooms whose number of sessions is to be told.
-    changed: Vec<usize>,
-    /// Rooms that may have memory to give back.
-    stirred: Vec<usize>,
-    /// What rooms keep, and which are quiet.
-    quiet: quiet::Quiet,
-    addresses: Addresses,
-    /// Connections over their address's limit that are about to be told so.
-    over: usize,
-    grants: Shared<Grant>,
-    /// What goim's sessions accept.
-    accepts: Shared<[i32]>,
-    drain: Option<ending::Drain>,
-    /// When the once-a-second work is due, milliseconds.
-    second_ms: u64,
-    /// When addresses are looked through, milliseconds.
-    sweep_ms: u64,
-    /// The number of sessions that was last told.
-    told_sessions: Option<u64>,
-    random: u64,
-    /// Pages of unlisted origins since the last one was logged, and when the next one may be, milliseconds.
-    origins_refused: u64,
-    origins_logged_ms: u64,
+    sessions: Sessions,
+    rooms: Rooms,
+    schedule: Schedule,
+    batch: Batch,
+    to_all: PushesToAll,
+    requests: Requests,
+    limits: Limits,
+    timers: Timers,
+    endings: Endings,
     counters: Counters,
 }
 
@@ -170,38 +128,17 @@ impl Engine {
             core,
             incarnation,
             now,
-            stall: stall::Stall::new(now.mono_ms),
-            slots: Vec::new(),
-            free: BinaryHeap::new(),
-            admitted: 0,
-            rooms: Slab::new(),
-            names: FxHashMap::default(),
-            schedule: schedule::Schedule::default(),
-            batch: batch::Batch::default(),
-            ready: VecDeque::new(),
-            readable: VecDeque::new(),
-            hopeless: Vec::new(),
-            dead: Vec::new(),
-            alls: VecDeque::new(),
-            wheel: Wheel::new(now.mono_ms),
-            asked: FxHashMap::default(),
-            next_ask: 1,
-            asks: VecDeque::new(),
-            changes: RouteChanges::default(),
-            changed: Vec::new(),
-            stirred: Vec::new(),
-            quiet: quiet::Quiet::default(),
-            addresses: Addresses::default(),
-            over: 0,
-            grants: Shared::default(),
-            accepts: Shared::default(),
-            drain: None,
-            second_ms: now.mono_ms + timing::SECOND_MS,
-            sweep_ms: now.mono_ms,
-            told_sessions: None,
+            stall: Stall::new(now.mono_ms),
             random: seed | 1,
-            origins_refused: 0,
-            origins_logged_ms: 0,
+            sessions: Sessions::default(),
+            rooms: Rooms::default(),
+            schedule: Schedule::default(),
+            batch: Batch::default(),
+            to_all: PushesToAll::default(),
+            requests: Requests::default(),
+            limits: Limits::default(),
+            timers: Timers::new(now.mono_ms),
+            endings: Endings::default(),
             counters: Counters::default(),
         }
     }
@@ -215,53 +152,44 @@ impl Engine {
     /// How much there is now; unlike [`Engine::footprint`] it looks at nobody.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        let connections = self.slots.len() - self.free.len();
-        Sizes { connections, sessions: self.admitted as usize, rooms: self.rooms.len() }
+        Sizes {
+            connections: self.sessions.connections(),
+            sessions: self.sessions.admitted() as usize,
+            rooms: self.rooms.len(),
+        }
     }
 
     /// What is held now: all zeros when everyone has gone and the rooms have lingered.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
-        let sessions = self.slots.iter().filter_map(|slot| slot.session.as_deref());
         Footprint {
-            connections: self.slots.len() - self.free.len(),
-            sessions: self.admitted as usize,
-            buffers: sessions.clone().map(Session::buffers).sum(),
+            connections: self.sessions.connections(),
+            sessions: self.sessions.admitted() as usize,
+            buffers: self.sessions.iter().map(Session::buffers).sum(),
             rooms: self.rooms.len(),
             members: self.rooms.iter().map(|(_, room)| room.sessions()).sum(),
             room_bytes: self.rooms.iter().map(|(_, room)| room.footprint()).sum(),
-            recent_bytes: self.quiet.kept(),
-            asked: self.asked.len(),
-            queued: self.ready.len()
-                + self.readable.len()
-                + self.hopeless.len()
+            recent_bytes: self.rooms.kept(),
+            asked: self.requests.pending(),
+            queued: self.sessions.count_ready()
+                + self.sessions.count_readable()
                 + self.schedule.len()
-                + self.dead.len()
-                + self.alls.len(),
-            timers: self.wheel.len(),
-            addresses: self.addresses.len(),
-            shared: self.grants.len() + self.accepts.len(),
+                + self.to_all.len()
+                + self.endings.len(),
+            timers: self.timers.len(),
+            addresses: self.limits.addresses(),
+            shared: self.sessions.grants.len() + self.sessions.accepts.len(),
         }
     }
 
     fn session(&mut self, key: Key) -> Option<&mut Session> {
-        let slot = self.slots.get_mut(key.slot as usize)?;
-        slot.session.as_deref_mut().filter(|session| session.key == key)
+        self.sessions.get_mut(key)
     }
 
     /// Gives back what a storm of connections has left in tables and queues that are nearly empty now.
     fn shrink(&mut self) {
-        if self.asked.capacity() > KEPT && self.asked.len() < self.asked.capacity() / 4 {
-            self.asked.shrink_to(KEPT);
-        }
-        for queue in [&mut self.ready, &mut self.readable] {
-            if queue.capacity() > KEPT && queue.len() < queue.capacity() / 4 {
-                queue.shrink_to(KEPT);
-            }
-        }
-        if self.asks.capacity() > KEPT && self.asks.len() < self.asks.capacity() / 4 {
-            self.asks.shrink_to(KEPT);
-        }
+        self.requests.shrink();
+        self.sessions.shrink();
     }
 
     /// Gives back what a session holds for what is under way, if nothing is.
@@ -274,10 +202,8 @@ impl Engine {
 
     /// Has the next round look at what `key` has of its own to send. A blocked one comes up by itself.
     fn ready(&mut self, key: Key) {
-        if let Some(slot) = self.slots.get_mut(key.slot as usize)
-            && slot.generation == key.generation
-        {
-            slot.line_up(key.slot, &mut self.ready);
+        if self.sessions.slot_of(key).is_some() {
+            self.sessions.ready(key.slot);
         }
     }
 
@@ -298,8 +224,8 @@ impl Machine for Engine {
         self.now = now;
         let address = peer.ip().to_canonical();
         let proxied = self.config.proxies.iter().any(|net| net.contains(address));
-        let full = self.slots.len() - self.free.len() >= self.config.sessions_max as usize;
-        let counted = match self.drain.is_some() || full {
+        let full = self.sessions.connections() >= self.config.sessions_max as usize;
+        let counted = match self.endings.is_draining() || full {
             true => None,
             false if proxied => Some(Counted::No),
             false => self.connect(address),
@@ -308,19 +234,12 @@ impl Machine for Engine {
             self.counters.refused += 1;
             return None;
         };
-        let slot = match self.free.pop() {
-            Some(Reverse(slot)) => slot,
-            None => {
-                self.slots.push(Slot::default());
-                (self.slots.len() - 1) as u32
-            }
-        };
-        let entry = &mut self.slots[slot as usize];
-        let key = Key { slot, generation: entry.generation };
         let deadline_ms = now.mono_ms + if counted == Counted::Over { OVER_MS } else { self.config.auth_deadline_ms };
-        let mut session = Box::new(Session::new(key, address, now.mono_ms, deadline_ms));
-        (session.counted, session.proxied) = (counted, proxied);
-        entry.session = Some(session);
+        let key = self.sessions.open(|key| {
+            let mut session = Session::new(key, address, now.mono_ms, deadline_ms);
+            (session.counted, session.proxied) = (counted, proxied);
+            session
+        });
         self.counters.accepted += 1;
         self.arm(key, deadline_ms);
         Some(key)
@@ -333,14 +252,7 @@ impl Machine for Engine {
 
     fn writable(&mut self, now: Now, key: Key) {
         self.now = now;
-        // It stays blocked until its turn: a walk must not get ahead of a half-sent frame.
-        if self.session(key).is_some() {
-            let slot = &mut self.slots[key.slot as usize];
-            slot.woken = true;
-            if !std::mem::replace(&mut slot.queued, true) {
-                self.ready.push_back(key);
-            }
-        }
+        self.sessions.writable(key);
     }
 
     fn closed(&mut self, now: Now, key: Key) {
@@ -377,36 +289,19 @@ impl Machine for Engine {
     }
 
     fn ask(&mut self) -> Option<Ask> {
-        if !self.changes.is_empty() {
-            return Some(Ask::Routes(std::mem::take(&mut self.changes)));
-        }
-        self.asks.pop_front()
+        self.requests.next()
     }
 
     fn done(&self) -> bool {
-        self.drain.is_some() && self.slots.len() == self.free.len() && self.dead.is_empty()
+        self.endings.is_draining() && self.sessions.connections() == 0 && self.endings.is_closed()
     }
 }
 
 impl Engine {
-    /// Whether `address` is one whose connections are counted.
-    fn limits(&self, address: IpAddr) -> bool {
-        self.config.limit_loopback || !address.is_loopback()
-    }
-
     /// Counts a connection of `address`; `None` if it is to be closed without a word.
     fn connect(&mut self, address: IpAddr) -> Option<Counted> {
-        if !self.limits(address) {
-            return Some(Counted::No);
-        }
-        if self.addresses.connect(address, self.config.connections_per_address) {
-            return Some(Counted::Yes);
-        }
-        if self.over >= OVER_MAX {
-            return None;
-        }
-        self.over += 1;
-        self.counters.refused += 1;
-        Some(Counted::Over)
+        let counted = self.limits.connect(&self.config, address);
+        self.counters.refused += u64::from(counted == Some(Counted::Over));
+        counted
     }
 }

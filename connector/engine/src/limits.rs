@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
+use super::config::EngineConfig;
+
 /// A reader that is skipped over again and again for so long stays behind, and is closed, milliseconds: a poor minute of a
 /// mobile network is borne.
 pub(super) const BEHIND_MS: u64 = 60_000;
@@ -91,7 +93,7 @@ struct Address {
 
 /// The client addresses of a core.
 #[derive(Debug, Default)]
-pub(super) struct Addresses {
+struct Addresses {
     table: FxHashMap<IpAddr, Address>,
     came: Vec<IpAddr>,
     went: Vec<IpAddr>,
@@ -102,7 +104,7 @@ pub(super) const NEW_ROOMS_PERIOD_MS: u64 = 60_000;
 
 impl Addresses {
     /// Counts a connection; `false`, and not counted, if there are `most` (0: any number).
-    pub(super) fn connect(&mut self, address: IpAddr, most: u32) -> bool {
+    fn connect(&mut self, address: IpAddr, most: u32) -> bool {
         let address = network(address);
         let entry = self.table.entry(address).or_default();
         if most > 0 && entry.connections >= most {
@@ -113,7 +115,7 @@ impl Addresses {
     }
 
     /// A connection that [`Addresses::connect`] counted is gone.
-    pub(super) fn disconnect(&mut self, now_ms: u64, address: IpAddr) {
+    fn disconnect(&mut self, now_ms: u64, address: IpAddr) {
         let address = network(address);
         if let Some(entry) = self.table.get_mut(&address) {
             entry.connections = entry.connections.saturating_sub(1);
@@ -124,7 +126,7 @@ impl Addresses {
     }
 
     /// One of the connections became a session.
-    pub(super) fn admit(&mut self, address: IpAddr) {
+    fn admit(&mut self, address: IpAddr) {
         let address = network(address);
         let entry = self.table.entry(address).or_default();
         entry.sessions += 1;
@@ -134,7 +136,7 @@ impl Addresses {
     }
 
     /// A session is gone (its connection is counted apart).
-    pub(super) fn dismiss(&mut self, address: IpAddr) {
+    fn dismiss(&mut self, address: IpAddr) {
         let address = network(address);
         if let Some(entry) = self.table.get_mut(&address) {
             entry.sessions = entry.sessions.saturating_sub(1);
@@ -145,7 +147,7 @@ impl Addresses {
     }
 
     /// Whether `address` may make one more new room.
-    pub(super) fn new_room(&mut self, now_ms: u64, address: IpAddr, rate: u32) -> bool {
+    fn new_room(&mut self, now_ms: u64, address: IpAddr, rate: u32) -> bool {
         let address = network(address);
         rate == 0
             || self.table.entry(address).or_default().new_rooms.draw(now_ms, rate, NEW_ROOMS_PERIOD_MS)
@@ -153,21 +155,119 @@ impl Addresses {
     }
 
     /// Addresses that have a first session, and that have lost their last one, since the last call.
-    pub(super) fn changes(&mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    fn changes(&mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
         (std::mem::take(&mut self.came), std::mem::take(&mut self.went))
     }
 
     /// Forgets who has no connection and owes nothing. Once a minute is enough.
-    pub(super) fn sweep(&mut self, now_ms: u64) {
+    fn sweep(&mut self, now_ms: u64) {
         self.table.retain(|_, entry| {
             entry.connections > 0 || entry.sessions > 0 || !entry.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS)
         });
     }
 
     /// Addresses that are known.
-    #[must_use]
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.table.len()
+    }
+}
+
+/// Whether a connection is one of its address's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Its address is not limited, or not known yet.
+    No,
+    /// It is.
+    Yes,
+    /// The address has as many as it may: the client is told so in what it speaks, and closed.
+    Over,
+}
+
+/// Connections of a core that are over their address's limit and are told so. Over it: closed without a word.
+const OVER_MAX: usize = 256;
+
+/// How often refused origins are logged, milliseconds.
+const ORIGINS_EVERY_MS: u64 = 10_000;
+
+/// What a core holds its clients to beyond one session.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    addresses: Addresses,
+    /// Connections over their address's limit that are about to be told so.
+    over: usize,
+    /// Pages of unlisted origins since the last one was logged.
+    origins_refused: u64,
+    /// When the next one may be logged, milliseconds.
+    origins_logged_ms: u64,
+}
+
+impl Limits {
+    /// Whether connections of `address` are counted.
+    fn count(config: &EngineConfig, address: IpAddr) -> bool {
+        config.limit_loopback || !address.is_loopback()
+    }
+
+    /// Counts a connection of `address`; `None` if it is to be closed without a word.
+    pub(super) fn connect(&mut self, config: &EngineConfig, address: IpAddr) -> Option<Counted> {
+        if !Self::count(config, address) {
+            return Some(Counted::No);
+        }
+        if self.addresses.connect(address, config.connections_per_address) {
+            return Some(Counted::Yes);
+        }
+        if self.over >= OVER_MAX {
+            return None;
+        }
+        self.over += 1;
+        Some(Counted::Over)
+    }
+
+    /// A connection that was counted so is gone.
+    pub(super) fn disconnect(&mut self, now_ms: u64, address: IpAddr, counted: Counted) {
+        match counted {
+            Counted::Yes => self.addresses.disconnect(now_ms, address),
+            Counted::Over => self.over -= 1,
+            Counted::No => {}
+        }
+    }
+
+    /// A connection of `address` became a session.
+    pub(super) fn admit(&mut self, address: IpAddr) {
+        self.addresses.admit(address);
+    }
+
+    /// A session of `address` is gone.
+    pub(super) fn dismiss(&mut self, address: IpAddr) {
+        self.addresses.dismiss(address);
+    }
+
+    /// Whether `address` may make one more new room.
+    pub(super) fn new_room(&mut self, config: &EngineConfig, now_ms: u64, address: IpAddr) -> bool {
+        !Self::count(config, address) || self.addresses.new_room(now_ms, address, config.new_rooms_per_address)
+    }
+
+    /// See [`Addresses::changes`].
+    pub(super) fn changes(&mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        self.addresses.changes()
+    }
+
+    /// See [`Addresses::sweep`].
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        self.addresses.sweep(now_ms);
+    }
+
+    /// Addresses that are known.
+    pub(super) fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// A page of an unlisted origin was refused. Where that is to be logged: how many were since the last one.
+    pub(super) fn origin_refused(&mut self, now_ms: u64) -> Option<u64> {
+        self.origins_refused += 1;
+        (now_ms >= self.origins_logged_ms).then(|| {
+            self.origins_logged_ms = now_ms + ORIGINS_EVERY_MS;
+            std::mem::take(&mut self.origins_refused)
+        })
     }
 }
 

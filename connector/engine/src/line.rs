@@ -12,6 +12,7 @@ use super::{
     entry::{HIGH, NORMAL},
     ring::Ring,
     room::{Rest, Room},
+    room_table::Rooms,
     session::Session,
 };
 use machine::{Key, Outlet, Sending};
@@ -154,7 +155,7 @@ pub(super) fn all_of<O: Outlet>(
     line: &mut Line<'_, O>,
     encoder: &mut Encoder,
     session: &mut Session,
-    rooms: &mut slab::Slab<Room>,
+    rooms: &mut Rooms,
 ) -> Flow {
     let Some(encoding) = session.encoding() else { return line.own(session) };
     if let Some((index, lane)) = session.busy().half {

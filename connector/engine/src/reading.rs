@@ -17,8 +17,8 @@ use proto::{
 use super::{
     Engine, encode,
     event::Ask,
-    limits::Verdict,
-    session::{Counted, Dialect, Ending, Phase, Wire},
+    limits::{Counted, Verdict},
+    session::{Dialect, Ending, Phase, Wire},
 };
 use machine::{Key, Reading};
 
@@ -34,9 +34,6 @@ const PATHS: &[&str] = &["/", "/sub", "/ws"];
 
 /// Longest part of an origin that is logged, characters.
 const ORIGIN_CHARS_MAX: usize = 200;
-
-/// How often refused origins are logged, milliseconds.
-const ORIGINS_EVERY_MS: u64 = 10_000;
 
 /// Whether a handshake's `Origin` is the address that it connects to: libraries that are no browser send that. A name
 /// must be one of `names`: else a site whose name is rebound to this address would be one's own (logic's
@@ -136,7 +133,7 @@ impl Engine {
         if self.session(key).is_some_and(|session| {
             session.paused && !session.is_closing() && session.may_read(in_flight, private_bytes)
         }) {
-            self.readable.push_back(key);
+            self.sessions.readable(key);
         }
     }
 
@@ -299,11 +296,9 @@ impl Engine {
 
     /// Has the control thread log a refused origin, the first one of some seconds, with how many there were since.
     fn note_origin(&mut self, origin: &str) {
-        self.origins_refused += 1;
-        if self.now.mono_ms >= self.origins_logged_ms {
-            self.origins_logged_ms = self.now.mono_ms + ORIGINS_EVERY_MS;
+        if let Some(count) = self.limits.origin_refused(self.now.mono_ms) {
             let origin = origin.chars().take(ORIGIN_CHARS_MAX).collect();
-            self.asks.push_back(Ask::OriginRefused { origin, count: std::mem::take(&mut self.origins_refused) });
+            self.requests.push(Ask::OriginRefused { origin, count });
         }
     }
 

@@ -30,10 +30,10 @@ use super::{
 };
 use machine::Key;
 
-/// What a room keeps of them that has been quiet for long, where the core keeps too much (`quiet`).
-const DOZING_MESSAGES: usize = 4;
+/// Messages that an idle room keeps, where the core keeps too much (`idle`).
+const IDLE_MESSAGES: usize = 4;
 /// The same in bytes.
-const DOZING_BYTES: usize = 512;
+const IDLE_BYTES: usize = 512;
 
 /// Whether the channel's owner has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +108,10 @@ pub(super) struct Room {
     /// Lanes on which there is something that no walk was scheduled for.
     pub(super) fresh: [bool; 2],
     /// Stands in the engine's list of rooms that may have memory to give back.
-    pub(super) stirred: bool,
-    /// The stamp that it got when it was last quiet (`quiet`), and what it kept when it was last weighed, bytes.
-    pub(super) quiet: u64,
+    pub(super) dirty: bool,
+    /// The stamp that it got when it last became idle (`idle`).
+    pub(super) idle_stamp: u64,
+    /// What it kept when it was last weighed, bytes.
     pub(super) weighed: usize,
     /// Who waits for [`State::Held`].
     pub(super) waiters: Vec<Waiter>,
@@ -271,8 +272,8 @@ impl Room {
             floor: 0,
             feeds: Vec::new(),
             fresh: [false; 2],
-            stirred: false,
-            quiet: 0,
+            dirty: false,
+            idle_stamp: 0,
             weighed: 0,
             waiters: Vec::new(),
             online: 0,
@@ -462,8 +463,8 @@ impl Room {
     }
 
     /// Keeps the last few messages only, and no memory beyond. `false`: a member who has not read them keeps more.
-    pub(super) fn doze(&mut self) -> bool {
-        self.keep(DOZING_MESSAGES, DOZING_BYTES);
+    pub(super) fn shrink_idle(&mut self) -> bool {
+        self.keep(IDLE_MESSAGES, IDLE_BYTES);
         self.entries.shrink_to_fit();
         let mut all = true;
         for feed in &mut self.feeds {

@@ -9,16 +9,15 @@ use proto::{
 };
 
 use super::{
-    Engine, Timer,
+    Engine,
     ahead::Hole,
     encoding::Encoding,
     entry::{Entry, HIGH, NORMAL},
     event::{Ask, Held},
     fault::Fault,
     places::Place,
-    room::{Feed, Join, Member, Owed, Rest, Room, State, Waiter},
+    room::{Feed, Join, Member, Owed, Rest, State, Waiter},
     session::{Dialect, Ending, Phase, Removal},
-    wheel::tick_of,
 };
 use machine::Key;
 
@@ -29,13 +28,13 @@ const HOLD_MS: u64 = 10_000;
 impl Engine {
     /// Whether a session is in a room.
     pub(super) fn is_in(&mut self, key: Key, channel: &str) -> bool {
-        let index = self.names.get(channel).copied();
+        let index = self.rooms.find(channel);
         self.session(key).is_some_and(|session| session.places.iter().any(|place| Some(place.room()) == index))
     }
 
     /// Whether the platform has subscribed a session to a room that is not held yet.
     fn is_subscribing(&self, key: Key, channel: &str) -> bool {
-        let room = self.names.get(channel).and_then(|&index| self.rooms.get(index));
+        let room = self.rooms.find(channel).map(|index| &self.rooms[index]);
         let by_platform =
             |waiter: &Waiter| waiter.key == key && matches!(waiter.join, Join::Subscribe { request: 0, .. });
         room.is_some_and(|room| room.waiters.iter().any(by_platform))
@@ -48,20 +47,16 @@ impl Engine {
 
     /// A session comes into a room, as soon as that is held.
     pub(super) fn enter(&mut self, key: Key, channel: &str, join: Join) {
-        let index = match self.names.get(channel) {
-            Some(&index) => index,
-            None if self.drain.is_some() => {
+        let index = match self.rooms.find(channel) {
+            Some(index) => index,
+            None if self.endings.is_draining() => {
                 let error = error(ErrorCode::Draining, row(ErrorCode::Draining).meaning);
                 return self.not_entered(key, join, error);
             }
             None => {
-                let name: Arc<str> = channel.into();
-                let ticket = self.next_ask;
-                self.next_ask += 1;
-                let index = self.rooms.insert(Room::new(name.clone(), ticket));
-                self.names.insert(name, index);
-                self.asks.push_back(Ask::Hold { channel: channel.to_owned(), ticket });
-                index
+                let ticket = self.requests.number();
+                self.requests.push(Ask::Hold { channel: channel.to_owned(), ticket });
+                self.rooms.open(channel, ticket)
             }
         };
         let until_ms = self.now.mono_ms + HOLD_MS;
@@ -70,10 +65,9 @@ impl Engine {
         if room.state == State::Held {
             return self.place(key, index, join);
         }
-        let ticket = self.next_ask;
-        self.next_ask += 1;
+        let ticket = self.requests.number();
         room.waiters.push(Waiter { key, ticket, until_ms, join });
-        self.wheel.add(tick_of(until_ms), Timer::Room(index as u32));
+        self.timers.arm_room(index, until_ms);
         self.begin_joining(key, channel, ticket);
     }
 
@@ -145,7 +139,7 @@ impl Engine {
                 room.feeds.push(Feed::new(encoding, from, offset));
                 let feed = room.feeds.len() - 1;
                 if room.end() > from {
-                    self.stir(index);
+                    self.rooms.mark_dirty(index);
                 }
                 feed
             }
@@ -219,12 +213,12 @@ impl Engine {
         if let Some(session) = self.session(key) {
             session.places.push(place);
         }
-        self.count_changed(index);
+        self.rooms.mark_changed(index);
     }
 
     /// A session leaves a channel, or gives up coming; `false` if it was not in it.
     pub(super) fn leave(&mut self, key: Key, channel: &str) -> bool {
-        let Some(&index) = self.names.get(channel) else { return false };
+        let Some(index) = self.rooms.find(channel) else { return false };
         if !self.is_in(key, channel) {
             return false;
         }
@@ -251,7 +245,7 @@ impl Engine {
             lane.left = lane.left.min(members.len());
         }
         let moved = members.get(place.member()).map(|moved| moved.slot);
-        if let (Some((room, lane)), Some(session)) = (half, self.slots[key.slot as usize].session.as_deref_mut())
+        if let (Some((room, lane)), Some(session)) = (half, self.sessions.at_mut(key.slot))
             && room == index
         {
             session.busy_mut().half = None;
@@ -263,27 +257,19 @@ impl Engine {
             let feed = room.feeds.swap_remove(feed);
             room.forget();
             if feed.lanes.iter().any(|lane| lane.ring.footprint() > 0) {
-                self.stir(index);
+                self.rooms.mark_dirty(index);
             }
         }
-        if let Some(moved) = moved.and_then(|slot| self.slots[slot as usize].session.as_deref_mut()) {
+        if let Some(moved) = moved.and_then(|slot| self.sessions.at_mut(slot)) {
             let key = moved.key;
             if let Some(moved) = moved.places.iter_mut().find(|moved| moved.room() == index) {
                 moved.move_to(place.member());
             }
             self.ready(key);
         }
-        self.count_changed(index);
+        self.rooms.mark_changed(index);
         self.linger(index);
         self.ready(key);
-    }
-
-    fn count_changed(&mut self, index: usize) {
-        if let Some(room) = self.rooms.get_mut(index)
-            && !std::mem::replace(&mut room.changed, true)
-        {
-            self.changed.push(index);
-        }
     }
 
     /// A room without anybody is given back after a while.
@@ -294,7 +280,7 @@ impl Engine {
             && room.waiters.is_empty()
         {
             room.release_ms = Some(until_ms);
-            self.wheel.add(tick_of(until_ms), Timer::Room(index as u32));
+            self.timers.arm_room(index, until_ms);
         }
     }
 
@@ -305,13 +291,10 @@ impl Engine {
         let name = room.name.clone();
         if room.release_ms.is_some_and(|at_ms| at_ms <= now_ms) && room.sessions() == 0 && room.waiters.is_empty() {
             if let Some(count) = self.tell_count(index) {
-                self.asks.push_back(Ask::Counts(vec![count]));
+                self.requests.push(Ask::Counts(vec![count]));
             }
-            let room = self.rooms.remove(index);
-            self.quiet.gone(&room);
-            self.changed.retain(|changed| *changed != index);
-            self.names.remove(&*name);
-            self.asks.push_back(Ask::Release { channel: name.to_string() });
+            self.rooms.close(index);
+            self.requests.push(Ask::Release { channel: name.to_string() });
             return;
         }
         let (late, waiters) = std::mem::take(&mut room.waiters).into_iter().partition(|it| it.until_ms <= now_ms);
@@ -341,7 +324,7 @@ impl Engine {
         // Most follow one of the same room.
         let mut last = None;
         for item in items {
-            let Some(&index) = self.names.get(item.channel.as_str()) else { continue };
+            let Some(index) = self.rooms.find(&item.channel) else { continue };
             let room = &self.rooms[index];
             if room.state != State::Held || item.offset <= room.offset {
                 continue;
@@ -380,7 +363,7 @@ impl Engine {
 
     /// A channel is held from here on, or anew.
     pub(super) fn held(&mut self, held: Held) {
-        let Some(&index) = self.names.get(held.channel.as_str()) else { return };
+        let Some(index) = self.rooms.find(&held.channel) else { return };
         let room = &mut self.rooms[index];
         if held.ticket != room.ticket {
             // Of before the room was released here: what came after it was not for this core until it asked again.
@@ -413,7 +396,7 @@ impl Engine {
 
     /// The queue to this core ran over.
     pub(super) fn missed(&mut self, channel: &str, reasons: GapReasons) {
-        let Some(&index) = self.names.get(channel) else { return };
+        let Some(index) = self.rooms.find(channel) else { return };
         let room = &mut self.rooms[index];
         let count = reasons.total();
         if room.state == State::Held && count > 0 {
@@ -426,7 +409,7 @@ impl Engine {
     /// Sessions over the whole cluster.
     pub(super) fn online(&mut self, numbers: &[(String, u64)]) {
         for (channel, sessions) in numbers {
-            if let Some(&index) = self.names.get(channel.as_str()) {
+            if let Some(index) = self.rooms.find(channel) {
                 self.rooms[index].online = *sessions;
             }
         }
@@ -478,7 +461,7 @@ impl Engine {
     /// Takes a session out of a channel, and gives up its coming there, and says why.
     pub(super) fn take_out(&mut self, key: Key, channel: &str, removal: Removal) {
         let reason = removal.reason;
-        if let Some(&index) = self.names.get(channel) {
+        if let Some(index) = self.rooms.find(channel) {
             let waiters = &mut self.rooms[index].waiters;
             let given_up: Vec<Waiter> = waiters.extract_if(.., |waiter| waiter.key == key).collect();
             if !given_up.is_empty() {

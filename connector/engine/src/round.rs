@@ -26,7 +26,7 @@
 use proto::client::{ErrorCode, GapReasons};
 
 use super::{
-    Engine, Timer,
+    Engine,
     ahead::go_along,
     config::EngineConfig,
     entry::{HIGH, NORMAL},
@@ -35,7 +35,7 @@ use super::{
     ring::{Missing, SEND_BYTES_MAX},
     room::Feed,
     session::{Ending, Slot},
-    wheel::Wheel,
+    timing::Timers,
 };
 use machine::{BATCH_MAX, Key, Next, Outlet};
 
@@ -63,14 +63,7 @@ impl Engine {
                 self.schedule.add(index, feed, lane, self.now.mono_ms);
             }
         }
-        self.stir(index);
-    }
-
-    /// What a room keeps changes: it is weighed anew when that is over.
-    pub(super) fn stir(&mut self, index: usize) {
-        if !std::mem::replace(&mut self.rooms[index].stirred, true) {
-            self.stirred.push(index);
-        }
+        self.rooms.mark_dirty(index);
     }
 
     /// A room's log begins anew: who had not read all of the old one will not (no position could say where he is), and
@@ -94,7 +87,7 @@ impl Engine {
                 let mut missing = missed;
                 missing.slow += unread;
                 owed.add(NORMAL, missing, true);
-                self.slots[member.slot as usize].line_up(member.slot, &mut self.ready);
+                self.sessions.ready(member.slot);
             }
         }
         self.counters.missed += missed.total();
@@ -104,7 +97,7 @@ impl Engine {
     /// of what came on the normal lane only how much it was: everyone is told, and the core can catch up.
     pub(super) fn encode(&mut self, index: usize, feed: usize) {
         let now_ms = self.now.mono_ms;
-        let Self { slots, rooms, encoder, counters, stall, .. } = self;
+        let Self { sessions, rooms, encoder, counters, stall, .. } = self;
         let room = &mut rooms[index];
         let walked = &room.feeds[feed].lanes[NORMAL];
         let gathered = walked.ring.head() - walked.goal;
@@ -116,7 +109,7 @@ impl Engine {
         room.feeds[feed].encoded_ms = now_ms;
         let thinned = room.encode(feed, encoder, late);
         counters.shed += thinned * room.feeds[feed].members.len() as u64;
-        go_along(slots, (index, room), feed);
+        go_along(sessions, (index, room), feed);
         let most = u64::from(self.config.ring_bytes_max);
         for lane in [HIGH, NORMAL] {
             let ring = &self.rooms[index].feeds[feed].lanes[lane].ring;
@@ -136,12 +129,12 @@ impl Engine {
         for member in members.iter_mut().filter(|member| member.cursors[lane] < tail) {
             let cursor = member.cursors[lane];
             let boundary = ring.boundary_after(cursor);
-            let slot = &mut self.slots[member.slot as usize];
+            let slot = &mut self.sessions[member.slot];
             // Whose buffer has room waits for us: that does not make him slow.
             let slow = slot.blocked && !slot.woken;
             if let Some(session) = slot.session.as_deref_mut() {
                 if slow && session.stays_behind(self.now.mono_ms) {
-                    self.hopeless.push(session.key);
+                    self.endings.too_slow(session.key);
                 }
                 if boundary != cursor {
                     session.busy_mut().half = None;
@@ -164,7 +157,7 @@ impl Engine {
                 reasons.slow += skipped.all - skipped.missing;
                 owed.add(lane, reasons, inexact);
             }
-            slot.line_up(member.slot, &mut self.ready);
+            self.sessions.ready(member.slot);
             member.cursors[lane] = ring.head();
             if fault == Some(Fault::WrapOffByOne) {
                 member.cursors[lane] += 1;
@@ -175,17 +168,15 @@ impl Engine {
 
     /// One round.
     pub(super) fn serve(&mut self, outlet: &mut impl Outlet) -> Next {
-        if let Some(drain) = &mut self.drain
-            && !std::mem::replace(&mut drain.stopped, true)
-        {
+        if self.endings.stops_accepting() {
             outlet.stop_accepting();
         }
         self.drain_on();
-        for key in std::mem::take(&mut self.hopeless) {
+        for key in self.endings.take_too_slow() {
             self.end(key, Ending::new(ErrorCode::TooSlow, "reads too slowly, and stays behind"));
         }
-        for _ in 0..self.readable.len() {
-            let Some(key) = self.readable.pop_front() else { break };
+        for _ in 0..self.sessions.count_readable() {
+            let Some(key) = self.sessions.next_readable() else { break };
             self.read_again(key, outlet);
         }
         self.schedule.wake(self.now.mono_ms);
@@ -194,11 +185,11 @@ impl Engine {
         self.pace_alls(&mut left);
         // Whoever has something of his own has half the round at most.
         let mut own = left.max(sends / 2) / 2;
-        for _ in 0..self.ready.len() {
+        for _ in 0..self.sessions.count_ready() {
             if own <= 0 {
                 break;
             }
-            let Some(key) = self.ready.pop_front() else { break };
+            let Some(key) = self.sessions.next_ready() else { break };
             own -= self.serve_session(key, outlet) as i32;
         }
         left = left.max(sends / 2) / 2 + own.max(0);
@@ -208,10 +199,10 @@ impl Engine {
         left = left / 4 + high.max(0);
         self.walk(NORMAL, &mut left, outlet);
         self.walk(HIGH, &mut left, outlet);
-        for key in std::mem::take(&mut self.dead) {
+        for key in self.endings.take_dead() {
             outlet.close(key);
         }
-        let again = !self.ready.is_empty() || !self.readable.is_empty() || self.schedule.due() > 0;
+        let again = self.sessions.count_ready() > 0 || self.sessions.count_readable() > 0 || self.schedule.due() > 0;
         Next { again, wake_ms: self.wake_ms() }
     }
 
@@ -234,10 +225,8 @@ impl Engine {
 
     /// A session's turn: all that is its own, then its rooms. How many sends it took.
     fn serve_session(&mut self, key: Key, outlet: &mut impl Outlet) -> u32 {
-        let Self { slots, rooms, encoder, counters, .. } = self;
-        let Some(slot) = slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation) else {
-            return 1;
-        };
+        let Self { sessions, rooms, encoder, counters, .. } = self;
+        let Some(slot) = sessions.slot_of(key) else { return 1 };
         slot.queued = false;
         if slot.blocked && !slot.woken {
             // A walk has filled the kernel's buffer since it was queued.
@@ -254,8 +243,8 @@ impl Engine {
         let (closing, clear) = (session.is_closing(), session.busy().out.is_empty());
         match flow {
             Flow::Blocked => {
-                let Self { slots, wheel, config, .. } = self;
-                block(&mut slots[key.slot as usize], wheel, config, self.now.mono_ms, !stuck || took > 0);
+                let Self { sessions, timers, config, .. } = self;
+                block(&mut sessions[key.slot], timers, config, self.now.mono_ms, !stuck || took > 0);
             }
             Flow::More => self.ready(key),
             Flow::Clear if closing && clear => self.kill(key),
@@ -269,7 +258,7 @@ impl Engine {
     /// Walks over the members of rooms, as long as there are sends `left`.
     fn walk(&mut self, lane: usize, left: &mut i32, outlet: &mut impl Outlet) {
         while *left > 0 {
-            let Some(mut turn) = self.schedule.lanes[lane].pop_front() else {
+            let Some(mut turn) = self.schedule.next(lane) else {
                 // Walks that are not over come up again when their members in the batch have been sent to.
                 if self.send_batch(lane, outlet) {
                     continue;
@@ -341,12 +330,12 @@ impl Engine {
 }
 
 /// The kernel takes no more for a session: it comes up by `writable`, or is closed when that does not come.
-pub(super) fn block(slot: &mut Slot, wheel: &mut Wheel<Timer>, config: &EngineConfig, now_ms: u64, progress: bool) {
+pub(super) fn block(slot: &mut Slot, timers: &mut Timers, config: &EngineConfig, now_ms: u64, progress: bool) {
     (slot.blocked, slot.woken) = (true, false);
     if let Some(session) = slot.session.as_deref_mut() {
         if progress {
             session.busy_mut().stuck_ms = now_ms;
         }
-        session.arm(wheel, session.busy().stuck_ms + u64::from(config.slow_close_s) * 1000);
+        timers.arm(session, session.busy().stuck_ms + u64::from(config.slow_close_s) * 1000);
     }
 }

@@ -14,7 +14,7 @@ use super::{encoding::Encoding, room::Feed};
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     /// That can go on now.
-    pub(super) lanes: [VecDeque<Turn>; 2],
+    lanes: [VecDeque<Turn>; 2],
     /// Their lane, and when they are due, milliseconds. Only rooms of hundreds of sessions rest: few.
     resting: Vec<(u64, usize, Turn)>,
     /// The number of the last turn.
@@ -50,6 +50,21 @@ impl Schedule {
         } else {
             self.lanes[lane].push_back(turn);
         }
+    }
+
+    /// The next turn on a lane.
+    pub(super) fn next(&mut self, lane: usize) -> Option<Turn> {
+        self.lanes[lane].pop_front()
+    }
+
+    /// A turn that goes on before all others.
+    pub(super) fn put_first(&mut self, lane: usize, turn: Turn) {
+        self.lanes[lane].push_front(turn);
+    }
+
+    /// A turn that goes on after all others.
+    pub(super) fn put_last(&mut self, lane: usize, turn: Turn) {
+        self.lanes[lane].push_back(turn);
     }
 
     /// Ends the rests that are over.

@@ -29,12 +29,10 @@ use proto::{
 };
 
 use super::{
-    Timer,
     encoding::Encoding,
     identity::Identity,
-    limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, NEW_ROOMS_PERIOD_MS},
+    limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, Counted, NEW_ROOMS_PERIOD_MS},
     places::Places,
-    wheel::{Wheel, tick_of},
 };
 use machine::Key;
 
@@ -53,17 +51,6 @@ pub(super) struct Slot {
     pub(super) sending: bool,
     /// Who.
     pub(super) session: Option<Box<Session>>,
-}
-
-impl Slot {
-    /// Has the next round look at what the session has of its own to send; `index` is the slot's. A blocked one comes up
-    /// by itself.
-    pub(super) fn line_up(&mut self, index: u32, ready: &mut VecDeque<Key>) {
-        if !self.queued && !self.blocked {
-            self.queued = true;
-            ready.push_back(Key { slot: index, generation: self.generation });
-        }
-    }
 }
 
 /// See the module's opening.
@@ -212,17 +199,6 @@ pub(super) enum Dialect {
     Bilibili(Version),
 }
 
-/// Whether a connection is one of its address's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Counted {
-    /// Its address is not limited, or not known yet.
-    No,
-    /// It is.
-    Yes,
-    /// The address has as many as it may: the client is told so in what it speaks, and closed.
-    Over,
-}
-
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -321,15 +297,6 @@ impl Session {
     pub(super) fn settle(&mut self, now_ms: u64) {
         if self.phase == Phase::Live && self.busy.as_ref().is_some_and(|busy| busy.is_over(now_ms)) {
             self.busy = None;
-        }
-    }
-
-    /// Has the wheel look at it at this time, milliseconds, at the latest.
-    pub(super) fn arm(&mut self, wheel: &mut Wheel<Timer>, at_ms: u64) {
-        let tick = tick_of(at_ms);
-        if tick < self.wheel {
-            self.wheel = tick;
-            wheel.add(tick, Timer::Session(self.key.slot));
         }
     }
 

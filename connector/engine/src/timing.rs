@@ -3,11 +3,11 @@
 use proto::client::ErrorCode;
 
 use super::{
-    Engine, Timer,
+    Engine,
     event::Ask,
     identity::Identity,
     session::{Dialect, Ending, Phase, Session},
-    wheel::TICK_MS,
+    wheel::{TICK_MS, Wheel, tick_of},
 };
 use machine::Key;
 
@@ -38,27 +38,71 @@ enum Due {
     Close,
 }
 
+/// What the wheel has looked at.
+#[derive(Debug, Clone, Copy)]
+enum Timer {
+    /// Whoever has this slot now: an entry of the slot's last session is looked at in vain.
+    Session(u32),
+    /// Whichever room has this index now.
+    Room(u32),
+}
+
+/// When what is due by time is looked at.
+#[derive(Debug)]
+pub(super) struct Timers {
+    wheel: Wheel<Timer>,
+    /// When the once-a-second work is due, milliseconds.
+    second_ms: u64,
+    /// When addresses are looked through, milliseconds.
+    sweep_ms: u64,
+    /// The number of sessions that was last told.
+    told_sessions: Option<u64>,
+}
+
+impl Timers {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self { wheel: Wheel::new(now_ms), second_ms: now_ms + SECOND_MS, sweep_ms: now_ms, told_sessions: None }
+    }
+
+    /// Has the wheel look at a session at this time, milliseconds, at the latest.
+    pub(super) fn arm(&mut self, session: &mut Session, at_ms: u64) {
+        let tick = tick_of(at_ms);
+        if tick < session.wheel {
+            session.wheel = tick;
+            self.wheel.add(tick, Timer::Session(session.key.slot));
+        }
+    }
+
+    /// Has the wheel look at a room at this time, milliseconds.
+    pub(super) fn arm_room(&mut self, index: usize, at_ms: u64) {
+        self.wheel.add(tick_of(at_ms), Timer::Room(index as u32));
+    }
+
+    /// Entries of the wheel.
+    pub(super) fn len(&self) -> usize {
+        self.wheel.len()
+    }
+}
+
 impl Engine {
     /// Has the wheel look at a session at this time, milliseconds, at the latest.
     pub(super) fn arm(&mut self, key: Key, at_ms: u64) {
-        let Self { slots, wheel, .. } = self;
-        let session = slots.get_mut(key.slot as usize).and_then(|slot| slot.session.as_deref_mut());
-        if let Some(session) = session.filter(|session| session.key == key) {
-            session.arm(wheel, at_ms);
+        let Self { sessions, timers, .. } = self;
+        if let Some(session) = sessions.get_mut(key) {
+            timers.arm(session, at_ms);
         }
     }
 
     /// Has the wheel look at a session when something of it is due.
     pub(super) fn rearm(&mut self, key: Key) {
-        let due = self.session(key).map(|session| session.key).and_then(|key| self.next_due(key));
-        if let Some((at_ms, _)) = due {
+        if let Some((at_ms, _)) = self.next_due(key) {
             self.arm(key, at_ms);
         }
     }
 
     fn next_due(&self, key: Key) -> Option<(u64, Due)> {
-        let slot = self.slots.get(key.slot as usize)?;
-        let session = slot.session.as_deref().filter(|session| session.key == key)?;
+        let session = self.sessions.get(key)?;
+        let slot = &self.sessions[key.slot];
         if session.is_closing() {
             return Some((session.busy().deadline_ms, Due::Close));
         }
@@ -90,7 +134,7 @@ impl Engine {
 
     /// Time has passed.
     pub(super) fn tick(&mut self) {
-        while let Some(entries) = self.wheel.due(self.now.mono_ms) {
+        while let Some(entries) = self.timers.wheel.due(self.now.mono_ms) {
             for entry in entries {
                 match entry {
                     Timer::Session(slot) => self.session_due(slot),
@@ -98,18 +142,16 @@ impl Engine {
                 }
             }
         }
-        if self.now.mono_ms >= self.second_ms {
-            self.second_ms = self.now.mono_ms + SECOND_MS;
+        if self.now.mono_ms >= self.timers.second_ms {
+            self.timers.second_ms = self.now.mono_ms + SECOND_MS;
             self.tell();
         }
-        self.quiet.doze(&mut self.rooms, &mut self.stirred, self.config.recent_bytes_max);
+        self.rooms.shrink_idle(self.config.recent_bytes_max);
     }
 
     fn session_due(&mut self, slot: u32) {
         let now_ms = self.now.mono_ms;
-        let Some(session) = self.slots.get_mut(slot as usize).and_then(|slot| slot.session.as_deref_mut()) else {
-            return;
-        };
+        let Some(session) = self.sessions.at_mut(slot) else { return };
         // Another entry was made for an earlier time, and has taken this one's place; or this one was of the slot's last
         // user.
         if u64::from(session.wheel) * TICK_MS > now_ms {
@@ -136,29 +178,29 @@ impl Engine {
 
     /// What the control thread is told once a second.
     fn tell(&mut self) {
-        let changed = std::mem::take(&mut self.changed);
+        let changed = self.rooms.changed();
         let counts: Vec<_> = changed.into_iter().filter_map(|index| self.tell_count(index)).collect();
         if !counts.is_empty() {
-            self.asks.push_back(Ask::Counts(counts));
+            self.requests.push(Ask::Counts(counts));
         }
-        let (came, went) = self.addresses.changes();
-        if self.told_sessions != Some(self.admitted) || !came.is_empty() || !went.is_empty() {
-            self.told_sessions = Some(self.admitted);
-            self.asks.push_back(Ask::Sessions { sessions: self.admitted, came, went });
+        let (came, went) = self.limits.changes();
+        let sessions = self.sessions.admitted();
+        if self.timers.told_sessions.replace(sessions) != Some(sessions) || !came.is_empty() || !went.is_empty() {
+            self.requests.push(Ask::Sessions { sessions, came, went });
         }
-        self.quiet.settle(&mut self.rooms, &mut self.stirred);
+        self.rooms.settle();
         self.close_the_slowest();
         self.shrink();
-        if self.now.mono_ms >= self.sweep_ms {
-            self.sweep_ms = self.now.mono_ms + SWEEP_MS;
-            self.addresses.sweep(self.now.mono_ms);
+        if self.now.mono_ms >= self.timers.sweep_ms {
+            self.timers.sweep_ms = self.now.mono_ms + SWEEP_MS;
+            self.limits.sweep(self.now.mono_ms);
         }
     }
 
     /// Keeps what the kernel holds for clients that take nothing within its budget (rule 29): over it, who has taken
     /// nothing for longest goes first.
     fn close_the_slowest(&mut self) {
-        let stuck = self.slots.iter().filter(|slot| slot.blocked).filter_map(|slot| slot.session.as_deref());
+        let stuck = self.sessions.slots().iter().filter(|slot| slot.blocked).filter_map(|slot| slot.session.as_deref());
         let mut stuck: Vec<(u64, Key)> = stuck
             .filter(|session| !session.is_closing())
             .map(|session| (session.busy().stuck_ms, session.key))
@@ -177,9 +219,9 @@ impl Engine {
 
     /// When something is due by time, milliseconds.
     pub(super) fn wake_ms(&self) -> u64 {
-        let wheel = if self.wheel.len() > 0 { self.wheel.next_ms() } else { u64::MAX };
-        let dozing_ms = self.quiet.is_over(self.config.recent_bytes_max).then_some(self.now.mono_ms + 1);
+        let wheel = if self.timers.len() > 0 { self.timers.wheel.next_ms() } else { u64::MAX };
+        let dozing_ms = self.rooms.is_over(self.config.recent_bytes_max).then_some(self.now.mono_ms + 1);
         let at = [self.drain_ms(), self.alls_ms(), self.schedule.wake_ms(), dozing_ms];
-        at.into_iter().flatten().chain([self.second_ms, wheel]).min().unwrap_or(self.second_ms)
+        at.into_iter().flatten().chain([self.timers.second_ms, wheel]).min().unwrap_or(self.timers.second_ms)
     }
 }

@@ -10,7 +10,7 @@ use proto::{
     packet::{Packet, operation},
 };
 
-use super::super::{Engine, gate::What, limits::Verdict, room::Join, session::Ending};
+use super::super::{Engine, limits::Verdict, requests::Continuation, room::Join, session::Ending};
 use machine::Key;
 
 /// Operations that one session may accept: goim has no bound. Over it: closed.
@@ -50,10 +50,10 @@ impl Engine {
                 return Err(format!("a session may accept {ACCEPTS_MAX} operations"));
             }
         }
-        let accepts = self.accepts.take(accepts);
+        let accepts = self.sessions.accepts.take(accepts);
         if let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) {
             let before = std::mem::replace(&mut packets.accepts, accepts);
-            self.accepts.give_back(before);
+            self.sessions.accepts.give_back(before);
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Engine {
             (Err(bad), _) => return self.end(key, Ending::new(ErrorCode::BadRequest, bad.to_string())),
             (_, Verdict::Over(_) | Verdict::Abuse) => Err(error(ErrorCode::TooFast, row(ErrorCode::TooFast).meaning)),
             (Ok(channel), Verdict::Within) => {
-                let room = self.name_of(&channel);
+                let room = self.rooms.name_of(&channel);
                 let Some(packets) = self.session(key).and_then(|session| session.packets.as_deref_mut()) else {
                     return;
                 };
@@ -130,8 +130,9 @@ impl Engine {
                     dialect: cluster::Dialect::Goim.into(),
                     operation,
                 };
-                let what = What::Send { turn, operation, sequence };
-                return self.ask_gate(key, gate_request::Ask::Publish(ask), what);
+                let what = Continuation::Send { turn, operation, sequence };
+                self.ask_gate(key, gate_request::Ask::Publish(ask), what);
+                return;
             }
         };
         self.sent(key, turn, operation, sequence, Some(&error(refused, row(refused).meaning)));

@@ -16,10 +16,10 @@ use super::super::{
     Engine,
     encoding::Encoding,
     event::Ask,
-    gate::What,
     identity::Grant,
     limits::Verdict,
     reading::AHEAD_BYTES_MAX,
+    requests::Continuation,
     room::Join,
     session::{Ending, Phase, Removal, Wire},
 };
@@ -93,27 +93,29 @@ impl Engine {
             refreshes_uid: String::new(),
             joins: Vec::new(),
         };
-        self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Connect(request));
+        self.ask_gate(key, gate_request::Ask::Authenticate(ask), Continuation::Connect(request));
     }
 
     /// What stands `behind` a `Connect` that was handled just now is handled when logic has answered. Which rooms it asks
     /// for is looked up before, so that logic is asked once and both answers go out together.
     pub(in super::super) fn announce(&mut self, key: Key, behind: &[u8]) {
         // The question stands where it was put: nothing has been asked since, or taken from there.
-        let Some(Ask::Gate { session, ask: gate_request::Ask::Authenticate(_), .. }) = self.asks.back() else { return };
+        let Some(Ask::Gate { session, ask: gate_request::Ask::Authenticate(_), .. }) = self.requests.last_mut() else {
+            return;
+        };
         if *session != key || behind.is_empty() || behind.len() > AHEAD_BYTES_MAX {
             return;
         }
         let channels = self.channels_asked_for(key, behind);
-        if let Some(Ask::Gate { ask: gate_request::Ask::Authenticate(ask), .. }) = self.asks.back_mut() {
+        if let Some(Ask::Gate { ask: gate_request::Ask::Authenticate(ask), .. }) = self.requests.last_mut() {
             ask.joins = channels;
         }
     }
 
     /// Rooms of the subscriptions that `input` begins with. What is wrong with them is found when they are handled.
     fn channels_asked_for(&mut self, key: Key, input: &[u8]) -> Vec<String> {
-        let Self { slots, inflater, .. } = self;
-        let Some(session) = slots[key.slot as usize].session.as_deref() else { return Vec::new() };
+        let Self { sessions, inflater, .. } = self;
+        let Some(session) = sessions.get(key) else { return Vec::new() };
         let mut channels = Vec::new();
         let mut note = |frame: Result<ClientFrame, native::BadFrame>| match frame {
             Ok(ClientFrame { body: Some(client_frame::Body::Subscribe(subscribe)), .. })
@@ -196,22 +198,22 @@ impl Engine {
             refreshes_uid: identity.uid().to_owned(),
             joins: Vec::new(),
         };
-        self.ask_gate(key, gate_request::Ask::Authenticate(ask), What::Refresh(request));
+        self.ask_gate(key, gate_request::Ask::Authenticate(ask), Continuation::Refresh(request));
     }
 
     /// Logic has taken the new token.
     pub(in super::super) fn refreshed(&mut self, key: Key, request: u32, admitted: cluster::Admitted) {
         let grant = Grant { subscribe: admitted.subscribe.clone(), publish: admitted.publish };
-        let grant = self.grants.take(grant);
+        let grant = self.sessions.grants.take(grant);
         let Some(identity) = self.session(key).and_then(|session| session.identity.as_mut()) else { return };
         if identity.uid() != admitted.uid {
-            self.grants.give_back(grant);
+            self.sessions.grants.give_back(grant);
             let error = error(ErrorCode::Forbidden, "the new token is of another user");
             return self.refuse_error(key, request, error);
         }
         identity.expires_at(admitted.expires_at_ms);
         let before = std::mem::replace(&mut identity.grant, grant);
-        self.grants.give_back(before);
+        self.sessions.grants.give_back(before);
         self.rearm(key);
         self.reply(key, request, Body::Refreshed(client::Refreshed { expires_at_ms: admitted.expires_at_ms }));
         // The new token may allow less.
@@ -279,7 +281,7 @@ impl Engine {
             dialect: cluster::Dialect::Native.into(),
             operation: 0,
         };
-        self.ask_gate(key, gate_request::Ask::Publish(ask), What::Publish(request));
+        self.ask_gate(key, gate_request::Ask::Publish(ask), Continuation::Publish(request));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use proto::{
 
 use super::super::{
     Engine,
-    gate::What,
+    requests::Continuation,
     room::Join,
     session::{Dialect, Ending, Packets, Phase, Wire},
 };
@@ -86,8 +86,8 @@ impl Engine {
         let id = self.session_id(key);
         let packets = Packets {
             key: goim_key.into(),
-            accepts: self.accepts.take(accepts),
-            room: channel.as_deref().map(|channel| self.name_of(channel)),
+            accepts: self.sessions.accepts.take(accepts),
+            room: channel.as_deref().map(|channel| self.rooms.name_of(channel)),
             first_turn: 0,
             moving: false,
         };
@@ -108,7 +108,7 @@ impl Engine {
             joins: Vec::new(),
         };
         let turn = self.turn(key, None);
-        let what = What::Auth { turn, sequence: packet.sequence, channel };
+        let what = Continuation::Auth { turn, sequence: packet.sequence, channel };
         self.ask_gate(key, gate_request::Ask::Authenticate(ask), what);
     }
 
@@ -213,14 +213,9 @@ impl Engine {
         due.into_iter().for_each(|frame| self.own(key, frame));
     }
 
-    /// A channel's name: the room's own, where there is one.
-    pub(super) fn name_of(&self, channel: &str) -> std::sync::Arc<str> {
-        self.names.get_key_value(channel).map_or_else(|| channel.into(), |(name, _)| name.clone())
-    }
-
     /// Online in the session's own room.
     pub(super) fn online_here(&mut self, key: Key) -> u64 {
         let room = self.session(key).and_then(|session| session.packets.as_ref()?.room.clone());
-        room.and_then(|room| self.names.get(&*room).copied()).map_or(0, |index| self.online_in(index))
+        room.and_then(|room| self.rooms.find(&room)).map_or(0, |index| self.online_in(index))
     }
 }

@@ -96,8 +96,7 @@ fn a_feed_that_begins_anew_is_walked_once_for_a_message() {
     let room = names("", 1);
     viewers(&mut bench, 8, &room);
     // Its walk is under way when all of them leave: a turn is left of a feed that is gone.
-    let gone: Vec<_> =
-        bench.engine.slots.iter().filter_map(|slot| slot.session.as_ref().map(|session| session.key)).collect();
+    let gone: Vec<_> = bench.engine.sessions.iter().map(|session| session.key).collect();
     bench.engine.input(bench.now, Input::Deliver(vec![item_of(&room[0], 1, "1")]));
     let _ = bench.engine.round(bench.now, &mut bench.sink);
     for key in gone {

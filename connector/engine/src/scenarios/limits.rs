@@ -271,7 +271,7 @@ fn a_draining_node_says_so_and_is_gone_in_time() {
 fn an_idle_session_is_small() {
     // The table's entry and what it points to. On top come the names, the place in the room and the wheel's entry:
     // `an_idle_session_costs_little` has the sum.
-    assert!(size_of::<crate::Slot>() <= 16);
+    assert!(size_of::<crate::session::Slot>() <= 16);
     assert!(size_of::<crate::Session>() <= 128, "{}", size_of::<crate::Session>());
     assert!(size_of::<crate::room::Member>() <= 40);
     let mut bench = Bench::new(|_| {});

@@ -475,7 +475,7 @@ impl World {
     /// No session is past its limits.
     fn limits(&self) {
         let config = &self.config;
-        for session in self.engine.slots.iter().filter_map(|slot| slot.session.as_deref()) {
+        for session in self.engine.sessions.iter() {
             // Beside its own there may be a half-sent frame's rest.
             let most = config.private_bytes_max as usize + 2 * BATCH_BYTES_MAX;
             assert!(session.busy().out.bytes() <= most || session.is_closing(), "{} bytes", session.busy().out.bytes());
@@ -484,13 +484,13 @@ impl World {
             assert!(session.busy().inbox.len() + session.busy().carry.len() <= 128 * 1024);
         }
         // What is a session's own goes out in its own turn: a walk over a room leaves it alone.
-        for slot in self.engine.slots.iter().filter(|slot| !slot.queued && !slot.blocked) {
+        for slot in self.engine.sessions.slots().iter().filter(|slot| !slot.queued && !slot.blocked) {
             let idle = |session: &Session| session.busy().out.is_empty() && session.busy().half.is_none();
             assert!(slot.session.as_deref().is_none_or(idle), "{:?} is left lying", slot.session);
         }
-        for (_, room) in &self.engine.rooms {
+        for (_, room) in self.engine.rooms.iter() {
             for feed in &room.feeds {
-                for slot in feed.owed.keys().map(|slot| &self.engine.slots[*slot as usize]) {
+                for slot in feed.owed.keys().map(|slot| &self.engine.sessions[*slot]) {
                     assert!(slot.queued || slot.blocked, "nobody tells what was missed");
                 }
             }
@@ -504,7 +504,7 @@ impl World {
     /// What a member has not been sent goes out in a walk, in its own turn, or when it can be written to. Nothing else
     /// comes back to it.
     fn nobody_is_forgotten(&self) {
-        for (index, room) in &self.engine.rooms {
+        for (index, room) in self.engine.rooms.iter() {
             let feeds = room.feeds.iter().flat_map(|feed| feed.lanes.iter().enumerate().map(move |lane| (feed, lane)));
             for (feed, (at, lane)) in feeds {
                 let what = (index, &room.name, feed.encoding, at);
@@ -514,7 +514,7 @@ impl World {
                 }
                 let head = lane.ring.head();
                 for member in feed.members.iter().filter(|member| member.cursors[at] < head) {
-                    let slot = &self.engine.slots[member.slot as usize];
+                    let slot = &self.engine.sessions[member.slot];
                     assert!(slot.queued || slot.blocked, "{what:?}: {member:?} is forgotten, {head} is the head");
                 }
                 let waits = (feed.encoded..room.end()).find(|number| room.lane_of(*number) == Some(at));
@@ -556,11 +556,7 @@ impl World {
         let footprint = self.engine.footprint();
         assert!(self.queue.is_empty() && self.asked.is_empty() && footprint.asked == 0, "{footprint:?}");
         let engine = &self.engine;
-        assert_eq!(
-            footprint.queued, 0,
-            "left to do: {:?} {:?} {:?} {:?}",
-            engine.ready, engine.readable, engine.schedule, engine.alls
-        );
+        assert_eq!(footprint.queued, 0, "left to do: {:?} {:?} {:?}", engine.sessions, engine.schedule, engine.to_all);
         // Everyone reads, so nobody is behind.
         for feed in engine.rooms.iter().flat_map(|(_, room)| &room.feeds) {
             let heads = [0, 1].map(|lane| feed.lanes[lane].ring.head());

@@ -2,11 +2,11 @@
 //!
 //! A room keeps its last messages for those who join or resume, as bytes on the wire, too, where native clients read
 //! ([`super::room`]). A hundred thousand rooms that once had traffic would keep gigabytes so. Over the bound the rooms that
-//! have been quiet for longest keep the last few messages only ([`Room::doze`]): who joins there gets a shorter history,
+//! have been idle for longest keep the last few messages only ([`Room::shrink_idle`]): who joins there gets a shorter history,
 //! and who resumes from before is told a gap. Rooms with traffic are left alone.
 //!
 //! ```text
-//!   traffic ─▶ stirred ─a second without─▶ line ─over the bound, the oldest first─▶ doze
+//!   traffic ─▶ dirty ─a second without─▶ idle ─over the bound, the oldest first─▶ shrunk
 //! ```
 //!
 //! Not here: what one room and one ring keep at most (`room`, `ring`), how a ring shrinks.
@@ -19,60 +19,61 @@ use slab::Slab;
 
 use super::room::Room;
 
-/// Entries of the line that are of no room any more and wait to be thrown out, beside as many as there are rooms.
+/// Entries of the queue that are of no idle room any more and wait to be thrown out, beside as many as there are rooms.
 const STALE_MAX: usize = 64;
 
-/// Rooms that doze in one turn, each a few hundred messages to free: under a millisecond (rule 27).
-const DOZES_A_TURN: usize = 64;
+/// Idle rooms that give back memory in one round, each a few hundred messages: under a millisecond (rule 27).
+const SHRINKS_PER_ROUND: usize = 64;
 
 /// See the module's opening.
 #[derive(Debug, Default)]
-pub(super) struct Quiet {
+pub(super) struct IdleRooms {
     /// Bytes.
     kept: usize,
-    /// Rooms that have become quiet, and the stamp that they got: another one now, and it is no longer true.
-    line: VecDeque<(usize, u64)>,
+    /// Rooms that have become idle, the oldest first, each with the stamp that it got. A room with another stamp now has
+    /// been dirty since.
+    queue: VecDeque<(usize, u64)>,
     stamp: u64,
 }
 
-impl Quiet {
+impl IdleRooms {
     /// A second has passed: looks at the rooms that may have memory to give back.
-    pub(super) fn settle(&mut self, rooms: &mut Slab<Room>, stirred: &mut Vec<usize>) {
-        stirred.retain(|&index| {
+    pub(super) fn settle(&mut self, rooms: &mut Slab<Room>, dirty: &mut Vec<usize>) {
+        dirty.retain(|&index| {
             let Some(room) = rooms.get_mut(index) else { return false };
-            room.stirred = room.shrink();
+            room.dirty = room.shrink();
             self.weigh(room);
-            if !room.stirred {
+            if !room.dirty {
                 self.stamp += 1;
-                room.quiet = self.stamp;
-                self.line.push_back((index, self.stamp));
+                room.idle_stamp = self.stamp;
+                self.queue.push_back((index, self.stamp));
             }
-            room.stirred
+            room.dirty
         });
-        if self.line.len() > 2 * rooms.len() + STALE_MAX {
-            self.line.retain(|entry| is_quiet(rooms, *entry));
-            self.line.shrink_to_fit();
+        if self.queue.len() > 2 * rooms.len() + STALE_MAX {
+            self.queue.retain(|entry| is_idle(rooms, *entry));
+            self.queue.shrink_to_fit();
         }
     }
 
     /// Whether there is more than `most` bytes, and rooms that could give back some.
     pub(super) fn is_over(&self, most: usize) -> bool {
-        self.kept > most && !self.line.is_empty()
+        self.kept > most && !self.queue.is_empty()
     }
 
-    /// Has some of the rooms doze that have been quiet for longest, as long as there is more than `most` bytes.
-    pub(super) fn doze(&mut self, rooms: &mut Slab<Room>, stirred: &mut Vec<usize>, most: usize) {
-        for _ in 0..DOZES_A_TURN {
+    /// Has some of the rooms that have been idle for longest give back memory, as long as all keep more than `most` bytes.
+    pub(super) fn shrink(&mut self, rooms: &mut Slab<Room>, dirty: &mut Vec<usize>, most: usize) {
+        for _ in 0..SHRINKS_PER_ROUND {
             if self.kept <= most {
                 return;
             }
-            let Some(next) = self.line.pop_front() else { return };
-            if is_quiet(rooms, next) {
+            let Some(next) = self.queue.pop_front() else { return };
+            if is_idle(rooms, next) {
                 let room = &mut rooms[next.0];
-                if !room.doze() {
+                if !room.shrink_idle() {
                     // Again when who keeps it has read, or is gone.
-                    room.stirred = true;
-                    stirred.push(next.0);
+                    room.dirty = true;
+                    dirty.push(next.0);
                 }
                 self.weigh(room);
             }
@@ -95,7 +96,7 @@ impl Quiet {
     }
 }
 
-/// Whether what stands in the line is still so.
-fn is_quiet(rooms: &Slab<Room>, (index, stamp): (usize, u64)) -> bool {
-    rooms.get(index).is_some_and(|room| room.quiet == stamp && !room.stirred)
+/// Whether an entry of the queue is still true.
+fn is_idle(rooms: &Slab<Room>, (index, stamp): (usize, u64)) -> bool {
+    rooms.get(index).is_some_and(|room| room.idle_stamp == stamp && !room.dirty)
 }
