@@ -95,8 +95,8 @@ pub struct Buffers {
     pub room_linger_s: u32,
     /// Sends before others have their turn.
     pub round_sends: u32,
-    /// Longest rest of a busy room between two rounds over its sessions, milliseconds.
-    pub rest_ms: u32,
+    /// Longest pacing delay of a busy room between two fan-out passes, milliseconds.
+    pub pacing_ms: u32,
     /// Draining clients come back after a random time up to this, milliseconds.
     pub drain_delay_ms: u32,
     /// SO_SNDBUF of a client's socket, bytes.
@@ -209,7 +209,7 @@ impl Config {
             token_leeway_s: self.limits.token_leeway_s,
             room_linger_s: self.buffers.room_linger_s,
             round_sends: self.buffers.round_sends,
-            rest_ms_max: self.buffers.rest_ms,
+            pacing_ms_max: self.buffers.pacing_ms,
             late_bytes: LATE_BYTES,
             sends_per_ms: SENDS_PER_MS,
             drain_delay_max_ms: self.buffers.drain_delay_ms,
@@ -218,7 +218,7 @@ impl Config {
 }
 
 /// What a core of today sends in a millisecond over loopback, where each takes 5 to 6 µs (`barrage bench limit`). Only what
-/// a walk took is reckoned by it.
+/// a fan-out pass took is reckoned by it.
 const SENDS_PER_MS: u32 = 180;
 /// See [`EngineConfig::late_bytes`]: half of a socket's send buffer.
 const LATE_BYTES: u32 = 32 * 1024;
@@ -267,7 +267,7 @@ impl Buffers {
             self.stuck_bytes, "stuck_bytes", 16_777_216..=1_099_511_627_776;
             self.room_linger_s, "room_linger_s", 0..=3600;
             self.round_sends, "round_sends", 16..=65_536;
-            self.rest_ms, "rest_ms", 0..=1000;
+            self.pacing_ms, "pacing_ms", 0..=1000;
             self.drain_delay_ms, "drain_delay_ms", 0..=600_000;
             self.send_bytes, "send_bytes", 4096..=4_194_304;
             self.receive_bytes, "receive_bytes", 4096..=4_194_304;

@@ -90,7 +90,7 @@ fn config() -> EngineConfig {
         token_leeway_s: 30,
         room_linger_s: 10,
         round_sends: 512,
-        rest_ms_max: 0,
+        pacing_ms_max: 0,
         late_bytes: 32 * 1024,
         sends_per_ms: 180,
         drain_delay_max_ms: 10_000,

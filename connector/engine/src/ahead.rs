@@ -27,7 +27,7 @@ use super::{
 
 /// Messages that this core has not got, to be put into a room's log.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hole {
+pub(super) struct Gap {
     /// The last offset of them that is known of.
     pub(super) offset: u64,
     /// How many for which reason, at least.
@@ -40,27 +40,27 @@ pub(super) struct Hole {
 
 impl Engine {
     /// Puts a hole into a room's log.
-    pub(super) fn push_hole(&mut self, index: usize, hole: Hole) {
+    pub(super) fn push_gap(&mut self, index: usize, gap: Gap) {
         let Self { sessions, rooms, counters, .. } = self;
         let room = &mut rooms[index];
         let before = room.offset.max(room.reached);
-        for Feed { ahead, owed, .. } in &mut room.feeds {
+        for Feed { ahead, backlog, .. } in &mut room.feeds {
             for (slot, &[_, after]) in ahead.iter() {
                 // Between `before` and there it may have as many as there are offsets.
                 let had = after.saturating_sub(before);
-                if after == 0 || (hole.whole && after >= hole.offset) {
+                if after == 0 || (gap.whole && after >= gap.offset) {
                     continue;
                 }
-                let owed = owed.entry(*slot).or_default();
-                if !owed.on(NORMAL) {
-                    owed.stood = after;
+                let backlog = backlog.entry(*slot).or_default();
+                if !backlog.on(NORMAL) {
+                    backlog.resume_position = after;
                 }
-                owed.add(NORMAL, hole.reasons.without(had), !hole.exact || had > 0);
+                backlog.add(NORMAL, gap.reasons.without(had), !gap.exact || had > 0);
                 sessions.ready(*slot);
             }
         }
-        let Hole { offset, reasons, exact, .. } = hole;
-        room.push(Entry::Hole { offset, reasons: Box::new(reasons), exact });
+        let Gap { offset, reasons, exact, .. } = gap;
+        room.push(Entry::Gap { offset, reasons: Box::new(reasons), exact });
         counters.missed += reasons.total();
     }
 

@@ -37,7 +37,7 @@ const LOOKS_PER_SEND: usize = 32;
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    strides: Vec<Stride>,
+    slices: Vec<Slice>,
     /// Of all strides, in their order; at most [`BATCH_MAX`].
     due: Vec<Due>,
     pieces: Vec<Piece>,
@@ -45,7 +45,7 @@ pub(super) struct Batch {
 
 /// A part of a walk.
 #[derive(Debug)]
-struct Stride {
+struct Slice {
     turn: Turn,
     feed: usize,
     /// Members to send to.
@@ -84,11 +84,11 @@ impl Piece {
 impl Engine {
     /// Puts the members whose turn it is into the batch, `most` at most. How many sends that is, looks reckoned in, and
     /// whether the batch is to be sent before anything else.
-    pub(super) fn stride(&mut self, mut turn: Turn, (feed, lane): (usize, usize), most: i32) -> (i32, bool) {
+    pub(super) fn slice(&mut self, mut turn: Turn, (feed, lane): (usize, usize), most: i32) -> (i32, bool) {
         let twice = self.config.planted() == Some(Fault::TwiceInABatch);
-        let Self { sessions, rooms, batch: Batch { strides, due, pieces }, .. } = self;
+        let Self { sessions, rooms, batch: Batch { slices, due, pieces }, .. } = self;
         debug_assert!(
-            !strides.iter().any(|other| (other.turn.room, other.feed) == (turn.room, feed)),
+            !slices.iter().any(|other| (other.turn.room, other.feed) == (turn.room, feed)),
             "a feed is in a batch once"
         );
         let Feed { lanes, members, .. } = &mut rooms[turn.room].feeds[feed];
@@ -126,25 +126,25 @@ impl Engine {
             (at, left) = (index + 1, left - 1);
         }
         let sends = due.len() - first;
-        let walked = &mut lanes[lane];
-        (walked.at, walked.left) = (at, left);
-        walked.sends += sends as u32;
+        let pass = &mut lanes[lane];
+        (pass.at, pass.left) = (at, left);
+        pass.sends += sends as u32;
         // One at least, which bounds the walks that a round begins.
         let took = (sends + looks / LOOKS_PER_SEND).max(1) as i32;
         turn.credit -= took;
-        strides.push(Stride { turn, feed, sends });
+        slices.push(Slice { turn, feed, sends });
         (took, clash || due.len() == BATCH_MAX)
     }
 
     /// Sends to those in the batch; `lane` is that of its walks. Whether there was anything.
     pub(super) fn send_batch(&mut self, lane: usize, outlet: &mut impl Outlet) -> bool {
-        if self.batch.strides.is_empty() {
+        if self.batch.slices.is_empty() {
             return false;
         }
-        let Batch { mut strides, mut due, mut pieces } = std::mem::take(&mut self.batch);
+        let Batch { mut slices, mut due, mut pieces } = std::mem::take(&mut self.batch);
         let mut sending = ArrayVec::<Sending<'_>, BATCH_MAX>::new();
         let mut dues = due.iter();
-        for Stride { turn, feed, sends } in &strides {
+        for Slice { turn, feed, sends } in &slices {
             let lanes = &self.rooms[turn.room].feeds[*feed].lanes;
             sending.extend(dues.by_ref().take(*sends).map(|due| {
                 let Piece { from, to, .. } = pieces[due.piece];
@@ -157,13 +157,13 @@ impl Engine {
         }
         drop(sending);
         let mut dues = due.iter();
-        for Stride { turn, feed, sends } in strides.drain(..) {
+        for Slice { turn, feed, sends } in slices.drain(..) {
             dues.by_ref().take(sends).for_each(|due| self.carry_on((turn.room, feed, lane), due, &pieces[due.piece]));
             if self.rooms[turn.room].feeds[feed].lanes[lane].left == 0 {
-                self.end_walk(turn.room, feed, lane);
-                let walked = &self.rooms[turn.room].feeds[feed].lanes[lane];
-                if walked.turn > 0 {
-                    self.schedule.put(walked.rest_until_ms, lane, Turn { credit: 0, ..turn }, self.now.mono_ms);
+                self.end_pass(turn.room, feed, lane);
+                let pass = &self.rooms[turn.room].feeds[feed].lanes[lane];
+                if pass.turn > 0 {
+                    self.schedule.put(pass.paced_until_ms, lane, Turn { credit: 0, ..turn }, self.now.mono_ms);
                 }
             } else if turn.credit > 0 {
                 // The batch or the round was full: its turn goes on.
@@ -174,7 +174,7 @@ impl Engine {
         }
         due.clear();
         pieces.clear();
-        self.batch = Batch { strides, due, pieces };
+        self.batch = Batch { slices, due, pieces };
         true
     }
 
@@ -199,8 +199,8 @@ impl Engine {
         if due.lane == lane {
             // What a send did not carry comes with the walk: in turns of their own everybody's rests would go past it, and
             // it would look short. What came since is for the next one.
-            let walked = &mut lanes[lane];
-            walked.short |= piece.to < walked.goal;
+            let pass = &mut lanes[lane];
+            pass.short |= piece.to < pass.goal;
         } else if (HIGH..=lane).any(|lane| member.cursors[lane] < lanes[lane].ring.head()) {
             // In its own turn, so what is normal comes after all that is high.
             sessions.ready(member.slot);

@@ -64,7 +64,7 @@ pub struct EngineConfig {
     pub round_sends: u32,
     /// Longest rest between two walks over a room, milliseconds: a walk is followed by one as long as itself, so that a
     /// busy room's messages gather and cost fewer sends. 0: none.
-    pub rest_ms_max: u32,
+    pub pacing_ms_max: u32,
     /// Bytes that gather in a walk which is not late however long it takes: a send of so many costs little more than a
     /// small one, so there is nothing to gain by dropping.
     pub late_bytes: u32,
@@ -109,7 +109,7 @@ impl EngineConfig {
             token_leeway_s: 5,
             room_linger_s: 3,
             round_sends: 256,
-            rest_ms_max: 0,
+            pacing_ms_max: 0,
             late_bytes: 2048,
             sends_per_ms: 1,
             drain_delay_max_ms: 5000,

@@ -230,7 +230,7 @@ impl Encoder {
                 // It cannot be said in this encoding: none of the reasons.
                 (item.offset, GapReasons::unknown(1), true)
             }
-            Entry::Hole { offset, reasons, exact } => (*offset, **reasons, *exact),
+            Entry::Gap { offset, reasons, exact } => (*offset, **reasons, *exact),
         };
         let count = reasons.total();
         let position = client::Position { log: log.to_owned(), normal: offset, high: offset };

@@ -18,7 +18,7 @@ pub(super) enum Entry {
     /// A message.
     Item(Arc<Item>),
     /// Messages up to `offset` that this core has not got.
-    Hole {
+    Gap {
         /// The last offset before what goes on.
         offset: u64,
         /// How many for which reason, at least. On the heap, since most entries are messages.
@@ -33,7 +33,7 @@ impl Entry {
     pub(super) fn offset(&self) -> u64 {
         match self {
             Self::Item(item) => item.offset,
-            Self::Hole { offset, .. } => *offset,
+            Self::Gap { offset, .. } => *offset,
         }
     }
 
@@ -49,7 +49,7 @@ impl Entry {
     pub(super) fn item(&self) -> Option<&Arc<Item>> {
         match self {
             Self::Item(item) => Some(item),
-            Self::Hole { .. } => None,
+            Self::Gap { .. } => None,
         }
     }
 
@@ -60,19 +60,19 @@ impl Entry {
             through = entry.offset().max(through);
             match entry {
                 Self::Item(_) => missing.shed += 1,
-                Self::Hole { reasons, exact, .. } => {
+                Self::Gap { reasons, exact, .. } => {
                     missing += **reasons;
                     all_exact &= *exact;
                 }
             }
         }
-        Self::Hole { offset: through, reasons: Box::new(missing), exact: all_exact }
+        Self::Gap { offset: through, reasons: Box::new(missing), exact: all_exact }
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Item(item) => item.message.len() + item.raw.len(),
-            Self::Hole { .. } => 0,
+            Self::Gap { .. } => 0,
         }
     }
 }

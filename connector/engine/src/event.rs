@@ -134,7 +134,7 @@ pub enum Ask {
 
 /// What a reply says where logic could not be reached.
 #[must_use]
-pub fn unreachable() -> cluster::gate_reply::Answer {
+pub fn logic_unreachable() -> cluster::gate_reply::Answer {
     cluster::gate_reply::Answer::Error(proto::error::error(
         client::ErrorCode::Unavailable,
         "no logic can be reached: try again",

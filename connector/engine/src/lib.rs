@@ -43,7 +43,6 @@ mod gate;
 mod identity;
 mod idle;
 mod limits;
-mod line;
 mod places;
 mod pushes;
 mod reading;
@@ -57,6 +56,7 @@ mod route_changes;
 #[cfg(test)]
 mod scenarios;
 mod schedule;
+mod sender;
 mod session;
 mod session_table;
 mod shared;

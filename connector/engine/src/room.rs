@@ -37,9 +37,9 @@ const IDLE_BYTES: usize = 512;
 
 /// Whether the channel's owner has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Not yet: who joins waits.
-    Asked,
+pub(super) enum HoldState {
+    /// Not yet: whoever joins waits.
+    Requested,
     /// Live messages come.
     Held,
 }
@@ -86,7 +86,7 @@ pub(super) struct Room {
     /// The channel's name.
     pub(super) name: Arc<str>,
     /// Whether it is held.
-    pub(super) state: State,
+    pub(super) state: HoldState,
     /// Of the asking that it is held by.
     pub(super) ticket: u64,
     /// The log that offsets are of; empty before the first answer.
@@ -139,7 +139,7 @@ pub(super) struct Feed {
     /// Who reads. No order: the last one takes a leaver's place.
     pub(super) members: Vec<Member>,
     /// What members are owed beside the rings, by slot. They are blocked, or their turn is to come.
-    pub(super) owed: FxHashMap<u32, Owed>,
+    pub(super) backlog: FxHashMap<u32, Backlog>,
     /// Of members whose client has more of a lane than the room (`ahead`), by slot: up to where; 0: it has not.
     pub(super) ahead: FxHashMap<u32, [u64; 2]>,
 }
@@ -166,7 +166,7 @@ pub(super) struct FeedLane {
     /// It followed another: it goes round from where that ended, so that everyone's turn comes at equal intervals.
     pub(super) follows: bool,
     /// The next one begins no earlier, milliseconds.
-    pub(super) rest_until_ms: u64,
+    pub(super) paced_until_ms: u64,
 }
 
 /// A session's place in a feed. What it has been sent: 8 bytes a lane. A walk touches these, one after another, and of a
@@ -181,7 +181,7 @@ pub(super) struct Member {
 
 /// What a member is owed beside the rings: before what its cursors stand at.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Owed {
+pub(super) struct Backlog {
     /// Of each lane what the ring had no frame of its own for when it came: the others of a batch that it has some of, or
     /// what only the log still has.
     pub(super) rest: [Rest; 2],
@@ -190,7 +190,7 @@ pub(super) struct Owed {
     /// Whether there may be more.
     pub(super) inexact: [bool; 2],
     /// What it had of the normal lane before: a gap on the high lane, told first, must not promise more.
-    pub(super) stood: u64,
+    pub(super) resume_position: u64,
 }
 
 /// [`GapReasons`] in half the space: a room may have as many of these as it has sessions. A count that does not fit stays
@@ -242,7 +242,7 @@ pub(super) struct Rest {
     pub(super) messages: u64,
 }
 
-impl Owed {
+impl Backlog {
     /// Whether something is owed on a lane.
     pub(super) fn on(&self, lane: usize) -> bool {
         self.missed[lane] != Missed::default() || self.inexact[lane] || self.rest[lane].messages > 0
@@ -260,7 +260,7 @@ impl Room {
     pub(super) fn new(name: Arc<str>, ticket: u64) -> Self {
         Self {
             name,
-            state: State::Asked,
+            state: HoldState::Requested,
             ticket,
             log: "".into(),
             offset: 0,
@@ -299,7 +299,7 @@ impl Room {
             Entry::Item(item) if item.offset <= self.offset => return false,
             Entry::Item(item) => self.offset = item.offset,
             // How far a hole reaches is a guess where its messages are unknown: nothing is dropped by it.
-            Entry::Hole { offset, .. } => self.reached = self.reached.max(*offset),
+            Entry::Gap { offset, .. } => self.reached = self.reached.max(*offset),
         }
         self.bytes += entry.bytes();
         self.messages += usize::from(matches!(entry, Entry::Item(_)));
@@ -379,7 +379,7 @@ impl Room {
             if entry.lane() == lane && (after + 1..=through).contains(&entry.offset()) {
                 match entry {
                     Entry::Item(_) => sum += each,
-                    Entry::Hole { reasons, exact, .. } => {
+                    Entry::Gap { reasons, exact, .. } => {
                         // As many of them as there are offsets may lie at or before `after`.
                         sum += reasons.without(after.saturating_sub(before));
                         all &= *exact && before >= after;
@@ -395,7 +395,7 @@ impl Room {
     pub(super) fn last_missing(&self, count: u64) -> GapReasons {
         let mut all = GapReasons::default();
         for entry in self.entries.iter().rev() {
-            let Entry::Hole { reasons, .. } = entry else { break };
+            let Entry::Gap { reasons, .. } = entry else { break };
             all += **reasons;
         }
         GapReasons::of(count, Some(all.without(all.total().saturating_sub(count))))
@@ -419,28 +419,28 @@ impl Room {
 
     /// Encodes for a feed what it has not encoded yet. `thin`: of the normal lane only that so many were missed, and it
     /// returns how many.
-    pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder, thin: bool) -> u64 {
+    pub(super) fn encode(&mut self, feed: usize, encoder: &mut Encoder, overloaded: bool) -> u64 {
         let feed = &mut self.feeds[feed];
         let from = (feed.encoded.max(self.first) - self.first) as usize;
         feed.encoded = self.first + self.entries.len() as u64;
         if from == self.entries.len() {
             return 0;
         }
-        let mut thinned = 0;
+        let mut shed = 0;
         for lane in [HIGH, NORMAL] {
             let mut entries: Vec<_> = self.entries.range(from..).filter(|entry| entry.lane() == lane).collect();
-            let hole;
-            if thin && lane == NORMAL && !entries.is_empty() {
-                thinned = entries.iter().filter(|entry| matches!(entry, Entry::Item(_))).count() as u64;
-                hole = Entry::shed(&entries);
-                entries = vec![&hole];
+            let gap;
+            if overloaded && lane == NORMAL && !entries.is_empty() {
+                shed = entries.iter().filter(|entry| matches!(entry, Entry::Item(_))).count() as u64;
+                gap = Entry::shed(&entries);
+                entries = vec![&gap];
             }
             let ring = &mut feed.lanes[lane].ring;
             encoder.entries(feed.encoding, (&self.name, &self.log), entries, |frame| {
                 ring.append(frame.bytes, frame.messages, &frame.missing, frame.offset);
             });
         }
-        thinned
+        shed
     }
 
     /// The index of the feed of `encoding`.
@@ -498,7 +498,7 @@ impl Feed {
             encoded_ms: 0,
             lanes: [lane(), lane()],
             members: Vec::new(),
-            owed: FxHashMap::default(),
+            backlog: FxHashMap::default(),
             ahead: FxHashMap::default(),
         }
     }
@@ -519,8 +519,8 @@ impl Feed {
     /// The offset on each lane that a member has everything up to, sent or told.
     pub(super) fn position(&self, member: usize) -> [u64; 2] {
         let member = &self.members[member];
-        let owed = self.owed.get(&member.slot);
-        let of = |lane: usize| match owed.map(|owed| &owed.rest[lane]) {
+        let backlog = self.backlog.get(&member.slot);
+        let of = |lane: usize| match backlog.map(|backlog| &backlog.rest[lane]) {
             Some(rest) if rest.messages > 0 => rest.after,
             _ => {
                 // Of a frame that is half sent, the rest goes before whatever this is told in.
@@ -528,8 +528,8 @@ impl Feed {
                 ring.offset_at(ring.boundary_after(member.cursors[lane]))
             }
         };
-        let stood = owed.filter(|owed| owed.on(NORMAL)).map(|owed| owed.stood);
+        let resume_position = backlog.filter(|backlog| backlog.on(NORMAL)).map(|backlog| backlog.resume_position);
         let [high, normal] = self.ahead.get(&member.slot).copied().unwrap_or_default();
-        [of(HIGH).max(high), stood.unwrap_or_else(|| of(NORMAL)).max(normal)]
+        [of(HIGH).max(high), resume_position.unwrap_or_else(|| of(NORMAL)).max(normal)]
     }
 }

@@ -10,13 +10,13 @@ use proto::{
 
 use super::{
     Engine,
-    ahead::Hole,
+    ahead::Gap,
     encoding::Encoding,
     entry::{Entry, HIGH, NORMAL},
     event::{Ask, Held},
     fault::Fault,
     places::Place,
-    room::{Feed, Join, Member, Owed, Rest, State, Waiter},
+    room::{Backlog, Feed, HoldState, Join, Member, Rest, Waiter},
     session::{Dialect, Ending, Phase, Removal},
 };
 use machine::Key;
@@ -62,7 +62,7 @@ impl Engine {
         let until_ms = self.now.mono_ms + HOLD_MS;
         let room = &mut self.rooms[index];
         room.release_ms = None;
-        if room.state == State::Held {
+        if room.state == HoldState::Held {
             return self.place(key, index, join);
         }
         let ticket = self.requests.number();
@@ -150,14 +150,14 @@ impl Engine {
             Some(Fault::SentAgain) => [0; 2],
             _ => after.map(|after| if after > room.offset { after } else { 0 }),
         };
-        let (mut cursors, mut owed) = ([0; 2], Owed { stood: after[NORMAL], ..Owed::default() });
+        let (mut cursors, mut backlog) = ([0; 2], Backlog { resume_position: after[NORMAL], ..Backlog::default() });
         for lane in [HIGH, NORMAL] {
             let ring = &room.feeds[feed].lanes[lane].ring;
             if ahead[lane] > 0 {
                 cursors[lane] = ring.head();
                 if lane == NORMAL && room.reached > room.offset {
                     // Of what is missing last, it has some.
-                    owed.add(NORMAL, room.last_missing(room.reached.saturating_sub(after[NORMAL])), true);
+                    backlog.add(NORMAL, room.last_missing(room.reached.saturating_sub(after[NORMAL])), true);
                 }
                 continue;
             }
@@ -169,11 +169,11 @@ impl Engine {
             if begins > after[lane] {
                 let rest = encoding.is_compressed().then(|| room.rest(lane, after[lane], begins));
                 match rest.flatten() {
-                    Some(rest) => owed.rest[lane] = rest,
+                    Some(rest) => backlog.rest[lane] = rest,
                     None => {
                         // The client was away for longer than the ring kept them.
                         let (missing, exact) = room.count(lane, after[lane], begins, GapReasons::unknown(1));
-                        owed.add(lane, missing, !exact);
+                        backlog.add(lane, missing, !exact);
                     }
                 }
             } else if let Some((end, frame, through)) = ring.frame_after(cursors[lane]) {
@@ -185,20 +185,20 @@ impl Engine {
                         _ => GapReasons { shed: 1, ..GapReasons::default() },
                     };
                     let (missing, exact) = room.count(lane, after[lane], through, each);
-                    owed.add(lane, missing, !exact);
+                    backlog.add(lane, missing, !exact);
                     cursors[lane] = end;
                 } else if frame.all > 1 && self.config.planted() != Some(Fault::WholeBatch) {
                     // Or some of a batch.
                     let messages = room.items(lane, after[lane], through).len() as u64;
                     if messages < frame.all {
-                        owed.rest[lane] = Rest { after: after[lane], through, messages };
+                        backlog.rest[lane] = Rest { after: after[lane], through, messages };
                         cursors[lane] = end;
                     }
                 }
             }
         }
-        if owed.on(HIGH) || owed.on(NORMAL) {
-            self.rooms[index].feeds[feed].owed.insert(key.slot, owed);
+        if backlog.on(HIGH) || backlog.on(NORMAL) {
+            self.rooms[index].feeds[feed].backlog.insert(key.slot, backlog);
         }
         if ahead != [0; 2] {
             self.rooms[index].feeds[feed].ahead.insert(key.slot, ahead);
@@ -235,9 +235,9 @@ impl Engine {
         let (Some(encoding), half) = (session.encoding(), session.busy().half) else { return };
         let room = &mut self.rooms[index];
         let Some(feed) = room.feed(encoding) else { return };
-        let Feed { lanes, members, owed, ahead, .. } = &mut room.feeds[feed];
+        let Feed { lanes, members, backlog, ahead, .. } = &mut room.feeds[feed];
         let member = members.swap_remove(place.member());
-        owed.remove(&member.slot);
+        backlog.remove(&member.slot);
         ahead.remove(&member.slot);
         for lane in lanes.iter_mut() {
             // A walk goes on where it is, or those who come and go would keep it from the others. Whom it has passed over
@@ -250,7 +250,7 @@ impl Engine {
         {
             session.busy_mut().half = None;
             if !lost {
-                session.busy_mut().out.push_rest(lanes[lane].ring.rest(member.cursors[lane]));
+                session.busy_mut().out.push_remainder(lanes[lane].ring.rest(member.cursors[lane]));
             }
         }
         if members.is_empty() {
@@ -326,7 +326,7 @@ impl Engine {
         for item in items {
             let Some(index) = self.rooms.find(&item.channel) else { continue };
             let room = &self.rooms[index];
-            if room.state != State::Held || item.offset <= room.offset {
+            if room.state != HoldState::Held || item.offset <= room.offset {
                 continue;
             }
             self.append(index, item);
@@ -346,7 +346,7 @@ impl Engine {
         if item.missed > 0 {
             let offset = if item.message.is_empty() { item.offset } else { item.offset - 1 };
             let reasons = GapReasons::of(item.missed, item.reasons);
-            self.push_hole(index, Hole { offset, reasons, exact: true, whole: true });
+            self.push_gap(index, Gap { offset, reasons, exact: true, whole: true });
         }
         self.pass_ahead(index, item.offset);
         let room = &mut self.rooms[index];
@@ -370,14 +370,14 @@ impl Engine {
             return;
         }
         let before = held.recent.first().map_or(held.offset, |item| item.offset.saturating_sub(item.missed + 1));
-        if room.state == State::Asked {
-            room.state = State::Held;
+        if room.state == HoldState::Requested {
+            room.state = HoldState::Held;
             room.restart(held.log, before);
         } else if room.log != held.log {
             self.restart(index, held.log, before, held.missed.map_or_else(GapReasons::default, |(reasons, _)| reasons));
         } else if let Some((reasons, exact)) = held.missed {
             let offset = before.max(room.offset.max(room.reached) + reasons.total());
-            self.push_hole(index, Hole { offset, reasons, exact, whole: true });
+            self.push_gap(index, Gap { offset, reasons, exact, whole: true });
         }
         for item in &held.recent {
             if item.offset > self.rooms[index].offset {
@@ -399,9 +399,9 @@ impl Engine {
         let Some(index) = self.rooms.find(channel) else { return };
         let room = &mut self.rooms[index];
         let count = reasons.total();
-        if room.state == State::Held && count > 0 {
+        if room.state == HoldState::Held && count > 0 {
             let offset = room.offset.max(room.reached) + count;
-            self.push_hole(index, Hole { offset, reasons, exact: true, whole: false });
+            self.push_gap(index, Gap { offset, reasons, exact: true, whole: false });
             self.news(index);
         }
     }

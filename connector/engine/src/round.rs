@@ -31,9 +31,9 @@ use super::{
     config::EngineConfig,
     entry::{HIGH, NORMAL},
     fault::Fault,
-    line::{Flow, Line, all_of},
     ring::{Missing, SEND_BYTES_MAX},
     room::Feed,
+    sender::{Flow, SessionSender, all_of},
     session::{Ending, Slot},
     timing::Timers,
 };
@@ -80,13 +80,13 @@ impl Engine {
         room.restart(log, before);
         for feed in room.feeds.iter_mut().filter(|feed| feed.encoding.is_native()) {
             for member in &feed.members {
-                let owed = feed.owed.entry(member.slot).or_default();
-                (owed.inexact, owed.stood) = ([true; 2], before);
-                let unread = std::mem::take(&mut owed.rest).iter().map(|rest| rest.messages).sum::<u64>();
+                let backlog = feed.backlog.entry(member.slot).or_default();
+                (backlog.inexact, backlog.resume_position) = ([true; 2], before);
+                let unread = std::mem::take(&mut backlog.rest).iter().map(|rest| rest.messages).sum::<u64>();
                 self.counters.skipped += unread;
                 let mut missing = missed;
                 missing.slow += unread;
-                owed.add(NORMAL, missing, true);
+                backlog.add(NORMAL, missing, true);
                 self.sessions.ready(member.slot);
             }
         }
@@ -99,16 +99,16 @@ impl Engine {
         let now_ms = self.now.mono_ms;
         let Self { sessions, rooms, encoder, counters, stall, .. } = self;
         let room = &mut rooms[index];
-        let walked = &room.feeds[feed].lanes[NORMAL];
-        let gathered = walked.ring.head() - walked.goal;
-        let since_ms = stall.work_ms() - walked.began_ms;
-        let late = walked.left > 0
+        let pass = &room.feeds[feed].lanes[NORMAL];
+        let gathered = pass.ring.head() - pass.goal;
+        let since_ms = stall.work_ms() - pass.began_ms;
+        let late = pass.left > 0
             && !stall.is_backlog()
             && gathered > u64::from(self.config.late_bytes)
             && (since_ms > LATE_MS || (since_ms > FULL_MS && gathered > SEND_BYTES_MAX));
         room.feeds[feed].encoded_ms = now_ms;
-        let thinned = room.encode(feed, encoder, late);
-        counters.shed += thinned * room.feeds[feed].members.len() as u64;
+        let shed = room.encode(feed, encoder, late);
+        counters.shed += shed * room.feeds[feed].members.len() as u64;
         go_along(sessions, (index, room), feed);
         let most = u64::from(self.config.ring_bytes_max);
         for lane in [HIGH, NORMAL] {
@@ -123,7 +123,7 @@ impl Engine {
     /// slowness, and the gaps between for their own reasons.
     fn skip_slow(&mut self, index: usize, feed: usize, lane: usize, tail: u64) {
         let fault = self.config.planted();
-        let Feed { encoding, lanes, members, owed, .. } = &mut self.rooms[index].feeds[feed];
+        let Feed { encoding, lanes, members, backlog, .. } = &mut self.rooms[index].feeds[feed];
         let ring = &mut lanes[lane].ring;
         let head = ring.count_at(ring.head());
         for member in members.iter_mut().filter(|member| member.cursors[lane] < tail) {
@@ -139,23 +139,23 @@ impl Engine {
                 if boundary != cursor {
                     session.busy_mut().half = None;
                     if fault != Some(Fault::LostRemainder) {
-                        session.busy_mut().out.push_rest(ring.rest(cursor));
+                        session.busy_mut().out.push_remainder(ring.rest(cursor));
                     }
                 }
             }
             let skipped = head - ring.count_at(boundary);
             self.counters.skipped += skipped.all - skipped.missing;
             if encoding.is_native() && fault != Some(Fault::UncountedDrop) {
-                let owed = owed.entry(member.slot).or_default();
-                if lane == NORMAL && !owed.on(NORMAL) {
-                    owed.stood = ring.offset_at(boundary);
+                let backlog = backlog.entry(member.slot).or_default();
+                if lane == NORMAL && !backlog.on(NORMAL) {
+                    backlog.resume_position = ring.offset_at(boundary);
                 }
                 let Missing { mut reasons, inexact } = ring.missing_between(boundary, ring.head());
                 if fault == Some(Fault::AllCalledSlow) {
                     reasons = GapReasons { slow: skipped.missing, ..GapReasons::default() };
                 }
                 reasons.slow += skipped.all - skipped.missing;
-                owed.add(lane, reasons, inexact);
+                backlog.add(lane, reasons, inexact);
             }
             self.sessions.ready(member.slot);
             member.cursors[lane] = ring.head();
@@ -195,10 +195,10 @@ impl Engine {
         left = left.max(sends / 2) / 2 + own.max(0);
         // The high lane first, but not alone.
         let mut high = left * 3 / 4;
-        self.walk(HIGH, &mut high, outlet);
+        self.fan_out(HIGH, &mut high, outlet);
         left = left / 4 + high.max(0);
-        self.walk(NORMAL, &mut left, outlet);
-        self.walk(HIGH, &mut left, outlet);
+        self.fan_out(NORMAL, &mut left, outlet);
+        self.fan_out(HIGH, &mut left, outlet);
         for key in self.endings.take_dead() {
             outlet.close(key);
         }
@@ -234,7 +234,7 @@ impl Engine {
         }
         let stuck = std::mem::replace(&mut slot.blocked, false);
         let Some(session) = slot.session.as_deref_mut() else { return 1 };
-        let mut line = Line { outlet, counters, key, sends: 0, took: 0 };
+        let mut line = SessionSender { outlet, counters, key, sends: 0, took: 0 };
         let flow = all_of(&mut line, encoder, session, rooms);
         let (sends, took) = (line.sends, line.took);
         if stuck && flow != Flow::Blocked {
@@ -256,7 +256,7 @@ impl Engine {
     }
 
     /// Walks over the members of rooms, as long as there are sends `left`.
-    fn walk(&mut self, lane: usize, left: &mut i32, outlet: &mut impl Outlet) {
+    fn fan_out(&mut self, lane: usize, left: &mut i32, outlet: &mut impl Outlet) {
         while *left > 0 {
             let Some(mut turn) = self.schedule.next(lane) else {
                 // Walks that are not over come up again when their members in the batch have been sent to.
@@ -271,8 +271,8 @@ impl Engine {
             if turn.credit <= 0 {
                 turn.credit += QUANTUM;
             }
-            self.begin_walk(turn.room, feed, lane);
-            let (took, full) = self.stride(turn, (feed, lane), turn.credit.min(*left));
+            self.begin_pass(turn.room, feed, lane);
+            let (took, full) = self.slice(turn, (feed, lane), turn.credit.min(*left));
             *left -= took;
             if full {
                 self.send_batch(lane, outlet);
@@ -282,7 +282,7 @@ impl Engine {
     }
 
     /// Encodes what gathered, before a walk's first stride and now and then while it is under way.
-    fn begin_walk(&mut self, index: usize, at: usize, lane: usize) {
+    fn begin_pass(&mut self, index: usize, at: usize, lane: usize) {
         let now_ms = self.now.mono_ms;
         let room = &self.rooms[index];
         let (end, feed) = (room.end(), &room.feeds[at]);
@@ -293,38 +293,38 @@ impl Engine {
         }
         if begins {
             let feed = &mut self.rooms[index].feeds[at];
-            let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
-            if walked.ring.head() != walked.goal {
-                (walked.left, walked.goal) = (members, walked.ring.head());
-                (walked.began_ms, walked.sends) = (self.stall.work_ms(), 0);
+            let (members, pass) = (feed.members.len(), &mut feed.lanes[lane]);
+            if pass.ring.head() != pass.goal {
+                (pass.left, pass.goal) = (members, pass.ring.head());
+                (pass.began_ms, pass.sends) = (self.stall.work_ms(), 0);
             }
-            if !walked.follows {
+            if !pass.follows {
                 // Not always the same ones first.
-                walked.at = (walked.at + 1 + members / 8) % members.max(1);
+                pass.at = (pass.at + 1 + members / 8) % members.max(1);
             }
         }
     }
 
     /// All members have been looked at. Drops what all of them have, and goes round again where a send did not carry
     /// somebody to the goal; or has the next walk follow after a rest if there is more for them by now.
-    pub(super) fn end_walk(&mut self, index: usize, feed: usize, lane: usize) {
+    pub(super) fn end_pass(&mut self, index: usize, feed: usize, lane: usize) {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());
         let feed = &mut room.feeds[feed];
         feed.trim(lane, Some(floor));
-        let (members, walked) = (feed.members.len(), &mut feed.lanes[lane]);
-        if std::mem::take(&mut walked.short) {
-            walked.left = members;
+        let (members, pass) = (feed.members.len(), &mut feed.lanes[lane]);
+        if std::mem::take(&mut pass.short) {
+            pass.left = members;
             return;
         }
         if lane == NORMAL {
-            let rest_ms = u64::from(walked.sends / self.config.sends_per_ms.max(1));
-            walked.rest_until_ms = self.now.mono_ms + rest_ms.min(u64::from(self.config.rest_ms_max));
+            let pacing_ms = u64::from(pass.sends / self.config.sends_per_ms.max(1));
+            pass.paced_until_ms = self.now.mono_ms + pacing_ms.min(u64::from(self.config.pacing_ms_max));
         }
-        walked.sends = 0;
-        walked.follows = walked.ring.head() != walked.goal || feed.encoded < end;
-        if !walked.follows {
-            walked.turn = 0;
+        pass.sends = 0;
+        pass.follows = pass.ring.head() != pass.goal || feed.encoded < end;
+        if !pass.follows {
+            pass.turn = 0;
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Schedule {
     /// That can go on now.
     lanes: [VecDeque<Turn>; 2],
     /// Their lane, and when they are due, milliseconds. Only rooms of hundreds of sessions rest: few.
-    resting: Vec<(u64, usize, Turn)>,
+    paced: Vec<(u64, usize, Turn)>,
     /// The number of the last turn.
     last: u64,
 }
@@ -34,19 +34,19 @@ pub(super) struct Turn {
 impl Schedule {
     /// Has a feed's lane walked, if it is not to be anyway.
     pub(super) fn add(&mut self, room: usize, feed: &mut Feed, lane: usize, now_ms: u64) {
-        let walked = &mut feed.lanes[lane];
-        if walked.turn > 0 {
+        let pass = &mut feed.lanes[lane];
+        if pass.turn > 0 {
             return;
         }
         self.last += 1;
-        (walked.turn, walked.left) = (self.last, 0);
+        (pass.turn, pass.left) = (self.last, 0);
         let turn = Turn { number: self.last, room, encoding: feed.encoding, credit: 0 };
-        self.put(walked.rest_until_ms, lane, turn, now_ms);
+        self.put(pass.paced_until_ms, lane, turn, now_ms);
     }
 
     pub(super) fn put(&mut self, at_ms: u64, lane: usize, turn: Turn, now_ms: u64) {
         if at_ms > now_ms {
-            self.resting.push((at_ms, lane, turn));
+            self.paced.push((at_ms, lane, turn));
         } else {
             self.lanes[lane].push_back(turn);
         }
@@ -69,14 +69,14 @@ impl Schedule {
 
     /// Ends the rests that are over.
     pub(super) fn wake(&mut self, now_ms: u64) {
-        for (_, lane, turn) in self.resting.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms) {
+        for (_, lane, turn) in self.paced.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms) {
             self.lanes[lane].push_back(turn);
         }
     }
 
     /// When a rest is over, milliseconds.
     pub(super) fn wake_ms(&self) -> Option<u64> {
-        self.resting.iter().map(|(at_ms, ..)| *at_ms).min()
+        self.paced.iter().map(|(at_ms, ..)| *at_ms).min()
     }
 
     /// Walks that can go on now.
@@ -86,13 +86,13 @@ impl Schedule {
 
     /// Walks in it.
     pub(super) fn len(&self) -> usize {
-        self.due() + self.resting.len()
+        self.due() + self.paced.len()
     }
 
     /// How many turns of this number there are.
     #[cfg(test)]
     pub(super) fn turns(&self, number: u64) -> usize {
-        let resting = self.resting.iter().map(|(.., turn)| turn);
-        self.lanes.iter().flatten().chain(resting).filter(|turn| turn.number == number).count()
+        let paced = self.paced.iter().map(|(.., turn)| turn);
+        self.lanes.iter().flatten().chain(paced).filter(|turn| turn.number == number).count()
     }
 }

@@ -392,7 +392,7 @@ impl Out {
     }
 
     /// Puts the rest of a half-sent frame before everything.
-    pub(super) fn push_rest(&mut self, rest: &[u8]) {
+    pub(super) fn push_remainder(&mut self, rest: &[u8]) {
         debug_assert_eq!(self.sent, 0, "two frames cannot be half sent");
         if !rest.is_empty() {
             self.bytes += rest.len();

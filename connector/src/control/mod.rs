@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::Told;
 use crate::driver::Port;
-use engine::event::{Ask, Input, Push, unreachable};
+use engine::event::{Ask, Input, Push, logic_unreachable};
 use machine::Key;
 
 mod delivery;
@@ -209,7 +209,7 @@ impl Control {
     fn answer_unreachable(&self, state: &mut State, by: Asker) {
         self.metrics.gate_unreachable.inc();
         if let Asker::Core(core, id) = by {
-            state.ports.must(core, Input::Reply { id, answer: unreachable() });
+            state.ports.must(core, Input::Reply { id, answer: logic_unreachable() });
         }
     }
 
@@ -243,7 +243,7 @@ impl Control {
     fn replies(&self, logic: LogicId, replies: Vec<GateReply>) {
         let mut state = self.lock();
         for reply in replies {
-            let answer = reply.answer.unwrap_or_else(unreachable);
+            let answer = reply.answer.unwrap_or_else(logic_unreachable);
             if let Some(Asker::Core(core, id)) = state.gate.answered(logic, reply.id) {
                 state.ports.must(core, Input::Reply { id, answer });
             }

@@ -315,7 +315,7 @@ proptest! {
             prop_assert!(bench.engine.footprint().buffers < 64 * 1024);
         }
         while let Some((id, _)) = bench.gate.pop() {
-            bench.input(Input::Reply { id, answer: crate::event::unreachable() });
+            bench.input(Input::Reply { id, answer: crate::event::logic_unreachable() });
         }
         bench.engine.closed(bench.now, key);
         bench.pass(20_000);

@@ -67,7 +67,7 @@ pub(super) struct Watch {
     /// Subscribed now.
     pub(super) live: bool,
     /// It could not go on where it was: a gap must be told before the next message.
-    owed: bool,
+    backlog: bool,
 }
 
 impl Watch {
@@ -426,7 +426,7 @@ impl Client {
                 watch.gaps += gap.count;
                 watch.reasons += reasons;
                 watch.inexact |= !gap.exact;
-                watch.owed = false;
+                watch.backlog = false;
                 let position = gap.position.expect("a position");
                 if position.log == watch.position.log {
                     watch.position.normal = watch.position.normal.max(position.normal);
@@ -482,7 +482,7 @@ impl Client {
                 } else {
                     assert!(resume.log != position.log || position.normal > resume.normal, "{resume:?} {position:?}");
                     // What came before was checked as it came; from here on it is counted anew.
-                    *watch = Watch { owed: true, ..fresh };
+                    *watch = Watch { backlog: true, ..fresh };
                 }
             }
             _ => *watch = fresh,
@@ -501,7 +501,7 @@ impl Client {
         let normal = watch.position.normal;
         assert!(lane == 1 || message.offset > normal, "{said}: the high lane is first, and normal was at {normal}");
         let at = if lane == 0 { &mut watch.position.high } else { &mut watch.position.normal };
-        assert!(!watch.owed, "{said}: a gap is to be told first");
+        assert!(!watch.backlog, "{said}: a gap is to be told first");
         assert!(message.offset > *at, "{} {said} after {at}", message.offset);
         *at = message.offset;
         assert!(watch.got.insert(number), "{said} came twice");

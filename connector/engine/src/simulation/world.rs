@@ -116,7 +116,7 @@ impl World {
             recent_bytes_max: [0, 20_000, 1 << 20][(seed / 9 % 3) as usize],
             private_bytes_max: [2048, 65536][random.below(2) as usize],
             round_sends: [4, 64, 256][random.below(3) as usize],
-            rest_ms_max: [0, 10, 100][(seed % 3) as usize],
+            pacing_ms_max: [0, 10, 100][(seed % 3) as usize],
             late_bytes: [200, 2048, 32_768][(seed / 3 % 3) as usize],
             requests_in_flight: 1 + random.below(6) as u32,
             rooms_per_session: 1 + random.below(3) as u32,
@@ -490,7 +490,7 @@ impl World {
         }
         for (_, room) in self.engine.rooms.iter() {
             for feed in &room.feeds {
-                for slot in feed.owed.keys().map(|slot| &self.engine.sessions[*slot]) {
+                for slot in feed.backlog.keys().map(|slot| &self.engine.sessions[*slot]) {
                     assert!(slot.queued || slot.blocked, "nobody tells what was missed");
                 }
             }
@@ -509,7 +509,7 @@ impl World {
             for (feed, (at, lane)) in feeds {
                 let what = (index, &room.name, feed.encoding, at);
                 if lane.turn > 0 {
-                    assert_eq!(self.engine.schedule.turns(lane.turn), 1, "{what:?} is walked once a turn");
+                    assert_eq!(self.engine.schedule.turns(lane.turn), 1, "{what:?} is pass once a turn");
                     continue;
                 }
                 let head = lane.ring.head();
@@ -518,7 +518,7 @@ impl World {
                     assert!(slot.queued || slot.blocked, "{what:?}: {member:?} is forgotten, {head} is the head");
                 }
                 let waits = (feed.encoded..room.end()).find(|number| room.lane_of(*number) == Some(at));
-                assert_eq!(waits, None, "{what:?}: not encoded, and never walked");
+                assert_eq!(waits, None, "{what:?}: not encoded, and never pass");
             }
         }
     }
@@ -561,7 +561,7 @@ impl World {
         for feed in engine.rooms.iter().flat_map(|(_, room)| &room.feeds) {
             let heads = [0, 1].map(|lane| feed.lanes[lane].ring.head());
             assert!(feed.members.iter().all(|member| member.cursors == heads), "{heads:?}: {:?}", feed.members);
-            assert!(feed.owed.is_empty(), "not told: {:?}", feed.owed);
+            assert!(feed.backlog.is_empty(), "not told: {:?}", feed.backlog);
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) enum Flow {
 }
 
 /// Sends to one session, and counts.
-pub(super) struct Line<'a, O> {
+pub(super) struct SessionSender<'a, O> {
     pub(super) outlet: &'a mut O,
     pub(super) counters: &'a mut Counters,
     pub(super) key: Key,
@@ -41,7 +41,7 @@ pub(super) struct Line<'a, O> {
     pub(super) took: usize,
 }
 
-impl<O: Outlet> Line<'_, O> {
+impl<O: Outlet> SessionSender<'_, O> {
     /// How many bytes the kernel took; all of them, or it is full or gone.
     fn send(&mut self, bytes: &[u8]) -> usize {
         self.sends += 1;
@@ -93,15 +93,15 @@ impl<O: Outlet> Line<'_, O> {
 
 /// What a member is due on a lane: what it missed, and what the ring has. The session is at a frame's end.
 fn member_lane<O: Outlet>(
-    line: &mut Line<'_, O>,
+    line: &mut SessionSender<'_, O>,
     encoder: &mut Encoder,
     session: &mut Session,
     (index, room): (usize, &mut Room),
     (feed, member): (usize, usize),
     lane: usize,
 ) -> Flow {
-    let owed = room.feeds[feed].owed.get_mut(&line.key.slot);
-    let rest = owed.map(|owed| std::mem::take(&mut owed.rest[lane])).filter(|rest| rest.messages > 0);
+    let backlog = room.feeds[feed].backlog.get_mut(&line.key.slot);
+    let rest = backlog.map(|backlog| std::mem::take(&mut backlog.rest[lane])).filter(|rest| rest.messages > 0);
     let mut forgotten = 0;
     if let Some(Rest { after, through, messages }) = rest {
         let others = room.items(lane, after, through);
@@ -115,16 +115,16 @@ fn member_lane<O: Outlet>(
         }
     }
     let (name, log, feed) = (&room.name, &room.log, &mut room.feeds[feed]);
-    if !feed.owed.is_empty()
-        && let Some(owed) = feed.owed.get_mut(&line.key.slot)
-        && (rest.is_some() || owed.on(lane))
+    if !feed.backlog.is_empty()
+        && let Some(backlog) = feed.backlog.get_mut(&line.key.slot)
+        && (rest.is_some() || backlog.on(lane))
     {
-        owed.add(lane, GapReasons { slow: forgotten, ..GapReasons::default() }, false);
-        let (reasons, exact) = (std::mem::take(&mut owed.missed[lane]).reasons(), !owed.inexact[lane]);
-        owed.inexact[lane] = false;
+        backlog.add(lane, GapReasons { slow: forgotten, ..GapReasons::default() }, false);
+        let (reasons, exact) = (std::mem::take(&mut backlog.missed[lane]).reasons(), !backlog.inexact[lane]);
+        backlog.inexact[lane] = false;
         let [high, normal] = feed.position(member);
-        if feed.owed.get(&line.key.slot).is_some_and(|owed| !owed.on(HIGH) && !owed.on(NORMAL)) {
-            feed.owed.remove(&line.key.slot);
+        if feed.backlog.get(&line.key.slot).is_some_and(|backlog| !backlog.on(HIGH) && !backlog.on(NORMAL)) {
+            feed.backlog.remove(&line.key.slot);
         }
         let count = reasons.total();
         if count > 0 || !exact {
@@ -152,7 +152,7 @@ fn member_lane<O: Outlet>(
 
 /// Everything that a session is due: the rest of a half-sent frame, its own output, the high lanes, the normal ones.
 pub(super) fn all_of<O: Outlet>(
-    line: &mut Line<'_, O>,
+    line: &mut SessionSender<'_, O>,
     encoder: &mut Encoder,
     session: &mut Session,
     rooms: &mut Rooms,
