@@ -6,6 +6,8 @@
 //! A short form by default; `BARRAGE_FULL=1` runs 200 viewers, 500 messages a second, five kills.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "cluster/logics.rs"]
+mod logics;
 #[path = "cluster/outage.rs"]
 mod outage;
 #[path = "cluster/publisher.rs"]

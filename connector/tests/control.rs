@@ -6,7 +6,7 @@ mod cluster;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cluster::{Client, Job, Logic, Node, item, message, until};
+use cluster::{Client, Job, Logic, Manner, Node, item, message, until};
 use proto::client::{ErrorCode, server_frame::Body};
 use proto::cluster::{CommandOut, PushOut, command_out, from_holder, from_owner};
 use proto::record::Kick;
@@ -17,7 +17,7 @@ const ROOM: &str = "room:1";
 /// A connector with one logic, ready.
 async fn ready() -> (Node, Logic) {
     let routes = Arc::new(Memory::new());
-    let logic = Logic::start(&routes, "logic", false).await;
+    let logic = Logic::start(&routes, "logic", Manner::Answers).await;
     let node = Node::start(routes).await;
     node.ready().await;
     (node, logic)
@@ -115,7 +115,7 @@ async fn a_new_owner_is_told_positions_and_nothing_is_missed_or_twice() {
 #[tokio::test]
 async fn requests_of_a_session_reach_one_logic_in_order() {
     let routes = Arc::new(Memory::new());
-    let logics = [Logic::start(&routes, "a", false).await, Logic::start(&routes, "b", false).await];
+    let logics = [Logic::start(&routes, "a", Manner::Answers).await, Logic::start(&routes, "b", Manner::Answers).await];
     let node = Node::start(routes).await;
     node.ready().await;
     until("both streams", async || node.metrics().contains("connector_logics 2")).await;
@@ -160,7 +160,7 @@ async fn requests_of_a_session_reach_one_logic_in_order() {
 #[tokio::test]
 async fn a_logic_that_ends_is_told_as_unavailable_and_replaced() {
     let routes = Arc::new(Memory::new());
-    let silent = Logic::start(&routes, "silent", true).await;
+    let silent = Logic::start(&routes, "silent", Manner::PublishesNothing).await;
     let node = Node::start(routes.clone()).await;
     node.ready().await;
     let mut job = Job::own(node.running.grpc, 10).await;
@@ -175,11 +175,62 @@ async fn a_logic_that_ends_is_told_as_unavailable_and_replaced() {
     assert!(unavailable(client.answer().await));
     assert_eq!(node.running.ready(), Err("no logic can be reached".into()));
 
-    let logic = Logic::start(&routes, "logic", false).await;
+    let logic = Logic::start(&routes, "logic", Manner::Answers).await;
     node.ready().await;
     client.publish(ROOM, "again").await;
     assert!(matches!(client.answer().await, Body::Published(_)));
     assert_eq!(logic.published(), [(client.session.clone(), "again".into())]);
+}
+
+/// Fault 25: a newcomer is let in though one logic stands still, and nobody is sent to that one again.
+#[tokio::test]
+async fn a_logic_that_stands_still_is_left_for_another() {
+    let routes = Arc::new(Memory::new());
+    let still = Logic::start(&routes, "still", Manner::StandsStill).await;
+    let logic = Logic::start(&routes, "logic", Manner::Answers).await;
+    let node = Node::start(routes).await;
+    node.ready().await;
+    until("both streams", async || node.metrics().contains("connector_logics 2")).await;
+    let mut job = Job::own(node.running.grpc, 10).await;
+    // Each session has its logic by chance: with so many, both are asked.
+    let mut clients = Vec::new();
+    for at in 0..20 {
+        clients.push(node.client(&format!("u{at}")).await);
+    }
+    assert!(!still.seen().is_empty(), "nobody was sent to the one that stands still");
+    assert!(node.metrics().contains("connector_silent_logics 1"), "{}", node.metrics());
+    let asked = still.seen().len();
+    let mut client = watching(&node, &mut job, "ann").await;
+    for at in 0..20 {
+        client.publish(ROOM, &at.to_string()).await;
+        assert!(matches!(client.answer().await, Body::Published(_)));
+    }
+    assert_eq!((logic.published().len(), still.seen().len()), (20, asked));
+}
+
+/// Fault 22: a logic that ends has answered what it took, so that another may be asked everything else.
+#[tokio::test]
+async fn what_a_logic_that_ends_did_not_take_is_asked_of_another() {
+    /// Fewer than a session may have under way.
+    const MESSAGES: usize = 4;
+    let routes = Arc::new(Memory::new());
+    let first = Logic::start(&routes, "first", Manner::PublishesNothing).await;
+    let node = Node::start(routes.clone()).await;
+    node.ready().await;
+    let mut job = Job::own(node.running.grpc, 10).await;
+    let mut client = watching(&node, &mut job, "ann").await;
+    for at in 0..MESSAGES {
+        client.publish(ROOM, &at.to_string()).await;
+    }
+    until("the requests", async || first.published().len() == MESSAGES).await;
+    let second = Logic::start(&routes, "second", Manner::Answers).await;
+    until("both streams", async || node.metrics().contains("connector_logics 2")).await;
+    first.end(&routes).await;
+    for _ in 0..MESSAGES {
+        assert!(matches!(client.answer().await, Body::Published(_)));
+    }
+    let texts: Vec<String> = second.published().into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, (0..MESSAGES).map(|at| at.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]

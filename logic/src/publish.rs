@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use prost::Message as _;
 use proto::client::{Error, ErrorCode, Lane, Sender, Style};
 use proto::config::Secret;
-use proto::error::error;
+use proto::error::{error, outcome_unknown};
 use proto::record::{Command, Penalty, Post, Push, Record, record::Body};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
@@ -180,21 +180,6 @@ impl Publisher {
     }
 }
 
-/// The bus did not answer in time. Only a message with a client message ID can be sent again without being doubled.
-fn outcome_unknown(client_message_id: &str) -> Error {
-    let safe = !client_message_id.is_empty();
-    let text = match safe {
-        true => format!(
-            "it is not known whether the message was accepted: again with client_message_id {client_message_id:?} it has one effect"
-        ),
-        false => {
-            "it is not known whether it was accepted, and without a client_message_id a retry may have a second effect"
-                .to_owned()
-        }
-    };
-    Error { retry: safe, ..error(ErrorCode::OutcomeUnknown, text) }
-}
-
 /// Makes IDs that every logic of the cluster makes alike.
 pub(crate) struct Ids {
     key: (u64, u64),
@@ -279,15 +264,6 @@ mod tests {
         };
         assert_eq!(accepted(Ok(())).await, (Ok(7), Ok(7)));
         assert_eq!(accepted(Err("group job lags".to_owned())).await, (Err(ErrorCode::Unavailable), Ok(7)));
-    }
-
-    #[test]
-    fn an_unknown_outcome_says_which_retry_is_safe() {
-        let known = outcome_unknown("a-1");
-        assert!(known.retry && known.message.contains("\"a-1\""), "{known:?}");
-        let unnamed = outcome_unknown("");
-        assert!(!unnamed.retry && unnamed.message.contains("second effect"), "{unnamed:?}");
-        assert_eq!(unnamed.code(), ErrorCode::OutcomeUnknown);
     }
 
     #[test]

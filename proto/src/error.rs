@@ -75,9 +75,35 @@ pub fn error(code: ErrorCode, message: impl Into<String>) -> Error {
     Error { code: code.into(), message: message.into(), fault: row.fault.into(), retry: row.retry, retry_after_ms: 0 }
 }
 
+/// It is not known whether a message was accepted. Only one with a client message ID can be sent again without being
+/// doubled.
+#[must_use]
+pub fn outcome_unknown(client_message_id: &str) -> Error {
+    let safe = !client_message_id.is_empty();
+    let text = match safe {
+        true => format!(
+            "it is not known whether the message was accepted: again with client_message_id {client_message_id:?} it has one effect"
+        ),
+        false => {
+            "it is not known whether it was accepted, and without a client_message_id a retry may have a second effect"
+                .to_owned()
+        }
+    };
+    Error { retry: safe, ..error(ErrorCode::OutcomeUnknown, text) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_outcome_says_which_retry_is_safe() {
+        let known = outcome_unknown("a-1");
+        assert!(known.retry && known.message.contains("\"a-1\""), "{known:?}");
+        let unnamed = outcome_unknown("");
+        assert!(!unnamed.retry && unnamed.message.contains("second effect"), "{unnamed:?}");
+        assert_eq!(unnamed.code(), ErrorCode::OutcomeUnknown);
+    }
 
     #[test]
     fn every_code_has_its_row_in_its_place() {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use super::Control;
-use super::gate::IN_FLIGHT_MAX;
+use super::gate::{IN_FLIGHT_MAX, StreamEnd};
 
 /// How often it is looked which logics there are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -100,18 +100,16 @@ async fn serve(
     let batches = ReceiverStream::new(requests).ready_chunks(BATCH_MAX).map(|requests| GateRequests { requests });
     let mut client = GateClient::with_interceptor(channel?, show);
     let mut replies = tokio::time::timeout(DIAL_TIMEOUT, client.serve(batches)).await??.into_inner();
-    let (id, ended) = control.logic_up(sender);
+    let id = control.logic_up(node, sender);
     tracing::info!(node, grpc, "asking a logic");
-    let reading = async {
-        while let Some(message) = replies.message().await? {
-            control.replies(id, message.replies);
+    let ended = loop {
+        match replies.message().await {
+            Ok(Some(message)) => control.replies(id, message.replies),
+            Ok(None) => break Ok(()),
+            Err(broken) => break Err(broken),
         }
-        Ok(())
     };
-    let result: Result<(), tonic::Status> = tokio::select! {
-        result = reading => result,
-        () = ended.cancelled() => Ok(()),
-    };
-    control.logic_down(id);
-    Ok(result?)
+    // A logic ends its stream in order when it has answered all that it took.
+    control.logic_down(id, if ended.is_ok() { StreamEnd::Ended } else { StreamEnd::Broken });
+    Ok(ended?)
 }

@@ -14,6 +14,7 @@ pub(super) struct Control {
     pub(super) gate_requests: Counter,
     pub(super) gate_unreachable: Counter,
     pub(super) logics: Gauge,
+    pub(super) silent_logics: Gauge,
     pub(super) owners: Gauge,
     pub(super) channels: Gauge,
     pub(super) holds: Gauge,
@@ -32,6 +33,7 @@ impl Default for Control {
             gate_requests: Counter::default(),
             gate_unreachable: Counter::default(),
             logics: Gauge::default(),
+            silent_logics: Gauge::default(),
             owners: Gauge::default(),
             channels: Gauge::default(),
             holds: Gauge::default(),
@@ -62,10 +64,15 @@ impl Control {
         registry.register("gate_requests", "Requests to logic (requests)", m.gate_requests);
         registry.register(
             "gate_unreachable",
-            "Requests that no logic could be asked, or whose logic's stream broke (requests)",
+            "Requests that no logic answered: there was none, or it broke and no other could be asked (requests)",
             m.gate_unreachable,
         );
         registry.register("logics", "Streams to logics that stand (streams, now)", m.logics);
+        registry.register(
+            "silent_logics",
+            "Logics whose stream stands and that do not answer: others are asked (streams, now)",
+            m.silent_logics,
+        );
         registry.register("owners", "Streams of jobs that stand (streams, now)", m.owners);
         registry.register(
             "unowned_partitions",

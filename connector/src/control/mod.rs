@@ -13,12 +13,13 @@
 //!
 //! Nothing here ever waits for a core: what a core's queue has no room for is dropped and counted, or kept (`ports`).
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::cluster::{
-    FromOwner, GateReply, GateRequest, HolderHello, command_out, from_holder, from_owner, gate_request,
+    FromOwner, GateReply, GateRequest, HolderHello, command_out, from_holder, from_owner, gate_reply, gate_request,
 };
 use proto::ready::Function;
 use rustc_hash::FxHashMap;
@@ -46,7 +47,7 @@ mod thread;
 pub(crate) use ports::INPUTS_MAX;
 pub(crate) use thread::{Handle, Plan, spawn};
 
-use self::gate::{Asker, Gate, LogicId};
+use self::gate::{Asker, Gate, LogicId, StreamEnd};
 use self::holder::{Action, Holder, StreamId};
 use self::outbox::Outbox;
 use self::ports::Ports;
@@ -95,9 +96,15 @@ struct State {
     holder: Holder,
     ports: Ports<Port<Told>>,
     registry: Registry,
-    logics: FxHashMap<LogicId, (mpsc::Sender<GateRequest>, CancellationToken)>,
+    logics: FxHashMap<LogicId, LogicStream>,
     owners: FxHashMap<StreamId, OwnerStream>,
     last_stream: u64,
+}
+
+/// A logic's stream.
+struct LogicStream {
+    node: String,
+    requests: mpsc::Sender<GateRequest>,
 }
 
 /// A job's stream.
@@ -188,68 +195,96 @@ impl Control {
     /// Asks a logic, or answers at once that there is none.
     fn ask_logic(&self, by: Asker, session: Option<(usize, Key)>, ask: gate_request::Ask) {
         let mut state = self.lock();
-        let sent = state.gate.ask(by, session).is_some_and(|(logic, id)| {
-            let request = GateRequest { id, ask: Some(ask) };
-            let sent = state.logics.get(&logic).is_some_and(|(sender, _)| sender.try_send(request).is_ok());
-            if !sent {
-                // It ends just now.
-                state.gate.answered(logic, id);
-            }
-            sent
-        });
-        if sent {
-            self.metrics.gate_requests.inc();
-        } else {
-            self.answer_unreachable(&mut state, by);
-        }
-        self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
-        self.note_behind(&state);
+        state.gate.ask(by, session, ask);
+        self.metrics.gate_requests.inc();
+        self.act_for_gate(&mut state);
     }
 
-    fn answer_unreachable(&self, state: &mut State, by: Asker) {
-        self.metrics.gate_unreachable.inc();
-        if let Asker::Core(core, id) = by {
-            state.ports.must(core, Input::Reply { id, answer: logic_unreachable() });
-        }
-    }
-
-    /// A logic's stream stands. The token ends it.
-    fn logic_up(&self, sender: mpsc::Sender<GateRequest>) -> (LogicId, CancellationToken) {
+    /// A logic's stream stands.
+    fn logic_up(&self, node: &str, requests: mpsc::Sender<GateRequest>) -> LogicId {
         let mut state = self.lock();
         state.last_stream += 1;
-        let (id, ended) = (state.last_stream, CancellationToken::new());
-        state.logics.insert(id, (sender, ended.clone()));
+        let id = state.last_stream;
+        state.logics.insert(id, LogicStream { node: node.to_owned(), requests });
         state.gate.up(id);
-        self.metrics.logics.set(state.gate.logics() as i64);
-        (id, ended)
+        self.act_for_gate(&mut state);
+        id
     }
 
     /// A logic's stream ended.
-    fn logic_down(&self, id: LogicId) {
+    fn logic_down(&self, id: LogicId, end: StreamEnd) {
         let mut state = self.lock();
         state.logics.remove(&id);
-        for by in state.gate.down(id) {
-            self.answer_unreachable(&mut state, by);
-        }
+        state.gate.down(id, end);
+        self.act_for_gate(&mut state);
         if state.gate.logics() == 0 && !self.draining.load(Ordering::Relaxed) {
             tracing::warn!("no logic is left: newcomers are refused, and clients of this node can publish nothing");
         }
-        self.metrics.logics.set(state.gate.logics() as i64);
-        self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
-        self.note_behind(&state);
     }
 
     /// Logic answered.
     fn replies(&self, logic: LogicId, replies: Vec<GateReply>) {
         let mut state = self.lock();
+        state.gate.heard(logic);
         for reply in replies {
             let answer = reply.answer.unwrap_or_else(logic_unreachable);
             if let Some(Asker::Core(core, id)) = state.gate.answered(logic, reply.id) {
                 state.ports.must(core, Input::Reply { id, answer });
             }
         }
+        self.act_for_gate(&mut state);
+    }
+
+    /// Leaves logics that do not answer. Never ends.
+    async fn watch_logics(&self) {
+        let mut looks = tokio::time::interval(gate::LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let mut state = self.lock();
+            state.gate.look(Instant::now());
+            self.act_for_gate(&mut state);
+        }
+    }
+
+    /// Does what the gate wants done.
+    fn act_for_gate(&self, state: &mut State) {
+        let mut actions = VecDeque::from(state.gate.actions());
+        while let Some(action) = actions.pop_front() {
+            match action {
+                gate::Action::Send(logic, request) => {
+                    let id = request.id;
+                    // A stream that has just ended has its requests asked elsewhere, as soon as that is known here.
+                    if let Some(stream) = state.logics.get(&logic)
+                        && let Err(mpsc::error::TrySendError::Full(_)) = stream.requests.try_send(request)
+                    {
+                        state.gate.not_sent(logic, id);
+                        actions.extend(state.gate.actions());
+                    }
+                }
+                gate::Action::Answer(by, answer) => self.answer(state, by, answer),
+                gate::Action::Silent(logic) => {
+                    let node = state.logics.get(&logic).map(|stream| &stream.node);
+                    tracing::warn!(node, "a logic does not answer: what it was asked is asked of others");
+                }
+                gate::Action::Heard(logic) => {
+                    let node = state.logics.get(&logic).map(|stream| &stream.node);
+                    tracing::info!(node, "a logic answers again");
+                }
+            }
+        }
+        self.metrics.logics.set(state.gate.logics() as i64);
+        self.metrics.silent_logics.set(state.gate.silent() as i64);
         self.metrics.gate_in_flight.set(state.gate.in_flight() as i64);
-        self.note_behind(&state);
+        self.note_behind(state);
+    }
+
+    /// Answers a request in a logic's place.
+    fn answer(&self, state: &mut State, by: Asker, answer: gate_reply::Answer) {
+        self.metrics.gate_unreachable.inc();
+        if let Asker::Core(core, id) = by {
+            state.ports.must(core, Input::Reply { id, answer });
+        }
     }
 
     /// A job's stream stands. The token is cancelled when it is to end. An older stream of the same job is ended: the job

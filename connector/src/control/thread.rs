@@ -119,7 +119,9 @@ async fn run(control: Arc<Control>, plan: Plan) {
     let ringing = control.clone();
     tokio::spawn(async move { ringing.ring().await });
     let endless = control.clone();
-    tokio::spawn(async move { tokio::join!(endless.retry(), endless.acknowledge(), endless.measure()) });
+    tokio::spawn(async move {
+        tokio::join!(endless.retry(), endless.acknowledge(), endless.measure(), endless.watch_logics())
+    });
     let renewing = tokio::spawn(leases::renew(control.clone(), routes.clone(), lease, end.clone()));
     let writing = leases::write(control.clone(), routes.clone(), node.clone(), incarnation.clone(), end.clone());
     let writing = tokio::spawn(writing);

@@ -111,7 +111,7 @@ pub(crate) struct Logic {
 }
 
 impl Logic {
-    pub(crate) async fn start(routes: &Memory, name: &str, silent: bool) -> Self {
+    pub(crate) async fn start(routes: &Memory, name: &str, manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let lease = Lease {
             node: name.into(),
@@ -126,7 +126,7 @@ impl Logic {
         };
         routes.renew(&lease).await.unwrap();
         let (seen, stop) = (Arc::new(Mutex::default()), CancellationToken::new());
-        let service = GateServer::new(FakeGate { seen: Arc::clone(&seen), silent, stop: stop.clone() });
+        let service = GateServer::new(FakeGate { seen: Arc::clone(&seen), manner, stop: stop.clone() });
         let server = tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
@@ -154,10 +154,20 @@ impl Logic {
     }
 }
 
+/// What a logic does with requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Answers everything.
+    Answers,
+    /// Never answers a publish, as while the bus is away.
+    PublishesNothing,
+    /// Takes requests and answers none.
+    StandsStill,
+}
+
 struct FakeGate {
     seen: Arc<Mutex<Vec<Ask>>>,
-    /// Never answers a publish.
-    silent: bool,
+    manner: Manner,
     stop: CancellationToken,
 }
 
@@ -167,11 +177,19 @@ impl Gate for FakeGate {
 
     async fn serve(&self, request: Request<Streaming<GateRequests>>) -> Result<Response<Self::ServeStream>, Status> {
         rpc::secret::check(&request, &Secret::new(SECRET))?;
-        let (seen, silent) = (self.seen.clone(), self.silent);
-        let replies = request.into_inner().map(move |message| {
+        let (seen, manner) = (self.seen.clone(), self.manner);
+        let replies = request.into_inner().map(move |message: Result<GateRequests, Status>| {
             let mut replies = Vec::new();
             for GateRequest { id, ask } in message?.requests {
-                let ask = ask.unwrap();
+                if manner == Manner::StandsStill {
+                    seen.lock().unwrap().extend(ask);
+                    continue;
+                }
+                let Some(ask) = ask else {
+                    let unknown = proto::error::error(client::ErrorCode::BadRequest, "of a newer version");
+                    replies.push(GateReply { id, answer: Some(Answer::Error(unknown)) });
+                    continue;
+                };
                 seen.lock().unwrap().push(ask.clone());
                 let answer = match ask {
                     Ask::Authenticate(ask) => Answer::Admitted(Admitted {
@@ -182,7 +200,7 @@ impl Gate for FakeGate {
                         ..Admitted::default()
                     }),
                     Ask::Join(_) => Answer::Joined(Joined {}),
-                    Ask::Publish(_) if silent => continue,
+                    Ask::Publish(_) if manner == Manner::PublishesNothing => continue,
                     Ask::Publish(ask) => Answer::Published(Published { id: ask.client_message_id }),
                     Ask::Displace(_) => Answer::Displaced(Displaced {}),
                 };
@@ -190,6 +208,9 @@ impl Gate for FakeGate {
             }
             Ok(GateReplies { replies })
         });
+        // One that says nothing says nothing at all.
+        let replies = replies
+            .filter(|replies| std::future::ready(replies.as_ref().map_or(true, |some| !some.replies.is_empty())));
         Ok(Response::new(Box::pin(replies.take_until(self.stop.clone().cancelled_owned()))))
     }
 }

@@ -1,31 +1,18 @@
-//! Plays [`super::holder::Holder`] against owners that behave as ARCHITECTURE.md says ("Ownership of a partition"), under random
+//! Plays [`super::super::holder::Holder`] against owners that behave as ARCHITECTURE.md says ("Ownership of a partition"), under random
 //! schedules: cores come and go, owners change, streams break, queues are reset, paused owners wake up. Whatever
 //! happens, each core gets each message of a channel that it holds once and in order, and every hold is answered.
-//!
-//! A seed reproduces a run; a failure names it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proto::cluster::{Deliver, FromOwner, Hold, Item, Own, Release, Reset, from_holder, from_owner};
 
-use super::holder::{Action, Holder, StreamId};
+use super::Random;
+use crate::control::holder::{Action, Holder, StreamId};
 
 const SEEDS: u64 = 2000;
 const STEPS: usize = 300;
 const CORES: usize = 3;
 const CHANNELS: [&str; 3] = ["room:1", "room:2", "room:3"];
-
-/// xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
 
 struct Waiting {
     hold: Hold,
@@ -208,9 +195,9 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(random: Random) -> Self {
         Self {
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random,
             holder: Holder::default(),
             log: Vec::new(),
             owner: None,
@@ -340,24 +327,13 @@ impl World {
 
 #[test]
 fn every_core_gets_every_message_once_and_in_order_whatever_happens() {
-    let mut seen = BTreeSet::new();
-    for seed in 1..=SEEDS {
-        let run = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            for _ in 0..STEPS {
-                world.step();
-            }
-            world.settle();
-            world.seen
-        });
-        match run {
-            Ok(what) => seen.extend(what),
-            Err(panic) => {
-                eprintln!("seed {seed} fails");
-                std::panic::resume_unwind(panic);
-            }
+    let run = |random| {
+        let mut world = World::new(random);
+        for _ in 0..STEPS {
+            world.step();
         }
-    }
-    let all = ["held", "held anew", "delivered", "reset", "broken stream"];
-    assert_eq!(seen, BTreeSet::from(all), "the schedules do not try everything");
+        world.settle();
+        world.seen
+    };
+    super::run(SEEDS, run, &["held", "held anew", "delivered", "reset", "broken stream"]);
 }
