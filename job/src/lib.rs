@@ -18,6 +18,7 @@ mod frame;
 mod item;
 mod link;
 mod metrics;
+mod out;
 mod outbox;
 mod partition;
 mod pushes;

@@ -22,7 +22,7 @@ use rustc_hash::FxHashMap;
 
 use crate::frame::Frame;
 use crate::item::EncodedItem;
-use crate::partition::Out;
+use crate::out::Out;
 
 /// Largest batch of messages in one frame, bytes: some milliseconds of a gigabit, and far under gRPC's limit of 4 MiB.
 const DELIVER_BYTES_MAX: usize = 256 * 1024;

@@ -9,8 +9,9 @@ use proto::cluster;
 use rustc_hash::FxHashMap;
 
 use super::phase::Phase;
-use super::{Answer, HolderPosition, Out, Owner, Stage, StreamId};
+use super::{Answer, HolderPosition, Owner, Stage, StreamId};
 use crate::item::EncodedItem;
+use crate::out::Out;
 
 /// What the answer to a hold takes of a queue besides its messages, bytes, generously.
 const HELD_BYTES: usize = 512;

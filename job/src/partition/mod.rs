@@ -24,5 +24,5 @@ pub(crate) use self::consumer::{Consumer, GROUP, Seams};
 pub(crate) use self::owner::SWEEP_MS;
 pub(crate) use self::owner::{Owner, OwnerConfig, THROUGH_MS};
 pub(crate) use self::stage::{
-    Action, Answer, Fit, HolderPosition, LookedUp, Measures, Out, Outgoing, Stage, StreamId, Takeover,
+    Action, Answer, Fit, HolderPosition, LookedUp, Measures, Outgoing, Stage, StreamId, Takeover,
 };

@@ -23,8 +23,9 @@ use proto::{cluster, record};
 
 use super::holds::Holds;
 use super::phase::Phase;
-use super::stage::{Action, Connector, Fit, LookedUp, Out, Outgoing, Stage, StreamId, Takeover};
+use super::stage::{Action, Connector, Fit, LookedUp, Outgoing, Stage, StreamId, Takeover};
 use crate::metrics::Metrics;
+use crate::out::Out;
 
 /// How long a new owner waits for the connectors that are attached to say what they hold, milliseconds. One that says
 /// it later is answered from what is kept.

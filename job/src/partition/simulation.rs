@@ -16,9 +16,10 @@ use proto::record;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::{Action, Out, Owner, OwnerConfig, Stage as _, Takeover};
+use super::{Action, Owner, OwnerConfig, Stage as _, Takeover};
 use crate::frame::Frame;
 use crate::metrics::Metrics;
+use crate::out::Out;
 use crate::outbox::Outbox;
 use crate::rooms::{Budget, REPEAT_MS, Rooms, RoomsConfig};
 

@@ -11,6 +11,7 @@ use proto::{cluster, record};
 use routes::By;
 
 use crate::item::EncodedItem;
+use crate::out::Out;
 
 /// The stream of a connector, numbered by its attaching: the same connector's next stream is another.
 pub(crate) type StreamId = u64;
@@ -151,17 +152,6 @@ pub(crate) enum Action {
     PushAll(cluster::PushOut),
     /// To the session of this ID alone.
     Refuse(String, proto::client::Refused),
-}
-
-/// What goes to a connector about the partition, in order.
-#[derive(Debug, Clone)]
-pub(crate) enum Out {
-    Own(cluster::Own),
-    Item(EncodedItem),
-    Held(Box<cluster::Held>, Vec<EncodedItem>),
-    /// Everything that the connector holds is complete up to here.
-    Through(Offset),
-    Disown,
 }
 
 /// Where a connector is in the partition.

@@ -26,7 +26,8 @@ use self::room::{Gap, Holding, Room, gap_item};
 use self::seen::{Seen, Verdict};
 use crate::item::EncodedItem;
 use crate::metrics::Metrics;
-use crate::partition::{Action, Answer, Fit, HolderPosition, Measures, Out, Outgoing, Stage, StreamId, Takeover};
+use crate::out::Out;
+use crate::partition::{Action, Answer, Fit, HolderPosition, Measures, Outgoing, Stage, StreamId, Takeover};
 
 pub(crate) use self::seen::Budget;
 #[cfg(test)]
