@@ -14,6 +14,10 @@ mod outage;
 mod publisher;
 #[path = "cluster/pushes.rs"]
 mod pushes;
+#[path = "cluster/resuming.rs"]
+mod resuming;
+#[path = "cluster/rolling.rs"]
+mod rolling;
 mod server;
 #[path = "cluster/standstill.rs"]
 mod standstill;

@@ -101,6 +101,20 @@ impl Http {
         Self(BufReader::new(socket), address)
     }
 
+    /// `None`: nobody listens there.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let socket = TcpStream::connect(address).await.ok()?;
+        socket.set_nodelay(true).ok()?;
+        Some(Self(BufReader::new(socket), address))
+    }
+
+    /// As [`Http::ask`], once: `None` where the connection ends before the answer.
+    pub(crate) async fn try_ask(&mut self, method: &str, path: &str, body: &Value) -> Option<Value> {
+        self.0.write_all(self.request(method, path, &body.to_string()).as_bytes()).await.ok()?;
+        let (_, answer) = self.answer().await?;
+        serde_json::from_slice(&answer).ok()
+    }
+
     /// The JSON that is answered, whatever the status.
     pub(crate) async fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Value {
         let (_, answer) = self.exchange(method, path, &body.map(Value::to_string).unwrap_or_default()).await;
@@ -118,10 +132,7 @@ impl Http {
     }
 
     async fn exchange(&mut self, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
-        let (address, length) = (self.1, body.len());
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
+        let (address, request) = (self.1, self.request(method, path, body));
         // A server may end a connection between two requests: the second try is on a new one.
         for _ in 0..2 {
             if self.0.write_all(request.as_bytes()).await.is_ok()
@@ -132,6 +143,13 @@ impl Http {
             *self = Self::connect(address).await;
         }
         panic!("{address} closed a fresh connection");
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> String {
+        let (address, length) = (self.1, body.len());
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
     }
 
     /// `None`: the connection was closed before an answer.

@@ -69,7 +69,7 @@ impl User {
 }
 
 /// The token of the user whose ID is this number.
-fn token(mid: u32) -> String {
+pub(crate) fn token(mid: u32) -> String {
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     let header = Header { kid: Some("test".into()), ..Header::new(Algorithm::HS256) };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
