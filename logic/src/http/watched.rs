@@ -7,11 +7,11 @@
 //!
 //! Invariants, each the name of a test:
 //! - `a_connection_is_kept_while_it_is_idle_and_not_while_a_head_drips`;
-//! - `two_lengths_are_ambiguous`: hyper drops `Content-Length` where `Transfer-Encoding` stands beside it, so the raw head
-//!   is looked at (RFC 9112, 6.1: such a request may hide another one from a proxy).
-//!
-//! Heads that a client pipelines behind a request that is being handled are not looked at.
+//! - `two_lengths_are_ambiguous`: hyper drops `Content-Length` where `Transfer-Encoding` stands beside it, so the raw heads
+//!   are looked at (RFC 9112, 6.1: such a request may hide another one from a proxy).
+//! - `a_pipelined_head_is_looked_at_by_itself`: bodies are passed over, so that each request has its own head's verdict.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,20 +42,17 @@ struct State {
     phase: Phase,
     since: Instant,
     idle: Duration,
-    head: HeadScan,
+    scan: RequestScan,
 }
 
 impl State {
     fn new(idle: Duration, now: Instant) -> Self {
-        Self { phase: Phase::Head, since: now, idle, head: HeadScan::default() }
+        Self { phase: Phase::Head, since: now, idle, scan: RequestScan::default() }
     }
 
     fn read(&mut self, bytes: &[u8], now: Instant) {
-        if self.phase == Phase::Handling {
-            return;
-        }
-        self.head.feed(bytes);
-        if self.phase == Phase::Idle {
+        self.scan.feed(bytes);
+        if self.phase == Phase::Idle && self.scan.is_within_head() {
             (self.phase, self.since) = (Phase::Head, now);
         }
     }
@@ -69,11 +66,12 @@ impl State {
 
     fn begin(&mut self) -> bool {
         self.phase = Phase::Handling;
-        std::mem::take(&mut self.head).is_ambiguous()
+        // A head that was not seen would be one that hyper reads otherwise: refused.
+        self.scan.heads.pop_front().unwrap_or(true)
     }
 
     fn answered(&mut self, now: Instant) {
-        (self.phase, self.since) = (Phase::Idle, now);
+        (self.phase, self.since) = (if self.scan.is_within_head() { Phase::Head } else { Phase::Idle }, now);
     }
 
     /// What becomes due next, and when.
@@ -145,35 +143,105 @@ impl Watch {
     }
 }
 
-/// Looks for the two lengths of a body among a head's names, whatever pieces it comes in.
+/// Longest part of a line that is kept: the longer of the two names, and a length.
+const LINE_BYTES_MAX: usize = 64;
+
+/// Follows the requests of a connection in whatever pieces they come: of each head whether it has the two lengths of a
+/// body (RFC 9112, 6.3), and where its body ends.
 #[derive(Debug, Default)]
-struct HeadScan {
-    /// The beginning of the line that is under way, as far as a name of interest goes.
+struct RequestScan {
+    part: Part,
+    /// The beginning of the line that is under way.
     line: Vec<u8>,
-    length: bool,
+    /// The head has a line already.
+    begun: bool,
+    length: Option<u64>,
     encoding: bool,
+    /// Of each whole head that was not begun with: whether it is ambiguous.
+    heads: VecDeque<bool>,
 }
 
-/// `transfer-encoding:`, the longer of the two names.
-const NAME_BYTES_MAX: usize = 18;
+/// The part of a request that comes next.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Head,
+    /// So many bytes of a body, or of a chunk and its line end.
+    Bytes { left: u64, chunked: bool },
+    /// The line with a chunk's size.
+    ChunkSize,
+    /// The lines behind the last chunk.
+    Trailer,
+}
 
-impl HeadScan {
-    fn feed(&mut self, bytes: &[u8]) {
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let wanted = NAME_BYTES_MAX.saturating_sub(self.line.len()).min(line.len());
-            self.line.extend_from_slice(&line[..wanted]);
-            if line.ends_with(b"\n") {
-                let named =
-                    |name: &[u8]| self.line.get(..name.len()).is_some_and(|line| line.eq_ignore_ascii_case(name));
-                self.length |= named(b"content-length:");
-                self.encoding |= named(b"transfer-encoding:");
+impl RequestScan {
+    fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if let Part::Bytes { left, chunked } = &mut self.part {
+                let passed = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= passed as u64;
+                if *left == 0 {
+                    self.part = if *chunked { Part::ChunkSize } else { Part::Head };
+                }
+                bytes = &bytes[passed..];
+                continue;
+            }
+            let end = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            let (piece, rest) = bytes.split_at(end);
+            let wanted = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(piece.len());
+            self.line.extend_from_slice(&piece[..wanted]);
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                self.whole_line(line.trim_ascii());
+                self.line = line;
                 self.line.clear();
             }
+            bytes = rest;
         }
     }
 
-    fn is_ambiguous(&self) -> bool {
-        self.length && self.encoding
+    fn whole_line(&mut self, line: &[u8]) {
+        match self.part {
+            Part::Head if line.is_empty() && self.begun => self.whole_head(),
+            Part::Head => {
+                self.begun |= !line.is_empty();
+                let value = |name: &[u8]| {
+                    line.get(..name.len()).filter(|it| it.eq_ignore_ascii_case(name)).map(|_| &line[name.len()..])
+                };
+                if let Some(length) = value(b"content-length:") {
+                    // What is no number hyper refuses.
+                    self.length =
+                        Some(str::from_utf8(length.trim_ascii()).ok().and_then(|it| it.parse().ok()).unwrap_or(0));
+                }
+                self.encoding |= value(b"transfer-encoding:").is_some();
+            }
+            Part::ChunkSize => {
+                let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+                let size = str::from_utf8(&line[..digits]).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+                self.part = match size {
+                    Some(0) | None => Part::Trailer,
+                    Some(size) => Part::Bytes { left: size.saturating_add(2), chunked: true },
+                };
+            }
+            Part::Trailer if line.is_empty() => self.part = Part::Head,
+            Part::Trailer | Part::Bytes { .. } => {}
+        }
+    }
+
+    fn whole_head(&mut self) {
+        let (length, encoding) = (self.length.take(), std::mem::take(&mut self.encoding));
+        self.begun = false;
+        self.heads.push_back(length.is_some() && encoding);
+        self.part = match length {
+            _ if encoding => Part::ChunkSize,
+            Some(left) if left > 0 => Part::Bytes { left, chunked: false },
+            _ => Part::Head,
+        };
+    }
+
+    /// Whether a part of a head has come, or all of one that was not begun with.
+    fn is_within_head(&self) -> bool {
+        !self.heads.is_empty() || (self.part == Part::Head && (self.begun || !self.line.is_empty()))
     }
 }
 
@@ -248,9 +316,9 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut state = State::new(IDLE, start);
-        state.read(b"G", after(9));
+        state.read(b"P", after(9));
         assert_eq!(state.due(), Some((Due::Head, start + HEAD_WITHIN)), "a byte now and then gains nothing");
-        state.read(b"ET / HTTP/1.1\r\n\r\n", after(9));
+        state.read(b"OST / HTTP/1.1\r\nContent-Length: 6\r\n\r\n", after(9));
         assert!(!state.begin());
         state.read(b"a body", after(100));
         state.wrote(after(200));
@@ -279,10 +347,27 @@ mod tests {
         ] {
             let head = format!("POST /content-length: HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
             for piece in [1, 2, 7, head.len()] {
-                let mut scan = HeadScan::default();
+                let mut scan = RequestScan::default();
                 head.as_bytes().chunks(piece).for_each(|bytes| scan.feed(bytes));
-                assert_eq!(scan.is_ambiguous(), ambiguous, "{head:?} in pieces of {piece}");
+                assert_eq!(scan.heads, [ambiguous], "{head:?} in pieces of {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn a_pipelined_head_is_looked_at_by_itself() {
+        let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let length = "POST / HTTP/1.1\r\nContent-Length: 21\r\n\r\nTransfer-Encoding: a\n";
+        let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n\
+            14;name=value\r\nContent-Length: 100\n\r\n3\r\nabc\r\n0\r\nContent-Length: 7\r\n\r\n";
+        let both = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n";
+        let requests = [plain, length, chunked, plain, length, length, chunked, both];
+        let whole = requests.concat();
+        let expected = requests.map(|request| request == both);
+        for piece in [1, 3, 16, whole.len()] {
+            let mut scan = RequestScan::default();
+            whole.as_bytes().chunks(piece).for_each(|bytes| scan.feed(bytes));
+            assert_eq!(scan.heads, expected, "in pieces of {piece}");
         }
     }
 }
