@@ -157,6 +157,7 @@ impl Host {
                 offset: 0,
                 missed: None,
                 recent: Vec::new(),
+                before: None,
             })),
             _ => None,
         }

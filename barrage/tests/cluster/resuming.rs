@@ -75,6 +75,8 @@ impl Drop for Resuming {
 pub(crate) struct Crowd {
     pub(crate) connectors: Addresses,
     pub(crate) rooms: Arc<[String]>,
+    /// The first of them, which everyone is in, and publishes to. Each client has one of the others for itself.
+    pub(crate) shared: usize,
     /// Between two messages of one client.
     pub(crate) every: Duration,
     /// The number of the next message.
@@ -87,7 +89,9 @@ impl Resuming {
     /// Starts; returns when it is in every room. It takes `dawdles` longer than it is asked to before it comes back.
     pub(crate) async fn start(crowd: Crowd, uid: u32, dawdles: Duration) -> Self {
         let seen = Arc::new(Mutex::new(Seen { rooms: vec![Vec::new(); crowd.rooms.len()], ..Seen::default() }));
+        let mine = (0..crowd.shared).chain([crowd.shared + uid as usize]).collect();
         let client = Client {
+            mine,
             positions: vec![None; crowd.rooms.len()],
             token: crate::pushes::token(uid),
             crowd,
@@ -111,6 +115,8 @@ struct Client {
     token: String,
     dawdles: Duration,
     seen: Arc<Mutex<Seen>>,
+    /// The rooms that it is in.
+    mine: Vec<usize>,
     /// Where it stands in each room.
     positions: Vec<Option<Position>>,
     /// Rooms that it is in, in this session.
@@ -167,7 +173,7 @@ impl Client {
         let connect = client::Connect { token: self.token.clone(), ..client::Connect::default() };
         self.write(client_frame::Body::Connect(connect), &mut out);
         self.subscribed = 0;
-        (0..self.crowd.rooms.len()).for_each(|room| self.subscribe(room, &mut out));
+        self.mine.clone().into_iter().for_each(|room| self.subscribe(room, &mut out));
         let mut buffer = Vec::with_capacity(64 * 1024);
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut repeated = false;
@@ -192,7 +198,7 @@ impl Client {
             }
             let taken = buffer.len() - input.len();
             buffer.drain(..taken);
-            if self.subscribed < self.crowd.rooms.len() {
+            if self.subscribed < self.mine.len() {
                 continue;
             }
             if !std::mem::replace(&mut repeated, true) {
@@ -214,7 +220,7 @@ impl Client {
                 None if self.crowd.publishing.load(Ordering::Relaxed) && Instant::now() >= self.due => {
                     self.due = Instant::now() + self.crowd.every;
                     let number = self.crowd.next.fetch_add(1, Ordering::Relaxed);
-                    self.publish(number as usize % self.crowd.rooms.len(), number, &mut out);
+                    self.publish(number as usize % self.crowd.shared, number, &mut out);
                 }
                 Some((_, number, _, since)) if since.elapsed() > ANSWER_MAX => {
                     self.seen.lock().unwrap().refused.push(format!("{number} is not answered"));

@@ -68,6 +68,8 @@ pub struct Held {
     pub missed: Option<(client::GapReasons, bool)>,
     /// Oldest first.
     pub recent: Vec<Arc<cluster::Item>>,
+    /// What lies before `recent`, where its owner said so to a core that had nothing.
+    pub before: Option<cluster::Before>,
 }
 
 /// A message outside of any ring.

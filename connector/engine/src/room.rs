@@ -103,6 +103,8 @@ pub(super) struct Room {
     messages: usize,
     /// Offset of the last entry that is no longer there: who resumes from before has a gap.
     pub(super) floor: u64,
+    /// A message stands at `floor`, so that who resumes from before lacks at least that one.
+    pub(super) floor_is_message: bool,
     /// Encodings in use.
     pub(super) feeds: Vec<Feed>,
     /// Lanes on which there is something that no walk was scheduled for.
@@ -270,6 +272,7 @@ impl Room {
             bytes: 0,
             messages: 0,
             floor: 0,
+            floor_is_message: false,
             feeds: Vec::new(),
             fresh: [false; 2],
             dirty: false,
@@ -313,6 +316,7 @@ impl Room {
     pub(super) fn restart(&mut self, log: Arc<str>, offset: u64) {
         self.log = log;
         (self.offset, self.reached, self.floor) = (offset, offset, offset);
+        self.floor_is_message = false;
         self.first = self.end();
         self.entries.clear();
         (self.bytes, self.messages) = (0, 0);
@@ -343,7 +347,7 @@ impl Room {
             self.first += 1;
             self.bytes -= entry.bytes();
             self.messages -= usize::from(matches!(entry, Entry::Item(_)));
-            self.floor = entry.offset();
+            (self.floor, self.floor_is_message) = (entry.offset(), matches!(entry, Entry::Item(_)));
         }
     }
 

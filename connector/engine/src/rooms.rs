@@ -85,14 +85,18 @@ impl Engine {
         };
         let (after, gap) = match resume {
             // In another log nothing of what is here was seen.
-            Some((log, _)) if *log != *room.log => ([room.floor; 2], true),
-            Some((_, after)) if after[NORMAL] < room.floor => ([room.floor.max(after[HIGH]), room.floor], true),
+            Some((log, _)) if *log != *room.log => ([room.floor; 2], Some(0)),
+            Some((_, after)) if after[NORMAL] < room.floor => {
+                // Of what it lacks only the last one may be known. On the high lane it may have that.
+                let known = room.floor_is_message && after[HIGH] < room.floor;
+                ([room.floor.max(after[HIGH]), room.floor], Some(u64::from(known)))
+            }
             // What is high and lower than the last normal one went out before that.
-            Some((_, after)) => ([after[HIGH].max(after[NORMAL]), after[NORMAL]], false),
-            None => ([room.before_last(history).max(room.floor); 2], false),
+            Some((_, after)) => ([after[HIGH].max(after[NORMAL]), after[NORMAL]], None),
+            None => ([room.before_last(history).max(room.floor); 2], None),
         };
         let (after, gap) = match self.position(key, index, encoding) {
-            Some(present) => (present, false),
+            Some(present) => (present, None),
             None => {
                 self.add_member(key, index, encoding, after);
                 (after, gap)
@@ -107,9 +111,10 @@ impl Engine {
                 let subscribed =
                     client::Subscribed { channel: channel.clone(), position: Some(position.clone()), online };
                 self.reply(key, request, Body::Subscribed(subscribed));
-                if gap {
-                    let (position, reasons) = (Some(position), Some(GapReasons::default()));
-                    let gap = client::Gap { channel, count: 0, exact: false, position, reasons };
+                if let Some(missing) = gap {
+                    let reasons = GapReasons::unknown(missing);
+                    let (position, count, reasons) = (Some(position), reasons.total(), Some(reasons));
+                    let gap = client::Gap { channel, count, exact: false, position, reasons };
                     self.reply(key, 0, Body::Gap(gap));
                 }
             }
@@ -372,7 +377,8 @@ impl Engine {
         let before = held.recent.first().map_or(held.offset, |item| item.offset.saturating_sub(item.missed + 1));
         if room.state == HoldState::Requested {
             room.state = HoldState::Held;
-            room.restart(held.log, before);
+            room.restart(held.log, held.before.map_or(before, |known| known.offset.min(before)));
+            room.floor_is_message = held.before.is_some_and(|known| known.message);
         } else if room.log != held.log {
             self.restart(index, held.log, before, held.missed.map_or_else(GapReasons::default, |(reasons, _)| reasons));
         } else if let Some((reasons, exact)) = held.missed {

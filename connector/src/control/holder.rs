@@ -362,6 +362,7 @@ mod tests {
             offset,
             missed: Some(Missed { count: 1, exact: true, reasons: None }),
             recent: recent.iter().copied().map(item).collect(),
+            before: None,
         }))
     }
 

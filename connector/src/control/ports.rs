@@ -305,7 +305,15 @@ mod tests {
     }
 
     fn held(channel: &str) -> Held {
-        Held { channel: channel.into(), ticket: 1, log: "log".into(), offset: 9, missed: None, recent: Vec::new() }
+        Held {
+            channel: channel.into(),
+            ticket: 1,
+            log: "log".into(),
+            offset: 9,
+            missed: None,
+            recent: Vec::new(),
+            before: None,
+        }
     }
 
     #[test]

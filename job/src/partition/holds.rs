@@ -197,7 +197,7 @@ impl<S: Stage> Owner<S> {
 
     fn answer(&mut self, waiting: Waiting, answer: Answer) {
         let Waiting { from, hold, channel, .. } = waiting;
-        let (progress, Answer { missed, recent }) = (self.progress, answer);
+        let (progress, Answer { missed, recent, before }) = (self.progress, answer);
         // What was dropped before lies before this answer.
         self.stage.held(&mut self.out, from, &channel, progress);
         let metrics = &self.config.metrics;
@@ -212,6 +212,7 @@ impl<S: Stage> Owner<S> {
             log: self.config.log.to_string(),
             offset: progress,
             missed,
+            before,
             ..cluster::Held::default()
         };
         self.out.send(from, Out::Held(Box::new(held), recent));

@@ -220,6 +220,8 @@ pub(crate) enum HolderPosition {
 pub(crate) struct Answer {
     pub(crate) missed: Option<cluster::Missed>,
     pub(crate) recent: Vec<EncodedItem>,
+    /// What lies before `recent`; of a holder that has nothing.
+    pub(crate) before: Option<cluster::Before>,
 }
 
 /// What a topic's metrics show, over all partitions.

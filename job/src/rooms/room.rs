@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use bus::Offset;
 use proto::client::GapReasons;
-use proto::cluster::{Item, Missed};
+use proto::cluster::{Before, Item, Missed};
 use proto::{RECENT_BYTES, RECENT_MESSAGES};
 
 use super::seen::Budget;
@@ -256,7 +256,19 @@ impl Room {
             };
             first = at;
         }
-        self.since(first, missed, bytes_max)
+        let mut answer = self.since(first, missed, bytes_max);
+        // Where not all of them fit, `missed` says what lies before the first.
+        answer.before = answer.missed.is_none().then(|| self.before(first));
+        answer
+    }
+
+    /// What lies before the entry `first`.
+    fn before(&self, first: usize) -> Before {
+        let kept = first.checked_sub(1).map(|at| self.entries[at].offset);
+        match kept.or(self.index.back().map(|&(offset, _)| offset)) {
+            Some(offset) => Before { offset, message: true },
+            None => Before { offset: self.counted.0, message: false },
+        }
     }
 
     /// What is missed between `position` and the kept entries.
@@ -311,7 +323,7 @@ impl Room {
         if gap > 0 {
             recent.push(gap_item(&self.channel, last.0, last.1, Gap::capped(gap)));
         }
-        Answer { missed, recent }
+        Answer { missed, recent, before: None }
     }
 }
 
@@ -371,6 +383,27 @@ mod tests {
         assert_eq!(room.answer(at(0), ANSWER_MAX).missed, EXACT(800));
         let elsewhere = room.answer(HolderPosition::Elsewhere, ANSWER_MAX);
         assert_eq!((elsewhere.missed, elsewhere.recent.len()), (Some(unknown(0, false)), 200));
+    }
+
+    #[test]
+    fn who_has_nothing_is_told_what_lies_before_its_recent_messages() {
+        let budget = Budget::new(100 << 20);
+        let before = |room: &Room, recent| room.answer(HolderPosition::Nothing { recent }, ANSWER_MAX).before;
+        let mut quiet = Room::new("room:1", 40, 0, &budget);
+        assert_eq!(before(&quiet, 200), Some(Before { offset: 40, message: false }), "nothing is known from before");
+        let (ordinal, _) = quiet.next(50, 0, 0);
+        quiet.keep(50, 0, item(50, ordinal, 10), &budget);
+        assert_eq!(before(&quiet, 200), Some(Before { offset: 40, message: false }));
+        assert_eq!(before(&quiet, 0), Some(Before { offset: 50, message: true }));
+        let busy = room(1000, 10, &budget);
+        assert_eq!(before(&busy, 200), Some(Before { offset: 1600, message: true }), "the last that is not kept");
+        assert_eq!(before(&busy, 2), Some(Before { offset: 1996, message: true }));
+        let mut capped = Room::new("room:1", 0, 0, &budget);
+        capped.next(2, 0, 1);
+        capped.keep(2, 0, item(2, 1, 10), &budget);
+        assert!(capped.next(4, 0, 1).1);
+        capped.dropped(4, 0);
+        assert_eq!(before(&capped, 0), Some(Before { offset: 4, message: true }), "it is missing, too");
     }
 
     #[test]

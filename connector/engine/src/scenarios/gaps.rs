@@ -50,7 +50,15 @@ fn what_others_lost_keeps_its_reason() {
 fn a_new_owner_s_gap_keeps_its_reasons_also_into_another_log() {
     let held = |ticket, log: &str, missed| {
         let missed = Some((missed, true));
-        Input::Held(Held { channel: "room:1".into(), ticket, log: log.into(), offset: 60, missed, recent: Vec::new() })
+        Input::Held(Held {
+            channel: "room:1".into(),
+            ticket,
+            log: log.into(),
+            offset: 60,
+            missed,
+            recent: Vec::new(),
+            before: None,
+        })
     };
     let missed = GapReasons { capped: 3, unknown: 4, ..GapReasons::default() };
     for (log, exact) in [("log", true), ("another", false)] {
@@ -66,6 +74,38 @@ fn a_new_owner_s_gap_keeps_its_reasons_also_into_another_log() {
         let told: Vec<_> = gaps(&bench.frames(key)).into_iter().filter(|(reasons, _)| reasons.total() > 0).collect();
         assert_eq!(told, [(missed, exact)]);
     }
+}
+
+/// Fault 22: who comes to another node resumes in a room that was quiet, or of which not all is kept.
+#[test]
+fn who_resumes_before_what_is_kept_is_told_of_one_at_least_and_of_none_where_none_is_missing() {
+    let resume_at = |before: Option<cluster::Before>, normal, high| {
+        let mut bench = Bench::new(|_| {});
+        let key = bench.native();
+        let resume = Some(client::Position { log: "log".into(), normal, high });
+        let subscribe = client::Subscribe { channel: "room:1".into(), resume, ..client::Subscribe::default() };
+        bench.subscribe(key, subscribe);
+        let ticket = bench.asks.iter().find_map(|ask| match ask {
+            Ask::Hold { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        let (channel, log, recent) = ("room:1".to_owned(), "log".into(), vec![item(60, "sixty")]);
+        let ticket = ticket.expect("a hold");
+        bench.input(Input::Held(Held { channel, ticket, log, offset: 70, missed: None, recent, before }));
+        let frames = bench.frames(key);
+        (texts(&frames), gaps(&frames))
+    };
+    let before = |offset, message| Some(cluster::Before { offset, message });
+    let sixty = vec!["sixty".to_owned()];
+    assert_eq!(resume_at(before(30, true), 30, 0), (sixty.clone(), vec![]), "it has the last one before");
+    assert_eq!(resume_at(before(30, true), 45, 0), (sixty.clone(), vec![]));
+    assert_eq!(resume_at(before(30, true), 60, 0), (vec![], vec![]), "it has all");
+    let one = vec![(GapReasons::unknown(1), false)];
+    assert_eq!(resume_at(before(30, true), 29, 0), (sixty.clone(), one));
+    let maybe = vec![(GapReasons::default(), false)];
+    assert_eq!(resume_at(before(30, true), 29, 30), (sixty.clone(), maybe.clone()), "it may be the one that it has");
+    assert_eq!(resume_at(before(30, false), 29, 0), (sixty.clone(), maybe.clone()), "nobody knows");
+    assert_eq!(resume_at(None, 45, 0), (sixty, maybe), "an older owner");
 }
 
 #[test]

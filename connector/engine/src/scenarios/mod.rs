@@ -159,6 +159,7 @@ impl Bench {
             offset,
             missed: None,
             recent,
+            before: None,
         }));
     }
 

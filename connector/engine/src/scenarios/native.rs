@@ -498,7 +498,15 @@ fn an_answer_of_before_a_release_answers_nothing_asked_after_it() {
     bench.subscribe(key, room("room:1"));
     let after = asked(&bench);
     let held = |ticket, offset, recent| {
-        Input::Held(Held { channel: "room:1".into(), ticket, log: "log".into(), offset, missed: None, recent })
+        Input::Held(Held {
+            channel: "room:1".into(),
+            ticket,
+            log: "log".into(),
+            offset,
+            missed: None,
+            recent,
+            before: None,
+        })
     };
     bench.input(held(before, 5, Vec::new()));
     // What came between is for nobody here.

@@ -68,6 +68,8 @@ pub(super) struct Watch {
     pub(super) live: bool,
     /// It could not go on where it was: a gap must be told before the next message.
     backlog: bool,
+    /// Where it wanted to resume, which could not be, and how many it was told to lack at least from there to `base`.
+    pub(super) unresumed: Option<(client::Position, u64)>,
 }
 
 impl Watch {
@@ -423,8 +425,14 @@ impl Client {
                 let watch = self.watches.get_mut(&gap.channel).filter(|watch| watch.live).expect("a subscription");
                 let reasons = gap.reasons.expect("each gap tells its reasons");
                 assert_eq!(reasons.total(), gap.count, "{reasons:?}");
-                watch.gaps += gap.count;
-                watch.reasons += reasons;
+                match &mut watch.unresumed {
+                    // It lies before `base`.
+                    Some((_, lacks)) if watch.backlog => *lacks = gap.count,
+                    _ => {
+                        watch.gaps += gap.count;
+                        watch.reasons += reasons;
+                    }
+                }
                 watch.inexact |= !gap.exact;
                 watch.backlog = false;
                 let position = gap.position.expect("a position");
@@ -482,7 +490,7 @@ impl Client {
                 } else {
                     assert!(resume.log != position.log || position.normal > resume.normal, "{resume:?} {position:?}");
                     // What came before was checked as it came; from here on it is counted anew.
-                    *watch = Watch { backlog: true, ..fresh };
+                    *watch = Watch { backlog: true, unresumed: Some((resume, 0)), ..fresh };
                 }
             }
             _ => *watch = fresh,

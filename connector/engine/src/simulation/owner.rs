@@ -138,8 +138,16 @@ impl World {
         if recent.iter().any(|item| item.missed > 0) {
             recent.clear();
         }
-        let held =
-            Held { channel: channel.into(), ticket, log: log.into(), offset: owned.offset, missed: None, recent };
+        // Half of the owners say what lies before.
+        let before = owned.all.iter().rev().filter(|it| it.log == log).nth(recent.len());
+        let before = match (recent.first(), before) {
+            (Some(_), Some(before)) => Some(cluster::Before { offset: before.item.offset, message: true }),
+            (Some(first), None) => Some(cluster::Before { offset: first.offset - 1, message: false }),
+            (None, _) => None,
+        };
+        let before = before.filter(|_| self.random.one_in(2));
+        let (channel, log, offset) = (channel.to_owned(), log.into(), owned.offset);
+        let held = Held { channel, ticket, log, offset, missed: None, recent, before };
         self.queue.push_back(Input::Held(held));
     }
 
@@ -184,6 +192,7 @@ impl World {
             offset: owned.offset,
             missed: (lost > 0).then_some((missed, true)),
             recent,
+            before: None,
         };
         self.queue.push_back(Input::Held(held));
     }

@@ -604,6 +604,13 @@ impl World {
                     watch.gaps
                 );
                 self.compare_reasons(owned, watch, &lost);
+                if let Some((resume, told)) = &watch.unresumed
+                    && resume.log == *log
+                {
+                    let between = resume.normal.max(resume.high) + 1..=offsets[1];
+                    let lacks = owned.all.iter().filter(|it| it.log == *log && between.contains(&it.offset)).count();
+                    assert!(*told <= lacks as u64, "{channel}: {told} told from {resume:?}, {lacks} lacked, {watch:?}");
+                }
             }
             // Others are told nothing: where nothing was dropped they have everything since they came.
             if !client.speaks.is_native() && counters.skipped + counters.shed + counters.missed == 0 && self.lossless {

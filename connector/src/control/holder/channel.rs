@@ -137,8 +137,8 @@ impl Channel {
         let log: Arc<str> = held.log.as_str().into();
         let recent: Vec<_> = held.recent.into_iter().map(Arc::new).collect();
         let missed = held.missed.map(|missed| (GapReasons::of(missed.count, missed.reasons), missed.exact));
-        let mut answer =
-            Held { channel: held.channel, ticket: 0, log: log.clone(), offset: held.offset, missed, recent };
+        let (channel, offset, before) = (held.channel, held.offset, held.before);
+        let mut answer = Held { channel, ticket: 0, log: log.clone(), offset, missed, recent, before };
         let mut told = Vec::new();
         if self.is_held_anew() && held.hold == self.anew {
             self.anew = 0;

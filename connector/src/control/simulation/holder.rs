@@ -164,6 +164,7 @@ impl Owner {
             offset: self.progress,
             missed: None,
             recent,
+            before: None,
         }));
     }
 }
