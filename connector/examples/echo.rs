@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use clap::Parser;
-use connector::driver::{Core, Driver, Kind, Listeners, Setup, SocketOptions, raise_descriptor_limit, spawn};
+use connector::driver::{CoreHandle, Driver, Kind, Listeners, Setup, SocketOptions, raise_descriptor_limit, spawn};
 use machine::{Key, Machine, Next, Now, Outlet, Reading, Sent};
 use proto::deflate::{self, Agreed, Deflater, Inflater};
 use proto::http::{self, BadHandshake, Request};
@@ -70,7 +70,7 @@ pub(crate) fn serve(
     driver: Driver,
     listen: &[SocketAddr],
     cores: usize,
-) -> io::Result<(Vec<SocketAddr>, Vec<Core<Stop>>)> {
+) -> io::Result<(Vec<SocketAddr>, Vec<CoreHandle<Stop>>)> {
     let listeners = Listeners::bind(listen, cores, &SocketOptions::default())?;
     let mut started = Vec::new();
     for (index, intake) in listeners.cores.into_iter().enumerate() {

@@ -18,43 +18,43 @@ use engine::event::{Ask, Input};
 use engine::{Counters, Engine, Sizes};
 use machine::{Key, Machine, Next, Now, Outlet, Reading};
 
-/// How often a core says what it counted, while it has anything to do: who measures in the middle of a load reads what is no
-/// older.
-const SAY_EVERY_MS: u64 = 10;
+/// How often a core publishes what it counted, while it has anything to do. A measurement in the middle of a load reads
+/// nothing older.
+const SNAPSHOT_EVERY_MS: u64 = 10;
 
-/// What a core last said.
+/// What a core counted, as it last published it.
 #[derive(Debug, Default)]
-pub(crate) struct Said(Mutex<(Counters, Sizes)>);
+pub(crate) struct StatsSnapshot(Mutex<(Counters, Sizes)>);
 
-/// What the control thread tells a core.
+/// An input of the control thread, with the time.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct StampedInput {
     pub(crate) input: Input,
-    /// When.
+    /// When it was handed to the core.
     pub(crate) at: Instant,
 }
 
-impl From<Input> for Told {
+impl From<Input> for StampedInput {
     fn from(input: Input) -> Self {
         Self { input, at: Instant::now() }
     }
 }
 
 /// The machine of one core.
-pub(crate) struct Core {
+pub(crate) struct MeteredEngine {
     engine: Engine,
-    said: Arc<Said>,
-    say_ms: u64,
+    snapshot: Arc<StatsSnapshot>,
+    snapshot_ms: u64,
     /// When the first of the messages was told that are not sent to everyone yet.
     sending: Option<Instant>,
     writing: Histogram,
 }
 
-impl Core {
+impl MeteredEngine {
     /// `writing` is one for all cores. It locks, but once for each time that a core has caught up, which is seldom
     /// where there is much to do.
-    pub(crate) fn new(engine: Engine, said: Arc<Said>, writing: Histogram) -> Self {
-        Self { engine, said, say_ms: 0, sending: None, writing }
+    pub(crate) fn new(engine: Engine, snapshot: Arc<StatsSnapshot>, writing: Histogram) -> Self {
+        Self { engine, snapshot, snapshot_ms: 0, sending: None, writing }
     }
 
     /// From a delivery to when a core had sent everything.
@@ -69,8 +69,8 @@ impl Core {
     }
 }
 
-impl Machine for Core {
-    type Input = Told;
+impl Machine for MeteredEngine {
+    type Input = StampedInput;
     type Ask = Ask;
 
     fn opened(&mut self, now: Now, listener: usize, peer: SocketAddr) -> Option<Key> {
@@ -89,11 +89,11 @@ impl Machine for Core {
         self.engine.closed(now, key);
     }
 
-    fn input(&mut self, now: Now, told: Told) {
-        if matches!(told.input, Input::Deliver(_)) {
-            self.sending.get_or_insert(told.at);
+    fn input(&mut self, now: Now, stamped: StampedInput) {
+        if matches!(stamped.input, Input::Deliver(_)) {
+            self.sending.get_or_insert(stamped.at);
         }
-        self.engine.input(now, told.input);
+        self.engine.input(now, stamped.input);
     }
 
     fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next {
@@ -103,9 +103,9 @@ impl Machine for Core {
         {
             self.writing.observe(since.elapsed().as_secs_f64());
         }
-        if now.mono_ms >= self.say_ms {
-            self.say_ms = now.mono_ms + SAY_EVERY_MS;
-            *self.said.0.lock().unwrap_or_else(PoisonError::into_inner) =
+        if now.mono_ms >= self.snapshot_ms {
+            self.snapshot_ms = now.mono_ms + SNAPSHOT_EVERY_MS;
+            *self.snapshot.0.lock().unwrap_or_else(PoisonError::into_inner) =
                 (self.engine.counters().clone(), self.engine.sizes());
         }
         next
@@ -122,8 +122,8 @@ impl Machine for Core {
 
 /// The sums over all cores, made when they are asked for.
 #[derive(Debug)]
-pub(crate) struct Sums {
-    pub(crate) said: Vec<Arc<Said>>,
+pub(crate) struct MetricsCollector {
+    pub(crate) snapshots: Vec<Arc<StatsSnapshot>>,
     pub(crate) balance: Arc<Balance>,
 }
 
@@ -164,12 +164,15 @@ const BY_CODE: &[ByCode] = &[
     ("connector_errors", "Requests refused, by the error's name", |c| &c.errors),
 ];
 
-impl Collector for Sums {
+impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let said: Vec<_> =
-            self.said.iter().map(|said| said.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+        let cores: Vec<_> = self
+            .snapshots
+            .iter()
+            .map(|snapshot| snapshot.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect();
         for (name, help, count) in COUNTS {
-            let sum = ConstCounter::new(said.iter().map(|(counters, _)| count(counters)).sum::<u64>());
+            let sum = ConstCounter::new(cores.iter().map(|(counters, _)| count(counters)).sum::<u64>());
             sum.encode(encoder.encode_descriptor(&format!("connector_{name}"), help, None, sum.metric_type())?)?;
         }
         let handed_over = ConstCounter::new(self.balance.handed_over());
@@ -180,13 +183,13 @@ impl Collector for Sums {
             handed_over.metric_type(),
         )?)?;
         for (name, help, size) in SIZES {
-            let sum = ConstGauge::new(said.iter().map(|(_, sizes)| size(sizes) as i64).sum::<i64>());
+            let sum = ConstGauge::new(cores.iter().map(|(_, sizes)| size(sizes) as i64).sum::<i64>());
             sum.encode(encoder.encode_descriptor(&format!("connector_{name}"), help, None, sum.metric_type())?)?;
         }
         for (name, help, counts) in BY_CODE {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (at, row) in TABLE.iter().enumerate() {
-                let sum = ConstCounter::new(said.iter().map(|(counters, _)| counts(counters)[at]).sum::<u64>());
+                let sum = ConstCounter::new(cores.iter().map(|(counters, _)| counts(counters)[at]).sum::<u64>());
                 sum.encode(family.encode_family(&[("code", row.name)])?)?;
             }
         }

@@ -110,8 +110,8 @@ pub async fn start(
     let engine = Arc::new(config.engine(cores));
     let incarnation: Arc<str> = cluster.incarnation.as_str().into();
     let (asks, asked) = mpsc::channel(control::ASK_BATCHES_MAX);
-    let said: Vec<_> = (0..cores).map(|_| Arc::new(core::Said::default())).collect();
-    let writing = core::Core::writing(registry);
+    let snapshots: Vec<_> = (0..cores).map(|_| Arc::new(core::StatsSnapshot::default())).collect();
+    let writing = core::MeteredEngine::writing(registry);
     let mut started = Vec::with_capacity(cores);
     for (core, intake) in listeners.cores.into_iter().enumerate() {
         let asks = asks.clone();
@@ -125,18 +125,18 @@ pub async fn start(
             }),
         };
         let (engine, incarnation) = (engine.clone(), incarnation.clone());
-        let (said, writing) = (said[core].clone(), writing.clone());
+        let (snapshot, writing) = (snapshots[core].clone(), writing.clone());
         started.push(driver::spawn(driver, setup, move |now| {
-            core::Core::new(Engine::new(engine, core as u16, incarnation, now), said, writing)
+            core::MeteredEngine::new(Engine::new(engine, core as u16, incarnation, now), snapshot, writing)
         })?);
     }
-    registry.register_collector(Box::new(core::Sums { said, balance: listeners.balance }));
+    registry.register_collector(Box::new(core::MetricsCollector { snapshots, balance: listeners.balance }));
 
     let advertised = match config.advertised.is_empty() {
         true => listeners.addresses.iter().map(SocketAddr::to_string).collect(),
         false => config.advertised.clone(),
     };
-    let plan = control::Plan {
+    let plan = control::ControlPlan {
         cores: started,
         asks: asked,
         grpc,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use connector::driver::{Core, Kind};
+use connector::driver::{CoreHandle, Kind};
 use proto::deflate::{Deflater, Inflater};
 use proto::websocket::{Decoder, Event, Opcode, Role, frame};
 use tungstenite::protocol::WebSocketConfig;
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Server {
     address: SocketAddr,
-    core: Core<echo::Stop>,
+    core: CoreHandle<echo::Stop>,
 }
 
 impl Server {

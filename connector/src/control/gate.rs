@@ -38,7 +38,7 @@ const KEPT: usize = 1024;
 /// How often [`Gate::look`] is to be called.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A logic that answers no probe for so long is silent. A logic answers one in milliseconds, also while the bus is away;
-/// a newcomer is closed after five seconds.
+/// a new client is closed after five seconds.
 const SILENT_AFTER: Duration = Duration::from_millis(900);
 /// After a longer time between two looks this process stood still itself, and the time does not count.
 const BLIND_MAX: Duration = Duration::from_millis(400);

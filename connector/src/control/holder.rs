@@ -12,9 +12,9 @@
 //! - `a_hold_waits_for_an_owner`, and is asked again of every new one, and after a reset.
 //! - `only_the_core_that_asked_is_answered`, and gets live messages from there on; an answer to what was held again is
 //!   for every core that has the channel.
-//! - `a_live_owner_delivers_nothing_of_what_is_held_anew`: what comes all the same answers a hold from before a reset,
-//!   and would leave a hole.
-//! - `a_hole_in_the_sequence_ends_the_stream`: its owner dials again, says what it owns, and everything is held again
+//! - `a_live_owner_delivers_nothing_of_what_is_re_held`: what comes all the same answers a hold from before a reset,
+//!   and would leave a gap.
+//! - `a_missing_number_ends_the_stream`: its owner dials again, says what it owns, and everything is held again
 //!   from where it was.
 
 mod channel;
@@ -79,12 +79,12 @@ struct Partition {
     owner: Option<StreamId>,
     /// Of the last numbered frame under this epoch, on this stream.
     seq: u64,
-    /// Every channel that is held, and not being held anew, has everything up to here.
+    /// Every channel that is held, and not being re-held, has everything up to here.
     through: u64,
     /// It has answered: it reads no more than what is new, and answers at once.
     live: bool,
-    /// Channels that are being held anew.
-    anew: usize,
+    /// Channels that are being re-held.
+    re_held: usize,
     channels: FxHashMap<Arc<str>, Channel>,
 }
 
@@ -94,7 +94,7 @@ impl Holder {
         std::mem::take(&mut self.actions)
     }
 
-    /// A core takes up a channel.
+    /// A core holds a channel.
     pub(super) fn hold(&mut self, core: usize, channel: &str, ticket: u64) {
         let Some(id) = self.partition_of(channel) else {
             self.early.push((core, channel.to_owned(), ticket));
@@ -109,7 +109,7 @@ impl Holder {
             hold = self.last_hold;
             self.actions.push(send_hold(owner, id, partition.epoch, &name, asked_by(hold)));
         }
-        entry.take_up(core, ticket, hold);
+        entry.hold(core, ticket, hold);
     }
 
     /// A core has nobody left in a channel.
@@ -119,7 +119,7 @@ impl Holder {
         let partition = &mut self.topics[id.topic as usize][id.number as usize];
         let Some(entry) = partition.channels.get_mut(channel) else { return };
         if entry.release(core) {
-            partition.anew -= usize::from(entry.is_held_anew());
+            partition.re_held -= usize::from(entry.is_re_held());
             partition.channels.remove(channel);
             if let Some(owner) = partition.owner {
                 let release = Release { topic: id.topic.into(), partition: id.number, channel: channel.to_owned() };
@@ -141,7 +141,7 @@ impl Holder {
                 let Some(id) = named(topic, partition) else { return };
                 if let Some(partition) = self.owned(from, id, epoch) {
                     partition.seq = 0;
-                    self.hold_anew(id);
+                    self.re_hold(id);
                 }
             }
             Some(from_owner::Frame::Deliver(deliver)) => {
@@ -230,7 +230,7 @@ impl Holder {
         }
         (partition.epoch, partition.owner, partition.seq) = (own.epoch, Some(from), 0);
         partition.live = false;
-        self.hold_anew(id);
+        self.re_hold(id);
     }
 
     /// The partition, if `from` is its last owner and speaks of its epoch.
@@ -255,17 +255,17 @@ impl Holder {
     }
 
     /// Asks the owner for every channel again: what is held from where it is, then what was asked for and not answered.
-    fn hold_anew(&mut self, id: PartitionId) {
+    fn re_hold(&mut self, id: PartitionId) {
         let partition = &mut self.topics[id.topic as usize][id.number as usize];
         let (epoch, Some(owner)) = (partition.epoch, partition.owner) else { return };
-        partition.anew = 0;
+        partition.re_held = 0;
         // Of what is held from here on, only this owner, on this stream, says how far it is complete.
         let through = std::mem::take(&mut partition.through);
         for (name, channel) in &mut partition.channels {
-            for hold in channel.hold_anew(&mut self.last_hold, &partition.log, through) {
+            for hold in channel.re_hold(&mut self.last_hold, &partition.log, through) {
                 self.actions.push(send_hold(owner, id, epoch, name, hold));
             }
-            partition.anew += usize::from(channel.is_held_anew());
+            partition.re_held += usize::from(channel.is_re_held());
         }
         let done = HoldsDone { topic: id.topic.into(), partition: id.number, epoch };
         self.actions.push(Action::Send(owner, from_holder::Frame::HoldsDone(done)));
@@ -288,7 +288,7 @@ impl Holder {
                 }
             }
         }
-        if partition.anew == 0 {
+        if partition.re_held == 0 {
             partition.through = partition.through.max(through);
         }
         self.actions.extend(batches.into_iter().map(|(core, batch)| Action::Deliver(core, batch)));
@@ -298,9 +298,9 @@ impl Holder {
         let partition = &mut self.topics[id.topic as usize][id.number as usize];
         partition.live = true;
         let Some(channel) = partition.channels.get_mut(held.channel.as_str()) else { return };
-        let was_anew = channel.is_held_anew();
+        let was_re_held = channel.is_re_held();
         let told = channel.answer(held);
-        partition.anew -= usize::from(was_anew && !channel.is_held_anew());
+        partition.re_held -= usize::from(was_re_held && !channel.is_re_held());
         self.actions.extend(told.into_iter().map(|(core, held)| Action::Held(core, held)));
     }
 }
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reset_everything_is_held_anew() {
+    fn after_a_reset_everything_is_re_held() {
         let mut holder = holding();
         holder.frame(1, deliver(50, 2, &[110], 0));
         done(&mut holder);
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn a_live_owner_delivers_nothing_of_what_is_held_anew() {
+    fn a_live_owner_delivers_nothing_of_what_is_re_held() {
         let mut holder = holding();
         // Asked before the reset, seen by the owner after it: from there on it delivers.
         holder.hold(1, "room:1", 7);
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_in_the_sequence_ends_the_stream() {
+    fn a_missing_number_ends_the_stream() {
         let mut holder = holding();
         holder.frame(1, deliver(50, 3, &[120], 0));
         assert_eq!(done(&mut holder), ["1: broken"]);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Asker;
 use super::registry::change_of;
-use super::{Control, State};
+use super::{Control, ControlState};
 use engine::RouteChanges;
 use engine::event::Input;
 
@@ -207,7 +207,7 @@ fn due(round: &mut Vec<Arc<str>>, at_once: usize, channels: impl FnOnce() -> Vec
 /// Tells numbers to the cores that have the channel and do not know. What finds no room is told the next time.
 fn tell(control: &Control, channels: &[Arc<str>], counts: &[u64]) {
     let mut state = control.lock();
-    let State { holder, ports, .. } = &mut *state;
+    let ControlState { holder, ports, .. } = &mut *state;
     let mut news: Vec<Vec<(String, u64)>> = vec![Vec::new(); ports.len()];
     for (channel, &count) in channels.iter().zip(counts) {
         holder.online(channel, count, |core| {

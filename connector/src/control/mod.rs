@@ -26,7 +26,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::Told;
+use crate::core::StampedInput;
 use crate::driver::Port;
 use engine::event::{Ask, Input, Push, logic_unreachable};
 use machine::Key;
@@ -45,7 +45,7 @@ mod simulation;
 mod thread;
 
 pub(crate) use ports::INPUTS_MAX;
-pub(crate) use thread::{Handle, Plan, spawn};
+pub(crate) use thread::{ControlPlan, Handle, spawn};
 
 use self::gate::{Asker, Gate, LogicId, StreamEnd};
 use self::holder::{Action, Holder, StreamId};
@@ -68,7 +68,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(5);
 
 /// Everything that the control thread's tasks share.
 struct Control {
-    state: Mutex<State>,
+    state: Mutex<ControlState>,
     metrics: metrics::Control,
     /// Who we are, as in our lease: the first frame on every job's stream.
     hello: HolderHello,
@@ -91,10 +91,10 @@ struct Control {
     ownerless: AtomicBool,
 }
 
-struct State {
+struct ControlState {
     gate: Gate,
     holder: Holder,
-    ports: Ports<Port<Told>>,
+    ports: Ports<Port<StampedInput>>,
     registry: Registry,
     logics: FxHashMap<LogicId, LogicStream>,
     owners: FxHashMap<StreamId, OwnerStream>,
@@ -117,10 +117,10 @@ struct OwnerStream {
 }
 
 impl Control {
-    fn new(ports: Vec<Port<Told>>, hello: HolderHello, metrics: metrics::Control) -> Self {
+    fn new(ports: Vec<Port<StampedInput>>, hello: HolderHello, metrics: metrics::Control) -> Self {
         let (registry, told) = (Registry::new(ports.len()), Arc::new(Notify::new()));
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(ControlState {
                 gate: Gate::default(),
                 holder: Holder::default(),
                 ports: Ports::new(ports, told.clone(), metrics.clone()),
@@ -143,7 +143,7 @@ impl Control {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ControlState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -218,7 +218,7 @@ impl Control {
         state.gate.down(id, end);
         self.act_for_gate(&mut state);
         if state.gate.logics() == 0 && !self.draining.load(Ordering::Relaxed) {
-            tracing::warn!("no logic is left: newcomers are refused, and clients of this node can publish nothing");
+            tracing::warn!("no logic is left: new clients are refused, and clients of this node can publish nothing");
         }
     }
 
@@ -248,7 +248,7 @@ impl Control {
     }
 
     /// Does what the gate wants done.
-    fn act_for_gate(&self, state: &mut State) {
+    fn act_for_gate(&self, state: &mut ControlState) {
         let mut actions = VecDeque::from(state.gate.actions());
         while let Some(action) = actions.pop_front() {
             match action {
@@ -280,7 +280,7 @@ impl Control {
     }
 
     /// Answers a request in a logic's place.
-    fn answer(&self, state: &mut State, by: Asker, answer: gate_reply::Answer) {
+    fn answer(&self, state: &mut ControlState, by: Asker, answer: gate_reply::Answer) {
         self.metrics.gate_unreachable.inc();
         if let Asker::Core(core, id) = by {
             state.ports.must(core, Input::Reply { id, answer });
@@ -340,7 +340,7 @@ impl Control {
         self.note_behind(&state);
     }
 
-    fn push(&self, state: &mut State, push: proto::cluster::PushOut) {
+    fn push(&self, state: &mut ControlState, push: proto::cluster::PushOut) {
         let all = Arc::new(Push { message: push.message, raw: push.raw, operation: push.operation });
         if !push.all {
             for (core, keys) in self.by_core(&push.sessions) {
@@ -357,7 +357,7 @@ impl Control {
         }
     }
 
-    fn command(&self, state: &mut State, sessions: &[String], act: command_out::Act) {
+    fn command(&self, state: &mut ControlState, sessions: &[String], act: command_out::Act) {
         let act = Arc::new(act);
         for (core, keys) in self.by_core(sessions) {
             state.ports.must(core, Input::Command(keys, act.clone()));
@@ -374,7 +374,7 @@ impl Control {
     }
 
     /// Does what the holder wants done.
-    fn act(&self, state: &mut State) {
+    fn act(&self, state: &mut ControlState) {
         for action in state.holder.actions() {
             match action {
                 Action::Send(stream, frame) => {
@@ -402,7 +402,7 @@ impl Control {
         self.note_behind(state);
     }
 
-    fn note_behind(&self, state: &State) {
+    fn note_behind(&self, state: &ControlState) {
         if state.ports.is_behind() {
             self.behind.notify_one();
         }
@@ -410,10 +410,10 @@ impl Control {
 
     /// Wakes the cores that were told something, after everything that was at hand: one that is woken may take this
     /// thread's place on the processor at once. Never ends.
-    async fn ring(&self) {
+    async fn wake_cores(&self) {
         loop {
             self.told.notified().await;
-            self.lock().ports.ring();
+            self.lock().ports.wake();
         }
     }
 

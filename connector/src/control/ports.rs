@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::metrics::Control as Metrics;
-use crate::core::Told;
+use crate::core::StampedInput;
 use crate::driver::Port;
 use engine::event::{Held, Input};
 
@@ -42,21 +42,21 @@ const _: () = assert!(LIVE_BYTES_MAX / ITEM_BYTES <= WAITING_MAX / 2, "they leav
 
 /// Where a core takes its inputs from.
 pub(super) trait Queue {
-    /// Never waits; gives back what there is no room for. The core may sleep until [`Queue::ring`].
+    /// Never waits; gives back what there is no room for. The core may sleep until [`Queue::wake`].
     fn put(&self, input: Input) -> Option<Input>;
     /// Wakes the core.
-    fn ring(&self);
+    fn wake(&self);
     /// For how many there is room.
     fn room(&self) -> usize;
 }
 
-impl Queue for Port<Told> {
+impl Queue for Port<StampedInput> {
     fn put(&self, input: Input) -> Option<Input> {
         self.put(input.into()).err().map(|told| told.input)
     }
 
-    fn ring(&self) {
-        self.ring();
+    fn wake(&self) {
+        self.wake();
     }
 
     fn room(&self) -> usize {
@@ -66,11 +66,11 @@ impl Queue for Port<Told> {
 
 /// The queues of all cores.
 pub(super) struct Ports<Q> {
-    cores: Vec<Core<Q>>,
+    cores: Vec<CoreQueue<Q>>,
     metrics: Metrics,
 }
 
-struct Core<Q> {
+struct CoreQueue<Q> {
     queue: Q,
     /// What it was told and not woken for.
     news: usize,
@@ -83,9 +83,9 @@ struct Core<Q> {
 }
 
 impl<Q: Queue> Ports<Q> {
-    /// `told` is notified when there is somebody to [`Ports::ring`].
+    /// `told` is notified when there is somebody to [`Ports::wake`].
     pub(super) fn new(queues: Vec<Q>, told: Arc<Notify>, metrics: Metrics) -> Self {
-        let core = |queue| Core {
+        let core = |queue| CoreQueue {
             queue,
             news: 0,
             told: told.clone(),
@@ -101,8 +101,8 @@ impl<Q: Queue> Ports<Q> {
     }
 
     /// Wakes the cores that were told something.
-    pub(super) fn ring(&mut self) {
-        self.cores.iter_mut().filter(|core| core.news > 0).for_each(Core::ring);
+    pub(super) fn wake(&mut self) {
+        self.cores.iter_mut().filter(|core| core.news > 0).for_each(CoreQueue::wake);
     }
 
     /// Live messages.
@@ -145,7 +145,7 @@ impl<Q: Queue> Ports<Q> {
 
     /// Whether a core has room for what may be lost.
     pub(super) fn has_room(&self, core: usize) -> bool {
-        self.cores.get(core).is_some_and(Core::has_room)
+        self.cores.get(core).is_some_and(CoreQueue::has_room)
     }
 
     /// What may be lost: pushes (at most once), numbers that come again.
@@ -159,7 +159,7 @@ impl<Q: Queue> Ports<Q> {
     /// Offers again what waits, and says what was missed. Whether something still waits.
     pub(super) fn retry(&mut self) -> bool {
         // Every core is to have its try.
-        self.cores.iter_mut().map(Core::retry).filter(|left| *left).count() > 0
+        self.cores.iter_mut().map(CoreQueue::retry).filter(|left| *left).count() > 0
     }
 
     /// Whether something waits for room.
@@ -168,7 +168,7 @@ impl<Q: Queue> Ports<Q> {
     }
 }
 
-impl<Q: Queue> Core<Q> {
+impl<Q: Queue> CoreQueue<Q> {
     /// A live message, or the gap before one: waits where there is no room.
     fn live(&mut self, input: Input) {
         let input = match self.has_room() {
@@ -194,15 +194,15 @@ impl<Q: Queue> Core<Q> {
         self.news += 1;
         match self.news {
             1 => self.told.notify_one(),
-            NEWS_MAX => self.ring(),
+            NEWS_MAX => self.wake(),
             _ => {}
         }
         None
     }
 
-    fn ring(&mut self) {
+    fn wake(&mut self) {
         self.news = 0;
-        self.queue.ring();
+        self.queue.wake();
     }
 
     /// For what is not urgent, and behind nothing that is.
@@ -265,7 +265,7 @@ mod tests {
             None
         }
 
-        fn ring(&self) {
+        fn wake(&self) {
             self.1.set(self.1.get() + 1);
         }
 
@@ -327,12 +327,12 @@ mod tests {
         ports.must(0, Input::Drain { within_ms: 0 });
         assert!(notified.now_or_never().is_some());
         for _ in 0..2 {
-            ports.ring();
+            ports.wake();
             assert_eq!((one.1.get(), other.1.get()), (1, 0));
         }
         ports.may(0, Input::Drain { within_ms: 0 });
         assert!(told.notified().now_or_never().is_some());
-        ports.ring();
+        ports.wake();
         assert_eq!((one.1.get(), other.1.get()), (2, 0));
         // One that is told much meanwhile sleeps no longer.
         (0..NEWS_MAX).for_each(|_| ports.deliver(1, vec![item("room:1", 0)]));

@@ -14,15 +14,15 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Control, delivery, leases, logics, metrics};
-use crate::core::Told;
-use crate::driver::Core;
+use crate::core::StampedInput;
+use crate::driver::CoreHandle;
 use engine::event::{Ask, Input};
 
-/// How long this thread rests before it waits again, if it waited less than so long ago, messages came since, and no client
+/// How long this thread sleeps before it waits again, if it waited less than so long ago, messages came since, and no client
 /// waits for logic's answer: what comes meanwhile is taken together. At 8,500 messages a second to 1,000 rooms that saves 3 %
 /// of the connector's processor time; 1 ms saves nothing, since the messages of a millisecond come together anyway, and 4 ms
 /// cost the cores what this thread saves.
-const REST: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(2);
 /// How often it is looked whether the cores have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What the cores have beyond the time to drain, for their last connections to linger.
@@ -31,8 +31,8 @@ const LINGER: Duration = Duration::from_secs(5);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the control thread is given.
-pub(crate) struct Plan {
-    pub(crate) cores: Vec<Core<Told>>,
+pub(crate) struct ControlPlan {
+    pub(crate) cores: Vec<CoreHandle<StampedInput>>,
     pub(crate) asks: mpsc::Receiver<(usize, Vec<Ask>)>,
     pub(crate) grpc: std::net::TcpListener,
     /// What jobs dial.
@@ -66,27 +66,27 @@ impl Handle {
 
 /// Starts it; the receiver resolves when everything has ended.
 pub(crate) fn spawn(
-    plan: Plan,
+    plan: ControlPlan,
     registry: &mut prometheus_client::registry::Registry,
 ) -> io::Result<(Handle, oneshot::Receiver<()>)> {
     let metrics = metrics::Control::default();
     metrics.register(registry);
     plan.grpc.set_nonblocking(true)?;
-    let ports = plan.cores.iter().map(Core::port).collect();
+    let ports = plan.cores.iter().map(CoreHandle::port).collect();
     let hello = HolderHello { node: plan.cluster.node.clone(), incarnation: plan.cluster.incarnation.clone() };
     let control = Arc::new(Control::new(ports, hello, metrics));
     let (ended, end) = oneshot::channel();
-    let (resting, last) = (control.clone(), Mutex::new((std::time::Instant::now(), 0)));
-    let rest = move || {
+    let (gathering, last) = (control.clone(), Mutex::new((std::time::Instant::now(), 0)));
+    let gather = move || {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         let (waited, delivered) = *last;
-        last.1 = resting.metrics.delivered.get();
-        if waited.elapsed() < REST && last.1 != delivered && resting.lock().gate.in_flight() == 0 {
-            std::thread::sleep(REST);
+        last.1 = gathering.metrics.delivered.get();
+        if waited.elapsed() < GATHER && last.1 != delivered && gathering.lock().gate.in_flight() == 0 {
+            std::thread::sleep(GATHER);
         }
         last.0 = std::time::Instant::now();
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(rest).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(gather).build()?;
     let handle = Handle(control.clone());
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(run(control, plan));
@@ -96,8 +96,8 @@ pub(crate) fn spawn(
     Ok((handle, end))
 }
 
-async fn run(control: Arc<Control>, plan: Plan) {
-    let Plan { cores, asks, grpc, grpc_address, clients, cluster, show, routes, drain, stop } = plan;
+async fn run(control: Arc<Control>, plan: ControlPlan) {
+    let ControlPlan { cores, asks, grpc, grpc_address, clients, cluster, show, routes, drain, stop } = plan;
     let Cluster { node, incarnation, secret } = cluster;
     let lease = Lease {
         node: node.clone(),
@@ -116,8 +116,8 @@ async fn run(control: Arc<Control>, plan: Plan) {
         let control = control.clone();
         tokio::spawn(async move { control.serve_cores(asks).await })
     };
-    let ringing = control.clone();
-    tokio::spawn(async move { ringing.ring().await });
+    let waking = control.clone();
+    tokio::spawn(async move { waking.wake_cores().await });
     let endless = control.clone();
     tokio::spawn(async move {
         tokio::join!(endless.retry(), endless.acknowledge(), endless.measure(), endless.watch_logics())
@@ -153,13 +153,13 @@ async fn run(control: Arc<Control>, plan: Plan) {
         control.note_behind(&state);
     }
     let deadline = Instant::now() + drain + LINGER;
-    while !cores.iter().all(Core::is_finished) && Instant::now() < deadline {
+    while !cores.iter().all(CoreHandle::is_finished) && Instant::now() < deadline {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    if cores.iter().all(Core::is_finished) {
+    if cores.iter().all(CoreHandle::is_finished) {
         // What they asked last, the end of their sessions' routes.
         drop(timeout(LEAVE_TIMEOUT, serving).await);
-        cores.into_iter().for_each(Core::join);
+        cores.into_iter().for_each(CoreHandle::join);
     } else {
         tracing::warn!("a core has not drained in time: its connections are cut");
     }

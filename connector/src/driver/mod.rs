@@ -166,16 +166,16 @@ pub fn spawn<M: Machine>(
     driver: Driver,
     setup: Setup<M::Ask>,
     make: impl FnOnce(Now) -> M + Send + 'static,
-) -> io::Result<Core<M::Input>> {
+) -> io::Result<CoreHandle<M::Input>> {
     let (sender, inputs) = bounded(setup.inputs_max);
-    let doorbell = setup.intake.share.doorbell();
-    let port = Port { inputs: sender, doorbell: doorbell.clone() };
+    let wake_up = setup.intake.share.wake_up();
+    let port = Port { inputs: sender, wake_up: wake_up.clone() };
     let (started, start) = bounded(1);
     let thread = std::thread::Builder::new().name(setup.name).spawn(move || {
         let begun = started.clone();
         let parts = Parts {
             inputs,
-            doorbell,
+            wake_up,
             intake: setup.intake,
             asking: Asking::new(setup.asks),
             make,
@@ -192,13 +192,13 @@ pub fn spawn<M: Machine>(
         }
     })?;
     start.recv().unwrap_or_else(|_| Err(io::Error::other("the core's thread ended at once")))?;
-    Ok(Core { port, thread })
+    Ok(CoreHandle { port, thread })
 }
 
 /// What a core's loop is made of, on its own thread.
 struct Parts<M: Machine, F, B> {
     inputs: Receiver<M::Input>,
-    doorbell: Arc<Doorbell>,
+    wake_up: Arc<WakeUp>,
     intake: Intake,
     asking: Asking<M::Ask>,
     make: F,
@@ -208,12 +208,12 @@ struct Parts<M: Machine, F, B> {
 
 /// A running core.
 #[derive(Debug)]
-pub struct Core<I> {
+pub struct CoreHandle<I> {
     port: Port<I>,
     thread: JoinHandle<()>,
 }
 
-impl<I> Core<I> {
+impl<I> CoreHandle<I> {
     /// Where to tell it something.
     #[must_use]
     pub fn port(&self) -> Port<I> {
@@ -241,12 +241,12 @@ impl<I> Core<I> {
 #[derive(Debug)]
 pub struct Port<I> {
     inputs: Sender<I>,
-    doorbell: Arc<Doorbell>,
+    wake_up: Arc<WakeUp>,
 }
 
 impl<I> Clone for Port<I> {
     fn clone(&self) -> Self {
-        Self { inputs: self.inputs.clone(), doorbell: self.doorbell.clone() }
+        Self { inputs: self.inputs.clone(), wake_up: self.wake_up.clone() }
     }
 }
 
@@ -257,11 +257,11 @@ impl<I> Port<I> {
     /// `input` itself, where the queue is full or the core has ended.
     pub fn tell(&self, input: I) -> Result<(), I> {
         self.put(input)?;
-        self.ring();
+        self.wake();
         Ok(())
     }
 
-    /// Puts `input` into the core's queue. A core that sleeps does not notice before [`Port::ring`]. Never waits.
+    /// Puts `input` into the core's queue. A core that sleeps does not notice before [`Port::wake`]. Never waits.
     ///
     /// # Errors
     /// `input` itself, where the queue is full or the core has ended.
@@ -272,8 +272,8 @@ impl<I> Port<I> {
     }
 
     /// Wakes the core.
-    pub fn ring(&self) {
-        self.doorbell.ring();
+    pub fn wake(&self) {
+        self.wake_up.wake();
     }
 
     /// How many more inputs its queue takes now.
@@ -285,20 +285,20 @@ impl<I> Port<I> {
 
 /// Wakes a core, once for however many things came while it was at work.
 #[derive(Debug, Default)]
-struct Doorbell {
-    rung: AtomicBool,
+struct WakeUp {
+    woken: AtomicBool,
     sleeper: AtomicWaker,
 }
 
-impl Doorbell {
-    fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+impl WakeUp {
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
             self.sleeper.wake();
         }
     }
 
     /// Takes note that it rang; what came before is to be looked at after.
     fn answer(&self) -> bool {
-        self.rung.swap(false, Ordering::AcqRel)
+        self.woken.swap(false, Ordering::AcqRel)
     }
 }

@@ -36,7 +36,7 @@ use self::table::{Event, Events, Read, Table};
 use super::asking::Asking;
 use super::clock::now;
 use super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN, gave_up};
-use super::share::{INBOX_MAX, Newcomer};
+use super::share::{AcceptedSocket, INBOX_MAX};
 use super::{Parts, sleep_ms};
 use machine::{Machine, Next, Now, Reading};
 
@@ -129,7 +129,7 @@ struct Loop<M: Machine, R: Runtime> {
 
 impl<M: Machine, R: Runtime> Loop<M, R> {
     fn new(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce()>) -> io::Result<Self> {
-        let events = Arc::new(Events::new(parts.doorbell));
+        let events = Arc::new(Events::new(parts.wake_up));
         let listener = |(index, socket)| {
             let waker = events.waker(Event::Accept(index));
             Ok(Listener { socket: Some(R::listener(socket)?), waker, ready: true, last: false })
@@ -164,7 +164,7 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
                 // What was closed last may still be on its way.
                 if self.table.lingering() == 0 && self.listeners.iter().all(|listener| listener.socket.is_none()) {
                     // The waker belongs to this thread's executor, which ends now.
-                    drop(self.table.events.doorbell.sleeper.take());
+                    drop(self.table.events.wake_up.sleeper.take());
                     return;
                 }
             }
@@ -176,7 +176,7 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
     fn turn(&mut self) -> Next {
         let now = now();
         self.table.turn(now.mono_ms);
-        self.table.events.doorbell.answer();
+        self.table.events.wake_up.answer();
         self.sort_events(now);
         self.read(now);
         self.accept(now);
@@ -282,14 +282,14 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
         // SAFETY: `stream` keeps the descriptor open for longer than it is borrowed here.
         let fd = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
         let Ok(fd) = fd.try_clone_to_owned() else { return false };
-        self.table.share.hand(to, Newcomer { stream: fd.into(), listener, peer }).is_ok()
+        self.table.share.hand(to, AcceptedSocket { stream: fd.into(), listener, peer }).is_ok()
     }
 
     /// Opens those that other cores have handed over; says whether there were any.
     fn adopt(&mut self, now: Now) -> bool {
         let mut any = false;
         for _ in 0..INBOX_MAX {
-            let Some(Newcomer { stream, listener, peer }) = self.table.share.take() else { break };
+            let Some(AcceptedSocket { stream, listener, peer }) = self.table.share.take() else { break };
             match R::stream(stream) {
                 Ok(stream) => {
                     any = true;
@@ -330,15 +330,15 @@ impl<M: Machine, R: Runtime> Loop<M, R> {
     /// Until there is something to do. `again` only lets the poller tell its news first.
     async fn wait(&mut self, next: Next) {
         let Self { table, .. } = self;
-        let doorbell = &table.events.doorbell;
+        let wake_up = &table.events.wake_up;
         let sleep_ms = sleep_ms(next, now().mono_ms);
         if sleep_ms == 0 {
             return R::pass().await;
         }
         let mut sleep = pin!(R::sleep(Duration::from_millis(sleep_ms)));
         std::future::poll_fn(|context| {
-            doorbell.sleeper.register(context.waker());
-            if doorbell.rung.load(std::sync::atomic::Ordering::Acquire) {
+            wake_up.sleeper.register(context.waker());
+            if wake_up.woken.load(std::sync::atomic::Ordering::Acquire) {
                 return Poll::Ready(());
             }
             sleep.as_mut().poll(context)

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   accept ─▶ Share::elsewhere ─ None ─▶ Machine::opened
-//!                  └ that core ─▶ its inbox, bounded ─doorbell─▶ its next turn ─▶ Machine::opened
+//!                  └ that core ─▶ its inbox, bounded ─wake_up─▶ its next turn ─▶ Machine::opened
 //!                                   └ full, or closed ─▶ stays where it was accepted
 //! ```
 //!
@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::utils::CachePadded;
 
-use super::Doorbell;
+use super::WakeUp;
 
 /// By how many connections cores differ at least before one hands over: what a hand-over costs (a wake-up, the
 /// connection's cache lines) is not worth less.
@@ -35,7 +35,7 @@ const SLACK_DEVIATIONS: u32 = 6;
 /// Connections that wait for a core, as many as it accepts in a turn; over it they stay with who accepted them: a core
 /// that does not come round to its inbox is not idle, whatever it holds.
 pub(super) const INBOX_MAX: usize = 64;
-/// Set in [`Place::held`] while the core takes none from others; more than any number of connections.
+/// Set in [`CorePlace::held`] while the core takes none from others; more than any number of connections.
 const CLOSED: u32 = 1 << 31;
 
 /// How many more than `held` a core may hold and still hand nothing over to one that holds `held`.
@@ -46,7 +46,7 @@ pub fn slack(held: u32) -> u32 {
 
 /// A connection that was accepted and that no machine knows yet.
 #[derive(Debug)]
-pub(super) struct Newcomer {
+pub(super) struct AcceptedSocket {
     pub(super) stream: TcpStream,
     pub(super) listener: usize,
     pub(super) peer: SocketAddr,
@@ -54,10 +54,10 @@ pub(super) struct Newcomer {
 
 /// The cores that share listeners: what each holds.
 #[derive(Debug)]
-pub struct Balance(Box<[CachePadded<Place>]>);
+pub struct Balance(Box<[CachePadded<CorePlace>]>);
 
 #[derive(Debug)]
-struct Place {
+struct CorePlace {
     /// Connections of the core, those in its inbox among them.
     held: AtomicU32,
     /// How many it has handed over.
@@ -66,16 +66,16 @@ struct Place {
     waiting: AtomicBool,
     /// Locked for a push or a pop only.
     inbox: Mutex<Inbox>,
-    doorbell: Arc<Doorbell>,
+    wake_up: Arc<WakeUp>,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
     open: bool,
-    queue: VecDeque<Newcomer>,
+    queue: VecDeque<AcceptedSocket>,
 }
 
-impl Place {
+impl CorePlace {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,12 +85,12 @@ impl Balance {
     /// Of so many cores, none of which runs yet.
     pub(super) fn new(cores: usize) -> Arc<Self> {
         let place = |_| {
-            CachePadded::new(Place {
+            CachePadded::new(CorePlace {
                 held: AtomicU32::new(CLOSED),
                 handed_over: AtomicU64::new(0),
                 waiting: AtomicBool::new(false),
                 inbox: Mutex::default(),
-                doorbell: Arc::default(),
+                wake_up: Arc::default(),
             })
         };
         Arc::new(Self((0..cores).map(place).collect()))
@@ -124,13 +124,13 @@ impl Share {
         Self { balance, core }
     }
 
-    fn here(&self) -> &Place {
+    fn here(&self) -> &CorePlace {
         &self.balance.0[self.core]
     }
 
-    /// Rings when something is in the inbox.
-    pub(super) fn doorbell(&self) -> Arc<Doorbell> {
-        self.here().doorbell.clone()
+    /// Wakes the core when something is in its inbox.
+    pub(super) fn wake_up(&self) -> Arc<WakeUp> {
+        self.here().wake_up.clone()
     }
 
     /// Takes connections from others from now on.
@@ -168,30 +168,30 @@ impl Share {
     ///
     /// # Errors
     /// The connection itself: the inbox is full or closed.
-    pub(super) fn hand(&self, to: usize, newcomer: Newcomer) -> Result<(), Newcomer> {
+    pub(super) fn hand(&self, to: usize, accepted: AcceptedSocket) -> Result<(), AcceptedSocket> {
         let there = &self.balance.0[to];
         {
             let mut inbox = there.inbox();
             if !inbox.open || inbox.queue.len() >= INBOX_MAX {
-                return Err(newcomer);
+                return Err(accepted);
             }
             // Inside of the lock: whoever takes it finds it counted.
             there.held.fetch_add(1, Ordering::Relaxed);
             there.waiting.store(true, Ordering::Release);
-            inbox.queue.push_back(newcomer);
+            inbox.queue.push_back(accepted);
         }
         self.here().handed_over.fetch_add(1, Ordering::Relaxed);
-        there.doorbell.ring();
+        there.wake_up.wake();
         Ok(())
     }
 
     /// The next of those that were handed to this core. It is not counted as held any more.
-    pub(super) fn take(&self) -> Option<Newcomer> {
+    pub(super) fn take(&self) -> Option<AcceptedSocket> {
         let here = self.here();
         if !here.waiting.load(Ordering::Acquire) {
             return None;
         }
-        let newcomer = {
+        let accepted = {
             let mut inbox = here.inbox();
             if inbox.queue.is_empty() {
                 here.waiting.store(false, Ordering::Relaxed);
@@ -199,7 +199,7 @@ impl Share {
             inbox.queue.pop_front()?
         };
         self.let_go();
-        Some(newcomer)
+        Some(accepted)
     }
 }
 
@@ -223,11 +223,11 @@ mod tests {
         (balance, shares)
     }
 
-    fn newcomer() -> (TcpStream, Newcomer) {
+    fn accepted() -> (TcpStream, AcceptedSocket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
-        (client, Newcomer { stream, listener: 0, peer })
+        (client, AcceptedSocket { stream, listener: 0, peer })
     }
 
     #[test]
@@ -257,8 +257,8 @@ mod tests {
         let mut clients = Vec::new();
         for to in [1, 2] {
             assert_eq!(shares[0].elsewhere(), Some(to));
-            let (client, newcomer) = newcomer();
-            shares[0].hand(to, newcomer).unwrap();
+            let (client, accepted) = accepted();
+            shares[0].hand(to, accepted).unwrap();
             clients.push(client);
             assert_eq!(balance.held(to), 1);
         }
@@ -268,8 +268,8 @@ mod tests {
     #[test]
     fn a_connection_is_handed_over_once() {
         let (balance, shares) = shares(2);
-        let (client, newcomer) = newcomer();
-        shares[0].hand(1, newcomer).unwrap();
+        let (client, accepted) = accepted();
+        shares[0].hand(1, accepted).unwrap();
         (0..1000).for_each(|_| shares[1].hold());
         let taken = shares[1].take().expect("it is for this core, however many it holds by now");
         assert_eq!(taken.peer, client.local_addr().unwrap());
@@ -282,17 +282,17 @@ mod tests {
         let (balance, shares) = shares(2);
         let mut clients = Vec::new();
         for _ in 0..INBOX_MAX {
-            let (client, newcomer) = newcomer();
-            shares[0].hand(1, newcomer).unwrap();
+            let (client, accepted) = accepted();
+            shares[0].hand(1, accepted).unwrap();
             clients.push(client);
         }
-        let (_client, newcomer) = newcomer();
-        let newcomer = shares[0].hand(1, newcomer).unwrap_err();
+        let (_client, accepted) = accepted();
+        let accepted = shares[0].hand(1, accepted).unwrap_err();
         while shares[1].take().is_some() {}
-        shares[0].hand(1, newcomer).unwrap();
-        let newcomer = shares[1].take().unwrap();
+        shares[0].hand(1, accepted).unwrap();
+        let accepted = shares[1].take().unwrap();
         shares[1].close();
-        assert!(shares[0].hand(1, newcomer).is_err());
+        assert!(shares[0].hand(1, accepted).is_err());
         assert_eq!((balance.held(1), balance.handed_over()), (0, INBOX_MAX as u64 + 1));
         // Nothing is meant for it either; and what comes to it by itself goes elsewhere.
         (0..1000).for_each(|_| shares[0].hold());
@@ -302,10 +302,10 @@ mod tests {
     #[test]
     fn what_lies_in_an_inbox_that_closes_is_still_taken() {
         let (balance, mut shares) = shares(2);
-        let (_first, newcomer_1) = newcomer();
-        let (second, newcomer_2) = newcomer();
-        shares[0].hand(1, newcomer_1).unwrap();
-        shares[0].hand(1, newcomer_2).unwrap();
+        let (_first, accepted_1) = accepted();
+        let (second, accepted_2) = accepted();
+        shares[0].hand(1, accepted_1).unwrap();
+        shares[0].hand(1, accepted_2).unwrap();
         shares[1].close();
         assert!(shares[1].take().is_some());
         assert_eq!(balance.held(1), 1);

@@ -18,11 +18,11 @@
 //! - without descriptors accepting pauses and goes on.
 
 mod accepting;
-mod bell;
 mod buffers;
 mod ring;
 mod table;
 mod token;
+mod wake_up;
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -34,15 +34,15 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 
 use self::accepting::Accepting;
-use self::bell::Bell;
 use self::ring::{Completion, Ring};
 use self::table::{Read, Table, To};
 use self::token::{Kind, Token};
+use self::wake_up::WakeUpDescriptor;
 use super::asking::Asking;
 use super::clock::now;
 use super::limits::{INPUTS_A_TURN, READ_BUFFER_BYTES, READS_A_TURN};
 use super::share::INBOX_MAX;
-use super::{BatchedSender, Doorbell, Parts, sleep_ms};
+use super::{BatchedSender, Parts, WakeUp, sleep_ms};
 use machine::{Key, Machine, Next, Now, Reading};
 
 /// Completions in a turn: each brings at most a shared buffer.
@@ -97,16 +97,16 @@ fn attempt_here() -> io::Result<()> {
 /// # Errors
 /// The system's, where it gives no ring.
 pub(super) fn run<M: Machine>(parts: Parts<M, impl FnOnce(Now) -> M, impl FnOnce()>) -> io::Result<()> {
-    let (mut ring, sender, bell) = (Ring::new()?, BatchedSender::new()?, Bell::new()?);
-    bell.hang(&mut ring);
+    let (mut ring, sender, descriptor) = (Ring::new()?, BatchedSender::new()?, WakeUpDescriptor::new()?);
+    descriptor.arm(&mut ring);
     let this = Loop {
         machine: (parts.make)(now()),
         table: Table::new(ring, sender, parts.intake.share),
         accepting: Accepting::new(parts.intake.sockets),
         inputs: parts.inputs,
-        doorbell: parts.doorbell,
-        waker: bell.waker(),
-        bell,
+        wake_up: parts.wake_up,
+        waker: descriptor.waker(),
+        descriptor,
         asking: parts.asking,
         completions: Vec::with_capacity(COMPLETIONS_A_TURN),
         buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
@@ -122,9 +122,9 @@ struct Loop<M: Machine> {
     table: Table,
     accepting: Accepting,
     inputs: Receiver<M::Input>,
-    doorbell: Arc<Doorbell>,
-    bell: Arc<Bell>,
-    /// Rings the bell.
+    wake_up: Arc<WakeUp>,
+    descriptor: Arc<WakeUpDescriptor>,
+    /// Writes to the descriptor.
     waker: Waker,
     asking: Asking<M::Ask>,
     /// Empty between turns: its room is used again.
@@ -151,14 +151,14 @@ impl<M: Machine> Loop<M> {
     fn turn(&mut self) -> Next {
         let now = now();
         self.table.now_ms = now.mono_ms;
-        self.doorbell.answer();
+        self.wake_up.answer();
         self.tell_ends(now);
         let mut again = self.complete(now);
         self.read(now);
         let machine = &mut self.machine;
-        self.accepting.accept(now.mono_ms, &mut self.table, |table, newcomer| {
-            if let Some(key) = machine.opened(now, newcomer.listener, newcomer.peer) {
-                table.insert(key, newcomer.stream);
+        self.accepting.accept(now.mono_ms, &mut self.table, |table, accepted| {
+            if let Some(key) = machine.opened(now, accepted.listener, accepted.peer) {
+                table.insert(key, accepted.stream);
             }
         });
         self.adopt(now);
@@ -204,9 +204,9 @@ impl<M: Machine> Loop<M> {
                     }
                 }
                 Kind::Accept => self.accepting.polled(key.slot as usize),
-                Kind::Bell if !completion.more => self.bell.hang(&mut self.table.ring),
+                Kind::WakeUp if !completion.more => self.descriptor.arm(&mut self.table.ring),
                 Kind::Cancel if completion.result < 0 => self.table.not_cancelled(key),
-                Kind::Bell | Kind::Cancel | Kind::Forget => {}
+                Kind::WakeUp | Kind::Cancel | Kind::Forget => {}
             }
         }
         self.completions = completions;
@@ -262,10 +262,10 @@ impl<M: Machine> Loop<M> {
     fn adopt(&mut self, now: Now) -> bool {
         let mut any = false;
         for _ in 0..INBOX_MAX {
-            let Some(newcomer) = self.table.share.take() else { break };
+            let Some(accepted) = self.table.share.take() else { break };
             any = true;
-            if let Some(key) = self.machine.opened(now, newcomer.listener, newcomer.peer) {
-                self.table.insert(key, newcomer.stream);
+            if let Some(key) = self.machine.opened(now, accepted.listener, accepted.peer) {
+                self.table.insert(key, accepted.stream);
             }
         }
         any
@@ -292,11 +292,11 @@ impl<M: Machine> Loop<M> {
         if sleep_ms == 0 {
             return self.enter(Duration::ZERO);
         }
-        self.doorbell.sleeper.register(&self.waker);
-        let rung = self.doorbell.rung.load(Ordering::Acquire);
-        self.enter(if rung { Duration::ZERO } else { Duration::from_millis(sleep_ms) });
+        self.wake_up.sleeper.register(&self.waker);
+        let woken = self.wake_up.woken.load(Ordering::Acquire);
+        self.enter(if woken { Duration::ZERO } else { Duration::from_millis(sleep_ms) });
         // Awake, it is told without a system call.
-        drop(self.doorbell.sleeper.take());
+        drop(self.wake_up.sleeper.take());
     }
 
     fn enter(&mut self, wait: Duration) {
@@ -308,7 +308,7 @@ impl<M: Machine> Loop<M> {
     /// Waits until the kernel has let go of everything.
     fn end(mut self) {
         self.table.close_all();
-        self.table.ring.cancel(bell::TOKEN, Token::of(Kind::Forget, 0));
+        self.table.ring.cancel(wake_up::TOKEN, Token::of(Kind::Forget, 0));
         let begun = Instant::now();
         while self.table.ring.in_flight() > 0 && begun.elapsed().as_millis() < END_MS {
             self.enter(Duration::from_millis(10));

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connector::driver::{Balance, Core, Intake, Kind, Listeners, Port, Setup, SocketOptions, spawn};
+use connector::driver::{Balance, CoreHandle, Intake, Kind, Listeners, Port, Setup, SocketOptions, spawn};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use machine::{Key, Machine, Next, Now, Outlet, Reading, Sending, Sent};
 use slab::Slab;
@@ -210,7 +210,7 @@ impl Machine for Probe {
 pub(crate) struct Server {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) port: Port<Tell>,
-    core: Core<Tell>,
+    core: CoreHandle<Tell>,
     seen: Receiver<Seen>,
 }
 

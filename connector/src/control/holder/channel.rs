@@ -2,8 +2,8 @@
 //! has not answered. Knows no partition, owner or stream: those are [`Holder`](super::Holder)'s.
 //!
 //! ```text
-//!   core ─take_up─▶ asks ─answer─▶ holds ─▶ gets what is delivered
-//!                                    ▲└─hold_anew─┐ a new owner, or a reset: from where it was
+//!   core ─hold─▶ asks ─answer─▶ holds ─▶ gets what is delivered
+//!                                    ▲└─re_hold───┐ a new owner, or a reset: from where it was
 //!                                    └──answer────┘
 //! ```
 
@@ -26,10 +26,10 @@ pub(super) struct Channel {
     offset: u64,
     ordinal: u64,
     ordinal_epoch: u64,
-    /// The number of the hold by which it is held anew; 0: none is out.
-    anew: u64,
+    /// The number of the hold by which it is re-held; 0: none is out.
+    re_hold_number: u64,
     /// The position that it names.
-    anew_from: u64,
+    re_held_from: u64,
 }
 
 /// A core that has the channel, or asks for it.
@@ -44,14 +44,14 @@ struct Member {
     online: u64,
 }
 
-/// What a core that takes up a channel asks by the hold of this number.
+/// What a core that holds a channel asks by the hold of this number.
 pub(super) fn asked_by(hold: u64) -> Hold {
     Hold { hold, recent: proto::RECENT_MESSAGES as u32, ..Hold::default() }
 }
 
 impl Channel {
     /// A core asks for it, by the hold of this number (0: by none yet).
-    pub(super) fn take_up(&mut self, core: usize, ticket: u64, hold: u64) {
+    pub(super) fn hold(&mut self, core: usize, ticket: u64, hold: u64) {
         self.members.retain(|member| member.core != core);
         self.members.reserve_exact(1);
         self.members.push(Member { core, ticket, asks: Some(hold), online: UNTOLD });
@@ -79,34 +79,34 @@ impl Channel {
     }
 
     /// Whether a hold of those that have it is out.
-    pub(super) fn is_held_anew(&self) -> bool {
-        self.anew > 0
+    pub(super) fn is_re_held(&self) -> bool {
+        self.re_hold_number > 0
     }
 
     /// Whether anything that was asked is not answered.
     pub(super) fn is_asking(&self) -> bool {
-        self.is_held_anew() || self.members.iter().any(|member| member.asks.is_some())
+        self.is_re_held() || self.members.iter().any(|member| member.asks.is_some())
     }
 
     /// Asks for it again: for those that have it from where it is, then for each that was not answered. They have
     /// everything up to `through` of `log`, the partition's. `last` is the number of the last hold.
-    pub(super) fn hold_anew(&mut self, last: &mut u64, log: &Arc<str>, through: u64) -> Vec<Hold> {
+    pub(super) fn re_hold(&mut self, last: &mut u64, log: &Arc<str>, through: u64) -> Vec<Hold> {
         let mut next = || {
             *last += 1;
             *last
         };
         let mut holds = Vec::new();
-        self.anew = 0;
+        self.re_hold_number = 0;
         if self.holders().next().is_some() {
-            self.anew = next();
+            self.re_hold_number = next();
             if self.log == *log {
                 self.offset = self.offset.max(through);
             }
-            self.anew_from = self.offset;
+            self.re_held_from = self.offset;
             holds.push(Hold {
-                hold: self.anew,
+                hold: self.re_hold_number,
                 log: self.log.to_string(),
-                offset: self.anew_from,
+                offset: self.re_held_from,
                 ordinal: self.ordinal,
                 ordinal_epoch: self.ordinal_epoch,
                 ..Hold::default()
@@ -123,7 +123,7 @@ impl Channel {
     /// [`Channel::holders`].
     pub(super) fn deliver(&mut self, item: &Item, log: &Arc<str>, epoch: u64, live: bool) -> bool {
         let known = item.offset <= self.offset && self.log == *log;
-        if known || self.holders().next().is_none() || (self.is_held_anew() && live) {
+        if known || self.holders().next().is_none() || (self.is_re_held() && live) {
             return false;
         }
         self.log = log.clone();
@@ -140,9 +140,9 @@ impl Channel {
         let (channel, offset, before) = (held.channel, held.offset, held.before);
         let mut answer = Held { channel, ticket: 0, log: log.clone(), offset, missed, recent, before };
         let mut told = Vec::new();
-        if self.is_held_anew() && held.hold == self.anew {
-            self.anew = 0;
-            if self.log == log && self.offset > self.anew_from {
+        if self.is_re_held() && held.hold == self.re_hold_number {
+            self.re_hold_number = 0;
+            if self.log == log && self.offset > self.re_held_from {
                 // An owner that still replays delivered meanwhile, on a hold from before a reset, what is answered now.
                 let had = self.offset;
                 let reached = answer.recent.first().is_some_and(|first| first.offset <= had);

@@ -189,7 +189,7 @@ struct World {
     paused: Vec<Owner>,
     epoch: u64,
     last_stream: StreamId,
-    /// What each core has taken up, and up to where it has everything; `None`: not answered.
+    /// What each core holds, and up to where it has everything; `None`: not answered.
     cores: BTreeMap<(usize, &'static str), Option<u64>>,
     /// What happened, to tell a short run from one that tried nothing.
     seen: BTreeSet<&'static str>,
@@ -284,7 +284,7 @@ impl World {
                     let recent: Vec<_> = held.recent.iter().map(|item| item.offset).collect();
                     let want: Vec<_> = records(&self.log, channel, had.unwrap_or(0), held.offset).collect();
                     assert_eq!(recent, want, "core {core}, {channel}, which had {had:?}");
-                    self.seen.insert(if had.is_some() { "held anew" } else { "held" });
+                    self.seen.insert(if had.is_some() { "re-held" } else { "held" });
                     *had = Some(held.offset.max(had.unwrap_or(0)));
                 }
                 Action::Deliver(core, items) => {
@@ -336,5 +336,5 @@ fn every_core_gets_every_message_once_and_in_order_whatever_happens() {
         world.settle();
         world.seen
     };
-    super::run(SEEDS, run, &["held", "held anew", "delivered", "reset", "broken stream"]);
+    super::run(SEEDS, run, &["held", "re-held", "delivered", "reset", "broken stream"]);
 }

@@ -8,7 +8,7 @@ use std::task::{Poll, Wake, Waker};
 
 use rustc_hash::FxHashMap;
 
-use super::super::Doorbell;
+use super::super::WakeUp;
 use super::super::limits::{LINGER_MS, LINGERING_MAX};
 use super::super::share::Share;
 use machine::{Key, Outlet, Sent};
@@ -42,12 +42,12 @@ pub(super) enum Event {
 pub(super) struct Events {
     /// Only the core's own thread ever takes the lock: the poller wakes there.
     list: Mutex<Vec<Event>>,
-    pub(super) doorbell: Arc<Doorbell>,
+    pub(super) wake_up: Arc<WakeUp>,
 }
 
 impl Events {
-    pub(super) fn new(doorbell: Arc<Doorbell>) -> Self {
-        Self { list: Mutex::default(), doorbell }
+    pub(super) fn new(wake_up: Arc<WakeUp>) -> Self {
+        Self { list: Mutex::default(), wake_up }
     }
 
     pub(super) fn waker(self: &Arc<Self>, event: Event) -> Waker {
@@ -68,7 +68,7 @@ struct Signal {
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
         self.events.list.lock().unwrap_or_else(PoisonError::into_inner).push(self.event);
-        self.events.doorbell.ring();
+        self.events.wake_up.wake();
     }
 }
 

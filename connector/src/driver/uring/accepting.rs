@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 
 use super::super::limits::{ACCEPT_PAUSE_MS, ACCEPTS_A_TURN, gave_up};
-use super::super::share::Newcomer;
+use super::super::share::AcceptedSocket;
 use super::ring::Ring;
 use super::table::Table;
 use super::token::{Kind, Token};
@@ -48,7 +48,7 @@ impl Accepting {
     }
 
     /// Accepts what waits, a bounded number of each listener; `open` has those that stay with this core.
-    pub(super) fn accept(&mut self, now_ms: u64, table: &mut Table, mut open: impl FnMut(&mut Table, Newcomer)) {
+    pub(super) fn accept(&mut self, now_ms: u64, table: &mut Table, mut open: impl FnMut(&mut Table, AcceptedSocket)) {
         if now_ms < self.at_ms {
             return;
         }
@@ -58,13 +58,13 @@ impl Accepting {
                 match socket.accept() {
                     Ok((stream, peer)) => {
                         self.failed = false;
-                        let newcomer = Newcomer { stream, listener: index, peer };
+                        let accepted = AcceptedSocket { stream, listener: index, peer };
                         let stays = match table.share.elsewhere() {
-                            Some(core) => table.share.hand(core, newcomer).err(),
-                            None => Some(newcomer),
+                            Some(core) => table.share.hand(core, accepted).err(),
+                            None => Some(accepted),
                         };
-                        if let Some(newcomer) = stays {
-                            open(table, newcomer);
+                        if let Some(accepted) = stays {
+                            open(table, accepted);
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -20,15 +20,15 @@ pub(super) enum Kind {
     Room,
     /// To be told when the listener of this index, given as a slot, has a connection.
     Accept,
-    /// To be told when another thread rings.
-    Bell,
+    /// To be told when another thread wakes this one.
+    WakeUp,
     /// The end of a connection's receiving.
     Cancel,
     /// The end of something whose end needs no answer.
     Forget,
 }
 
-const KINDS: [Kind; 6] = [Kind::Receive, Kind::Room, Kind::Accept, Kind::Bell, Kind::Cancel, Kind::Forget];
+const KINDS: [Kind; 6] = [Kind::Receive, Kind::Room, Kind::Accept, Kind::WakeUp, Kind::Cancel, Kind::Forget];
 
 /// A request, as the kernel keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! How another thread wakes a core that sleeps in its ring: an eventfd that the ring polls.
 //!
-//! [`Doorbell`](super::super::Doorbell) calls it only while the core sleeps, so an awake one costs nobody a system call.
+//! [`WakeUp`](super::super::WakeUp) calls it only while the core sleeps, so an awake one costs nobody a system call.
 //! Nobody reads the counter: each write is an event, and it would take centuries to fill it.
 
 use std::io;
@@ -13,12 +13,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::ring::Ring;
 use super::token::{Kind, Token};
 
-pub(super) const TOKEN: Token = Token { kind: Kind::Bell, key: machine::Key { slot: 0, generation: 0 } };
+pub(super) const TOKEN: Token = Token { kind: Kind::WakeUp, key: machine::Key { slot: 0, generation: 0 } };
 
 #[derive(Debug)]
-pub(super) struct Bell(OwnedFd);
+pub(super) struct WakeUpDescriptor(OwnedFd);
 
-impl Bell {
+impl WakeUpDescriptor {
     pub(super) fn new() -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
     }
@@ -28,12 +28,12 @@ impl Bell {
     }
 
     /// Lets it wake whoever waits for the ring.
-    pub(super) fn hang(&self, ring: &mut Ring) {
+    pub(super) fn arm(&self, ring: &mut Ring) {
         ring.poll_each(&self.0, libc::POLLIN, TOKEN);
     }
 }
 
-impl Wake for Bell {
+impl Wake for WakeUpDescriptor {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
