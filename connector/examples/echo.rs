@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use clap::Parser;
 use connector::driver::{CoreHandle, Driver, Kind, Listeners, Setup, SocketOptions, raise_descriptor_limit, spawn};
 use machine::{Key, Machine, Next, Now, Outlet, Reading, Sent};
-use proto::deflate::{self, Agreed, Deflater, Inflater};
+use proto::deflate::{self, Agreed, Deflater, Inflater, Window};
 use proto::http::{self, BadHandshake, Request};
 use proto::websocket::{self, Decoder, Event, Opcode, Role};
 use slab::Slab;
@@ -137,7 +137,7 @@ struct Connection {
 enum Stage {
     /// What came of the request's head.
     Handshake(Vec<u8>),
-    Open(Decoder, Option<Agreed>),
+    Open(Decoder, Option<Agreed>, Option<Window>),
 }
 
 impl Connection {
@@ -151,7 +151,8 @@ impl Connection {
         match handshake(&head, &mut self.output) {
             Ok(None) => self.stage = Stage::Handshake(head),
             Ok(Some((consumed, agreed))) => {
-                self.stage = Stage::Open(Decoder::new(Role::Server, MESSAGE_BYTES_MAX), agreed);
+                let window = agreed.and_then(Agreed::window);
+                self.stage = Stage::Open(Decoder::new(Role::Server, MESSAGE_BYTES_MAX), agreed, window);
                 self.frames(deflate, &mut head[consumed..]);
             }
             Err(bad) => {
@@ -161,35 +162,11 @@ impl Connection {
         }
     }
 
-    fn frames(&mut self, Deflate { inflater, deflaters }: &mut Deflate, mut bytes: &mut [u8]) {
-        let Stage::Open(decoder, agreed) = &mut self.stage else { return };
-        let (agreed, output) = (*agreed, &mut self.output);
-        loop {
-            let event = match agreed {
-                Some(_) => decoder.next_inflated(inflater, &mut bytes),
-                None => decoder.next(&mut bytes),
-            };
-            match event {
-                Ok(None) => return,
-                Ok(Some(Event::Text(text))) => deflaters.encode(agreed, Opcode::Text, text.as_bytes(), output),
-                Ok(Some(Event::Binary(data))) => deflaters.encode(agreed, Opcode::Binary, data, output),
-                Ok(Some(Event::Ping(data))) => websocket::encode(Opcode::Pong, data, output),
-                Ok(Some(Event::Pong(_))) => {}
-                Ok(Some(Event::Close(close))) => {
-                    match close {
-                        Some((code, _)) => websocket::close(code, "", output),
-                        None => websocket::encode(Opcode::Close, b"", output),
-                    }
-                    self.last = true;
-                    return;
-                }
-                Err(failure) => {
-                    websocket::close(failure.code(), &failure.to_string(), output);
-                    self.last = true;
-                    return;
-                }
-            }
-        }
+    fn frames(&mut self, Deflate { inflater, deflaters }: &mut Deflate, bytes: &mut [u8]) {
+        let Stage::Open(decoder, agreed, window) = &mut self.stage else { return };
+        inflater.resume(window.take());
+        self.last |= echo(decoder, *agreed, (inflater, deflaters), bytes, &mut self.output);
+        *window = inflater.suspend();
     }
 
     fn waiting(&self) -> usize {
@@ -197,11 +174,45 @@ impl Connection {
     }
 }
 
+/// Answers all messages of a piece of input. Whether that was the last of them.
+fn echo(
+    decoder: &mut Decoder,
+    agreed: Option<Agreed>,
+    (inflater, deflaters): (&mut Inflater, &mut Deflaters),
+    mut bytes: &mut [u8],
+    output: &mut Vec<u8>,
+) -> bool {
+    loop {
+        let event = match agreed {
+            Some(_) => decoder.next_inflated(inflater, &mut bytes),
+            None => decoder.next(&mut bytes),
+        };
+        match event {
+            Ok(None) => return false,
+            Ok(Some(Event::Text(text))) => deflaters.encode(agreed, Opcode::Text, text.as_bytes(), output),
+            Ok(Some(Event::Binary(data))) => deflaters.encode(agreed, Opcode::Binary, data, output),
+            Ok(Some(Event::Ping(data))) => websocket::encode(Opcode::Pong, data, output),
+            Ok(Some(Event::Pong(_))) => {}
+            Ok(Some(Event::Close(close))) => {
+                match close {
+                    Some((code, _)) => websocket::close(code, "", output),
+                    None => websocket::encode(Opcode::Close, b"", output),
+                }
+                return true;
+            }
+            Err(failure) => {
+                websocket::close(failure.code(), &failure.to_string(), output);
+                return true;
+            }
+        }
+    }
+}
+
 /// Appends the answer to a whole head and says how long that is, and how messages may be compressed.
 fn handshake(head: &[u8], output: &mut Vec<u8>) -> Result<Option<(usize, Option<Agreed>)>, BadHandshake> {
     let Some((request, consumed)) = Request::parse(head)? else { return Ok(None) };
     let upgrade = request.upgrade()?;
-    let agreed = deflate::agree(&request.extensions, deflate::WINDOW_BITS_MIN)?;
+    let agreed = deflate::agree(&request.extensions, deflate::WINDOW_BITS_MIN, usize::MAX)?;
     http::accept(&upgrade, None, agreed, output);
     Ok(Some((consumed, agreed)))
 }

@@ -85,6 +85,8 @@ pub struct Buffers {
     pub ring_bytes: u32,
     /// Of recent messages in all rooms, bytes.
     pub recent_bytes: u64,
+    /// Of what clients that send compressed messages may refer back to, all together, bytes.
+    pub window_bytes: u64,
     /// Of one session's own output, bytes.
     pub private_bytes: u32,
     /// A session that takes nothing for so long is closed, seconds.
@@ -185,6 +187,7 @@ impl Config {
             proxies: self.proxy_from.iter().filter_map(|net| net.parse().ok()).collect(),
             operations: self.operations.clone(),
             compression: self.compression,
+            window_bytes_max: usize::try_from(self.buffers.window_bytes).unwrap_or(usize::MAX) / cores,
             compressed: Arc::new(Compressed::new(cores)),
             origins: self.origins.clone(),
             names: self.advertised.iter().map(|place| host_name(place).to_owned()).collect(),
@@ -262,6 +265,7 @@ impl Buffers {
         ranges! { "buffers":
             self.ring_bytes, "ring_bytes", 262_144..=1_073_741_824;
             self.recent_bytes, "recent_bytes", 1_048_576..=1_099_511_627_776;
+            self.window_bytes, "window_bytes", 0..=1_099_511_627_776;
             self.private_bytes, "private_bytes", 262_144..=67_108_864;
             self.slow_close_s, "slow_close_s", 1..=3600;
             self.stuck_bytes, "stuck_bytes", 16_777_216..=1_099_511_627_776;

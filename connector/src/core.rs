@@ -134,6 +134,7 @@ const COUNTS: &[Count] = &[
     ("accepted", "Connections accepted", |c| c.accepted),
     ("refused", "Connections refused: too many of one address or in all, or draining", |c| c.refused),
     ("admitted", "Sessions that logic admitted", |c| c.admitted),
+    ("compression_declined", "Offers of permessage-deflate that were not taken", |c| c.compression_declined),
     ("left", "Connections that their peer closed, or that broke", |c| c.left),
     ("requests", "Requests of clients, heartbeats among them", |c| c.requests),
     ("room_messages", "Room messages that came to a core, each core counted", |c| c.delivered),

@@ -67,6 +67,7 @@ fn config() -> EngineConfig {
         proxies: Vec::new(),
         operations: Default::default(),
         compression: true,
+        window_bytes_max: 1 << 30,
         compressed: Arc::new(Compressed::new(1)),
         origins: Vec::new(),
         names: Vec::new(),

@@ -6,14 +6,18 @@
 //!   payload ─▶ Deflater ─▶ a compressed message          a compressed message ─▶ Inflater, bounded ─▶ payload
 //! ```
 //!
-//! No context is taken over, in either direction: a message depends on none before it, so a session owns no state of
-//! zlib, a compressed message can be shared by sessions, and one [`Inflater`] and one [`Deflater`] serve a thread.
+//! What the server sends takes no context over: a message depends on none before it, so that sessions can share it. A
+//! client may refer back to what it sent before, unless it offers not to. Some libraries refuse an answer that forbids it
+//! unasked, and some ignore that (docs/clients.md). For such a client its [`Window`] is kept: the last bytes that it sent,
+//! as few as it lets the server say. No session owns a state of zlib: one [`Inflater`] and one [`Deflater`] serve a thread.
 //!
 //! Invariants, each the name of a test:
 //! - `an_offer_is_taken_as_it_stands_or_not_at_all`: what cannot be done as asked is declined.
 //! - `what_inflates_beyond_the_limit_is_refused_before_it_is_made`: memory follows the limit, not the bomb.
 //! - `what_was_deflated_inflates_to_the_same`: whatever came before.
+//! - `a_message_may_refer_back_to_the_window_and_no_further`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -41,6 +45,10 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 pub const WINDOW_BITS_MAX: u8 = 15;
 /// The smallest window that a [`Deflater`] keeps to: zlib makes none of 8.
 pub const WINDOW_BITS_MIN: u8 = 9;
+
+/// The window that a client is asked to keep to where it lets the server say: what it sends is short, and its window is
+/// kept.
+const CLIENT_WINDOW_BITS: u8 = WINDOW_BITS_MIN;
 
 /// Bytes that a window may refer back to.
 const WINDOW_BYTES: usize = 1 << WINDOW_BITS_MAX;
@@ -71,6 +79,8 @@ pub struct Agreed {
     server_window_bits: Option<u8>,
     /// The window of what the client sends, where it lets the server say.
     client_window_bits: Option<u8>,
+    /// Each message of the client is compressed by itself.
+    client_resets: bool,
 }
 
 impl Agreed {
@@ -79,11 +89,20 @@ impl Agreed {
     pub fn window_bits(self) -> u8 {
         self.server_window_bits.unwrap_or(WINDOW_BITS_MAX)
     }
+
+    /// The window of what the client sends, if its messages refer back to those before.
+    #[must_use]
+    pub fn window(self) -> Option<Window> {
+        (!self.client_resets).then(|| Window::new(self.client_window_bits.unwrap_or(WINDOW_BITS_MAX)))
+    }
 }
 
 impl fmt::Display for Agreed {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("permessage-deflate; server_no_context_takeover; client_no_context_takeover")?;
+        out.write_str("permessage-deflate; server_no_context_takeover")?;
+        if self.client_resets {
+            out.write_str("; client_no_context_takeover")?;
+        }
         if let Some(bits) = self.server_window_bits {
             write!(out, "; server_max_window_bits={bits}")?;
         }
@@ -97,17 +116,22 @@ impl fmt::Display for Agreed {
 /// Takes the client's first offer (`extensions`: the values of `Sec-WebSocket-Extensions`) that can be kept to as it
 /// stands; `None` where there is none. What the server sends refers back up to `2^window_bits_min` bytes at least: an
 /// offer that allows less is declined, as is one that has a parameter unknown, twice or of a wrong value (RFC 7692
-/// section 7.1).
+/// section 7.1), and one whose [`Window`] takes more than `window_bytes_max`.
 ///
 /// ```
-/// let agreed = proto::deflate::agree(&["permessage-deflate; client_max_window_bits"], 15).unwrap().unwrap();
-/// let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=15";
+/// let agreed = proto::deflate::agree(&["permessage-deflate; client_max_window_bits"], 15, 4096).unwrap().unwrap();
+/// let answer = "permessage-deflate; server_no_context_takeover; client_max_window_bits=9";
 /// assert_eq!(agreed.to_string(), answer);
+/// assert_eq!(agreed.window().unwrap().bytes_max(), 512);
 /// ```
 ///
 /// # Errors
 /// [`BadExtensions`] where a value is no list of extensions (RFC 6455 section 9.1).
-pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>, BadExtensions> {
+pub fn agree(
+    extensions: &[&str],
+    window_bits_min: u8,
+    window_bytes_max: usize,
+) -> Result<Option<Agreed>, BadExtensions> {
     let mut taken = None;
     for value in extensions {
         let mut rest = Rest(value);
@@ -116,15 +140,18 @@ pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>,
             // An element of a list may be empty (RFC 9110 section 5.6.1).
             if !rest.0.is_empty() && !rest.0.starts_with(',') {
                 let name = rest.token()?;
-                let mut offer = Some(Agreed { server_window_bits: None, client_window_bits: None });
+                let mut offer =
+                    Some(Agreed { server_window_bits: None, client_window_bits: None, client_resets: false });
                 let mut seen = [false; 4];
                 while let Some((parameter, value)) = rest.parameter()? {
                     offer = offer.and_then(|offer| offer.with(parameter, value, &mut seen));
                 }
                 let keeps = |offer: &Agreed| {
-                    name.eq_ignore_ascii_case("permessage-deflate") && offer.window_bits() >= window_bits_min
+                    name.eq_ignore_ascii_case("permessage-deflate")
+                        && offer.window_bits() >= window_bits_min
+                        && offer.window().is_none_or(|window| window.bytes_max() <= window_bytes_max)
                 };
-                taken = taken.or(offer.filter(keeps));
+                taken = taken.or(offer.map(Agreed::narrowed).filter(keeps));
             }
             if rest.0.is_empty() {
                 break;
@@ -136,6 +163,12 @@ pub fn agree(extensions: &[&str], window_bits_min: u8) -> Result<Option<Agreed>,
 }
 
 impl Agreed {
+    /// With as small a window of the client as it lets the server say.
+    fn narrowed(self) -> Self {
+        let narrow = |bits: u8| if self.client_resets { bits } else { bits.min(CLIENT_WINDOW_BITS) };
+        Self { client_window_bits: self.client_window_bits.map(narrow), ..self }
+    }
+
     /// With one more parameter; `None` where that cannot be.
     fn with(mut self, parameter: &str, value: Option<&str>, seen: &mut [bool; 4]) -> Option<Self> {
         let bits = |digits: &str| match digits.parse() {
@@ -144,7 +177,10 @@ impl Agreed {
         };
         let at = match (parameter, value) {
             ("server_no_context_takeover", None) => 0,
-            ("client_no_context_takeover", None) => 1,
+            ("client_no_context_takeover", None) => {
+                self.client_resets = true;
+                1
+            }
             ("server_max_window_bits", Some(digits)) => {
                 self.server_window_bits = Some(bits(digits)?);
                 2
@@ -252,11 +288,61 @@ impl Deflater {
     }
 }
 
-/// Inflates messages, each by itself. Empty until the first one; then some 50 KiB: one serves a thread.
+/// The last bytes of what a peer sent, inflated: its next compressed message may refer back to them (RFC 7692 section
+/// 7.2.3.2). Empty until it has sent a compressed message.
+#[derive(Debug, Clone)]
+pub struct Window {
+    bytes: Vec<u8>,
+    bits: u8,
+}
+
+impl Window {
+    /// An empty one of `2^bits` bytes.
+    #[must_use]
+    pub fn new(bits: u8) -> Self {
+        // zlib's smallest, whatever was said.
+        Self { bytes: Vec::new(), bits: bits.max(WINDOW_BITS_MIN) }
+    }
+
+    /// What it takes at most, bytes as a power of two.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// What it takes at most, bytes.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        1 << self.bits
+    }
+
+    /// What it takes now, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    fn push(&mut self, payload: &[u8]) {
+        let most = self.bytes_max();
+        let new = &payload[payload.len().saturating_sub(most)..];
+        let kept = self.bytes.len().min(most - new.len());
+        self.bytes.drain(..self.bytes.len() - kept);
+        if kept + new.len() > self.bytes.capacity() {
+            // Doubling, as a Vec does, but not beyond what may be kept.
+            let room = (kept + new.len()).max(2 * self.bytes.capacity()).min(most);
+            self.bytes.reserve_exact(room - kept);
+        }
+        self.bytes.extend_from_slice(new);
+    }
+}
+
+/// Inflates messages, each by itself or, while it has a [`Window`], on those before. Empty until the first one; then some
+/// 50 KiB: one serves a thread.
 #[derive(Default)]
 pub struct Inflater {
     state: Option<Decompress>,
     out: Vec<u8>,
+    window: Option<Window>,
 }
 
 impl fmt::Debug for Inflater {
@@ -266,6 +352,16 @@ impl fmt::Debug for Inflater {
 }
 
 impl Inflater {
+    /// Goes on with the messages of a peer whose window this is.
+    pub fn resume(&mut self, window: Option<Window>) {
+        self.window = window;
+    }
+
+    /// Gives the peer's window back; the next messages are of another one.
+    pub fn suspend(&mut self) -> Option<Window> {
+        self.window.take()
+    }
+
     /// What the compressed `message` becomes. Bounded: at most one byte beyond `payload_bytes_max` is made.
     ///
     /// # Errors
@@ -276,6 +372,10 @@ impl Inflater {
         state.reset(false);
         self.out.clear();
         self.out.shrink_to(KEPT_BYTES_MAX);
+        let before = self.window.as_ref().map_or(&[][..], |window| &window.bytes);
+        if !before.is_empty() {
+            state.set_dictionary(before).map_err(|_| BadMessage::Deflated)?;
+        }
         let mut streams = 1;
         for mut rest in [message, &TAIL] {
             // All input taken and no room left: what it has already understood may be waiting for room.
@@ -285,9 +385,9 @@ impl Inflater {
                     let room = (2 * self.out.len()).max(3 * message.len()).max(256).min(most + 1);
                     self.out.reserve_exact(room - self.out.len());
                 }
-                let before = (state.total_in(), self.out.len());
+                let taken = state.total_in();
                 let status = state.decompress_vec(rest, &mut self.out, FlushDecompress::Sync);
-                rest = &rest[(state.total_in() - before.0) as usize..];
+                rest = &rest[(state.total_in() - taken) as usize..];
                 if self.out.len() > most {
                     return Err(BadMessage::TooLarge);
                 }
@@ -296,9 +396,11 @@ impl Inflater {
                         // What follows is another stream on the same window.
                         streams += 1;
                         state.reset(false);
-                        let window = &self.out[self.out.len().saturating_sub(WINDOW_BYTES)..];
+                        let new = &self.out[self.out.len().saturating_sub(WINDOW_BYTES)..];
+                        let old = &before[before.len().saturating_sub(WINDOW_BYTES - new.len())..];
+                        let window = if old.is_empty() { Cow::Borrowed(new) } else { Cow::Owned([old, new].concat()) };
                         if !window.is_empty() {
-                            state.set_dictionary(window).map_err(|_| BadMessage::Deflated)?;
+                            state.set_dictionary(&window).map_err(|_| BadMessage::Deflated)?;
                         }
                     }
                     Ok(Status::StreamEnd) | Err(_) => return Err(BadMessage::Deflated),
@@ -307,6 +409,9 @@ impl Inflater {
                     Ok(Status::Ok | Status::BufError) => return Err(BadMessage::Deflated),
                 }
             }
+        }
+        if let Some(window) = &mut self.window {
+            window.push(&self.out);
         }
         Ok(&self.out)
     }
@@ -325,7 +430,7 @@ mod tests {
     use super::*;
 
     fn answer(value: &str) -> Option<String> {
-        agree(&[value], WINDOW_BITS_MIN).expect("a list").map(|agreed| agreed.to_string())
+        agree(&[value], WINDOW_BITS_MIN, usize::MAX).expect("a list").map(|agreed| agreed.to_string())
     }
 
     fn deflated(payload: &[u8]) -> Vec<u8> {
@@ -336,13 +441,20 @@ mod tests {
 
     #[test]
     fn an_offer_is_taken_as_it_stands_or_not_at_all() {
-        let plain = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        let plain = "permessage-deflate; server_no_context_takeover";
         let with = |more: &str| Some(format!("{plain}{more}"));
+        let resets = "; client_no_context_takeover";
         for (offer, expected) in [
             ("permessage-deflate", with("")),
             ("PerMessage-Deflate;server_no_context_takeover", with("")),
-            ("permessage-deflate; client_max_window_bits", with("; client_max_window_bits=15")),
-            ("permessage-deflate; client_max_window_bits=\"10\"", with("; client_max_window_bits=10")),
+            ("permessage-deflate; client_no_context_takeover", with(resets)),
+            ("permessage-deflate; client_max_window_bits", with("; client_max_window_bits=9")),
+            ("permessage-deflate; client_max_window_bits=\"10\"", with("; client_max_window_bits=9")),
+            ("permessage-deflate; client_max_window_bits=8", with("; client_max_window_bits=8")),
+            (
+                "permessage-deflate; client_max_window_bits; client_no_context_takeover",
+                with("; client_no_context_takeover; client_max_window_bits=15"),
+            ),
             ("permessage-deflate; server_max_window_bits=15", with("; server_max_window_bits=15")),
             ("permessage-deflate; server_max_window_bits=9", with("; server_max_window_bits=9")),
             // zlib makes no window of 8.
@@ -361,13 +473,19 @@ mod tests {
             (" , ,", None),
             // The first that can be kept to.
             ("mux; max=3, permessage-deflate; server_max_window_bits=8, permessage-deflate", with("")),
-            ("permessage-deflate; client_max_window_bits , permessage-deflate", with("; client_max_window_bits=15")),
+            ("permessage-deflate; client_max_window_bits , permessage-deflate", with("; client_max_window_bits=9")),
         ] {
             assert_eq!(answer(offer), expected, "{offer}");
         }
         let narrow = "permessage-deflate; server_max_window_bits=10";
-        assert_eq!(agree(&[narrow], WINDOW_BITS_MAX), Ok(None), "what is shared by sessions has one window");
-        assert!(agree(&[narrow, "permessage-deflate"], WINDOW_BITS_MAX).is_ok_and(|agreed| agreed.is_some()));
+        let taken = |offers: &[&str], bytes| agree(offers, WINDOW_BITS_MAX, bytes).unwrap().map(|it| it.to_string());
+        assert_eq!(taken(&[narrow], usize::MAX), None, "what is shared by sessions has one window");
+        assert_eq!(taken(&[narrow, "permessage-deflate"], 32_768), with(""));
+        assert_eq!(taken(&["permessage-deflate"], 32_767), None, "its window is beyond what may be kept");
+        let offers = ["permessage-deflate, permessage-deflate; client_max_window_bits"];
+        assert_eq!(taken(&offers, 32_767), with("; client_max_window_bits=9"));
+        assert_eq!(taken(&offers, 511), None);
+        assert_eq!(taken(&["permessage-deflate; client_no_context_takeover"], 0), with(resets));
     }
 
     #[test]
@@ -375,8 +493,8 @@ mod tests {
         for bad in
             [";", "permessage-deflate;", "permessage-deflate; =1", "a b", "permessage-deflate; a=", "a; b=\"c", "é"]
         {
-            assert_eq!(agree(&[bad], WINDOW_BITS_MIN), Err(BadExtensions), "{bad}");
-            assert_eq!(agree(&["permessage-deflate", bad], WINDOW_BITS_MIN), Err(BadExtensions), "{bad}");
+            assert_eq!(agree(&[bad], WINDOW_BITS_MIN, 0), Err(BadExtensions), "{bad}");
+            assert_eq!(agree(&["permessage-deflate", bad], WINDOW_BITS_MIN, 0), Err(BadExtensions), "{bad}");
         }
     }
 
@@ -439,7 +557,78 @@ mod tests {
         }
     }
 
+    /// A peer that takes its context over, as zlib does by itself.
+    fn taking_over(bits: u8, payloads: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut state = Compress::new_with_window_bits(Compression::new(9), false, bits);
+        let message = |payload: &Vec<u8>| {
+            if payload.is_empty() {
+                return vec![0];
+            }
+            let mut out = Vec::with_capacity(2 * payload.len() + 100);
+            state.compress_vec(payload, &mut out, FlushCompress::Sync).unwrap();
+            out.truncate(out.len() - TAIL.len());
+            out
+        };
+        payloads.iter().map(message).collect()
+    }
+
+    #[test]
+    fn a_message_may_refer_back_to_the_window_and_no_further() {
+        let noise =
+            |from: u32| (from..from + 400).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect::<Vec<_>>();
+        let payloads = [noise(0), noise(0), noise(1000), noise(0)];
+        let messages = taking_over(WINDOW_BITS_MAX, &payloads);
+        assert!(messages[1].len() < 20 && messages[3].len() < 20, "they refer back");
+        let inflated = |window: Option<Window>| {
+            let mut inflater = Inflater::default();
+            inflater.resume(window);
+            let results: Vec<_> =
+                messages.iter().map(|message| inflater.inflate(message, 400).map(<[u8]>::to_vec)).collect();
+            (results, inflater.suspend().map_or(0, |window| window.bytes()))
+        };
+        let (results, bytes) = inflated(Some(Window::new(WINDOW_BITS_MAX)));
+        assert_eq!(results, payloads.clone().map(Ok));
+        assert!((800..=1600).contains(&bytes), "{bytes}");
+        // Whoever says 512 and refers back further is refused; nothing more was kept.
+        let (results, bytes) = inflated(Some(Window::new(9)));
+        assert_eq!(results[..3], payloads[..3].iter().cloned().map(Ok).collect::<Vec<_>>());
+        assert_eq!((&results[3], bytes), (&Err(BadMessage::Deflated), 512));
+        let (results, _) = inflated(None);
+        assert_eq!(results[1], Err(BadMessage::Deflated), "without a window each stands by itself");
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_a_message_keeps_the_window_of_those_before() {
+        let mut inflater = Inflater::default();
+        inflater.resume(Some(Window::new(9)));
+        assert_eq!(inflater.inflate(&[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], 100), Ok(&b"Hello"[..]));
+        // An empty last block, then a copy of what was before it (RFC 7692 section 7.2.3.2).
+        assert_eq!(inflater.inflate(&[3, 0, 0xf2, 0x00, 0x11, 0x00, 0x00], 100), Ok(&b"Hello"[..]));
+    }
+
     proptest! {
+        #[test]
+        fn what_a_peer_deflated_on_its_window_inflates_to_the_same(
+            payloads in prop::collection::vec(prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..2000),
+                prop::collection::vec(0..3_u8, 0..60_000),
+                ".{0,300}".prop_map(String::into_bytes),
+            ], 1..8),
+            bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX,
+        ) {
+            let (mut inflater, mut window) = (Inflater::default(), Some(Window::new(bits)));
+            for (payload, message) in payloads.iter().zip(taking_over(bits, &payloads)) {
+                inflater.resume(window.take());
+                prop_assert_eq!(inflater.inflate(&message, payload.len() as u32), Ok(&payload[..]));
+                window = inflater.suspend();
+                prop_assert!(window.as_ref().is_some_and(|window| window.bytes() <= window.bytes_max()));
+                // Another peer's message meanwhile.
+                let mut other = Vec::new();
+                Deflater::default().deflate(payload, &mut other);
+                prop_assert_eq!(inflater.inflate(&other, payload.len() as u32), Ok(&payload[..]));
+            }
+        }
+
         #[test]
         fn what_was_deflated_inflates_to_the_same(
             payloads in prop::collection::vec(prop_oneof![

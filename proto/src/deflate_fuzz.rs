@@ -245,15 +245,23 @@ fn offers(dice: &mut Dice<'_>) {
     }
     let values: Vec<_> = values.iter().map(String::as_str).collect();
     let window_bits_min = dice.pick(&[WINDOW_BITS_MIN, WINDOW_BITS_MAX]);
-    match agree(&values, window_bits_min) {
+    let window_bytes_max = dice.pick(&[0, 512, 32_768]);
+    match agree(&values, window_bits_min, window_bytes_max) {
         Ok(Some(agreed)) => {
             assert!((window_bits_min..=WINDOW_BITS_MAX).contains(&agreed.window_bits()));
             // What is answered was offered; and would be taken, were it an offer.
             let (answer, offered) = (agreed.to_string(), values.concat().to_ascii_lowercase());
-            for parameter in ["permessage-deflate", "server_max_window_bits", "client_max_window_bits"] {
+            let window_bytes = agreed.window().map_or(0, |window| window.bytes_max());
+            assert!(window_bytes <= window_bytes_max, "{answer}");
+            for parameter in [
+                "permessage-deflate",
+                "client_no_context_takeover",
+                "server_max_window_bits",
+                "client_max_window_bits",
+            ] {
                 assert!(!answer.contains(parameter) || offered.contains(parameter), "{answer}");
             }
-            assert_eq!(agree(&[&answer], window_bits_min), Ok(Some(agreed)));
+            assert_eq!(agree(&[&answer], window_bits_min, window_bytes_max), Ok(Some(agreed)));
         }
         Ok(None) => {}
         Err(failure) => assert_eq!(failure, BadExtensions),

@@ -13,6 +13,9 @@ pub struct EngineConfig {
     pub operations: proto::operation::Operations,
     /// Whether WebSockets that offer permessage-deflate get it.
     pub compression: bool,
+    /// What the windows of clients that compress what they send take together on this core, bytes
+    /// ([`proto::deflate::Window`]). Over it: an offer that needs one is declined.
+    pub window_bytes_max: usize,
     /// What is compressed once for all cores.
     pub compressed: Arc<Compressed>,
     /// Web origins that may open a WebSocket (`https://live.example`); `*` allows every one. A handshake without
@@ -86,6 +89,7 @@ impl EngineConfig {
             proxies: Vec::new(),
             operations: proto::operation::Operations::default(),
             compression: true,
+            window_bytes_max: 100_000,
             compressed: Arc::new(Compressed::new(2)),
             origins: Vec::new(),
             names: Vec::new(),

@@ -20,6 +20,8 @@ pub struct Counters {
     pub closed: [u64; TABLE.len()],
     /// Requests of clients, heartbeats among them.
     pub requests: u64,
+    /// Offers of permessage-deflate that were not taken.
+    pub compression_declined: u64,
     /// Requests that were refused, by the index of the code in [`TABLE`].
     pub errors: [u64; TABLE.len()],
     /// Messages that came for rooms of this core.
@@ -100,6 +102,8 @@ pub struct Footprint {
     pub queued: usize,
     /// Entries of the wheel.
     pub timers: usize,
+    /// Bytes that are reserved for what clients may refer back to in compressed messages.
+    pub windows: usize,
     /// Client addresses.
     pub addresses: usize,
     /// Different values of what sessions have in common.

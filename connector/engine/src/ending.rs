@@ -184,8 +184,9 @@ impl Engine {
         self.depart(key);
         let now_ms = self.now.mono_ms;
         let Some(session) = self.session(key) else { return };
-        let (counted, address) = (session.counted, session.address());
+        let (counted, address, deflate) = (session.counted, session.address(), session.deflate);
         self.limits.disconnect(now_ms, address, counted);
+        self.windows.release(key.slot, deflate);
         self.sessions.close(key);
     }
 

@@ -65,6 +65,7 @@ mod simulation;
 mod stall;
 mod timing;
 mod wheel;
+mod windows;
 
 use batch::Batch;
 pub use compressed::Compressed;
@@ -83,6 +84,7 @@ use session::Session;
 use session_table::Sessions;
 use stall::Stall;
 use timing::Timers;
+use windows::Windows;
 
 /// Entries of a table or queue of what is under way for which room is kept.
 const KEPT: usize = 1024;
@@ -110,6 +112,7 @@ pub struct Engine {
     limits: Limits,
     timers: Timers,
     endings: Endings,
+    windows: Windows,
     counters: Counters,
 }
 
@@ -139,6 +142,7 @@ impl Engine {
             limits: Limits::default(),
             timers: Timers::new(now.mono_ms),
             endings: Endings::default(),
+            windows: Windows::default(),
             counters: Counters::default(),
         }
     }
@@ -165,7 +169,7 @@ impl Engine {
         Footprint {
             connections: self.sessions.connections(),
             sessions: self.sessions.admitted() as usize,
-            buffers: self.sessions.iter().map(Session::buffers).sum(),
+            buffers: self.sessions.iter().map(Session::buffers).sum::<usize>() + self.windows.bytes(),
             rooms: self.rooms.len(),
             members: self.rooms.iter().map(|(_, room)| room.sessions()).sum(),
             room_bytes: self.rooms.iter().map(|(_, room)| room.footprint()).sum(),
@@ -177,6 +181,7 @@ impl Engine {
                 + self.to_all.len()
                 + self.endings.len(),
             timers: self.timers.len(),
+            windows: self.windows.reserved(),
             addresses: self.limits.addresses(),
             shared: self.sessions.grants.len() + self.sessions.accepts.len(),
         }

@@ -266,9 +266,10 @@ impl Engine {
         }
         let ours = [native::SUBPROTOCOL_BINARY, native::SUBPROTOCOL_JSON];
         let subprotocol = request.subprotocols.iter().copied().find(|offered| ours.contains(offered));
+        let window_bytes = self.windows.left(self.config.window_bytes_max);
         let agreed = match self.config.compression {
             // What is shared by sessions has the largest window.
-            true => match deflate::agree(&request.extensions, deflate::WINDOW_BITS_MAX) {
+            true => match deflate::agree(&request.extensions, deflate::WINDOW_BITS_MAX, window_bytes) {
                 Ok(agreed) => agreed,
                 Err(error) => {
                     let error = http::BadHandshake::from(error);
@@ -279,6 +280,8 @@ impl Engine {
         };
         let mut answer = Vec::new();
         http::accept(&upgrade, subprotocol, agreed, &mut answer);
+        self.counters.compression_declined += u64::from(agreed.is_none() && !request.extensions.is_empty());
+        let deflate = self.windows.reserve(agreed);
         let Some(session) = self.session(key) else { return Step::Wait };
         let (dialect, most) = match subprotocol {
             Some(name) => {
@@ -287,7 +290,7 @@ impl Engine {
             None => (Dialect::Packets, PACKETS_MESSAGE_BYTES_MAX),
         };
         session.dialect = dialect;
-        session.deflates = agreed.is_some();
+        session.deflate = deflate;
         session.wire = Wire::WebSocket(Some(Decoder::new(Role::Server, most)));
         session.busy_mut().out.push(answer.into());
         self.ready(key);
@@ -335,10 +338,11 @@ impl Engine {
     fn websocket(&mut self, key: Key, mut decoder: Decoder, input: &mut [u8]) -> Step {
         let (whole, mut rest) = (input.len(), input);
         let (in_flight, private_bytes) = (self.config.requests_in_flight, self.config.private_bytes_max);
-        let deflates = self.session(key).is_some_and(|session| session.deflates);
+        let deflate = self.session(key).map(|session| session.deflate).unwrap_or_default();
         let mut inflater = std::mem::take(&mut self.inflater);
+        inflater.resume(self.windows.take(key.slot, deflate));
         loop {
-            let event = match deflates {
+            let event = match deflate.is_agreed() {
                 true => decoder.next_inflated(&mut inflater, &mut rest),
                 false => decoder.next(&mut rest),
             };
@@ -353,11 +357,13 @@ impl Engine {
                 break;
             }
         }
+        let window = inflater.suspend();
         self.inflater = inflater;
         if let Some(session) = self.session(key)
             && let Wire::WebSocket(place) = &mut session.wire
         {
             *place = Some(decoder);
+            self.windows.put(key.slot, window);
         }
         Step::Took(whole - rest.len())
     }

@@ -33,6 +33,7 @@ use super::{
     identity::Identity,
     limits::{BEHIND_MS, Bucket, CAUGHT_UP_MS, Counted, NEW_ROOMS_PERIOD_MS},
     places::Places,
+    windows::Deflate,
 };
 use machine::Key;
 
@@ -87,7 +88,7 @@ pub(super) struct Session {
     /// What comes waits in `inbox`. The driver was told not to read, unless logic is asked about it and that is little.
     pub(super) paused: bool,
     /// permessage-deflate was agreed on.
-    pub(super) deflates: bool,
+    pub(super) deflate: Deflate,
     /// Native: it reads several messages a frame.
     pub(super) batches: bool,
 }
@@ -248,7 +249,7 @@ impl Session {
             counted: Counted::No,
             proxied: false,
             paused: false,
-            deflates: false,
+            deflate: Deflate::default(),
             batches: false,
         };
         session.comes_from(address);
@@ -313,14 +314,14 @@ impl Session {
     /// Its bytes' form, once the dialect is known.
     pub(super) fn encoding(&self) -> Option<Encoding> {
         let web = matches!(self.wire, Wire::WebSocket(_));
-        let batches = self.deflates && self.batches;
+        let batches = self.deflate.is_agreed() && self.batches;
         Some(match (self.dialect, web) {
             (Dialect::Native { json: true }, _) if batches => Encoding::NativeJsonDeflate,
             (Dialect::Native { json: true }, _) => Encoding::NativeJson,
             (Dialect::Native { json: false }, true) if batches => Encoding::NativeBinaryDeflate,
             (Dialect::Native { json: false }, true) => Encoding::NativeBinary,
             (Dialect::Native { json: false }, false) => Encoding::NativeTcp,
-            (Dialect::Goim, true) if self.deflates => Encoding::GoimWebDeflate,
+            (Dialect::Goim, true) if self.deflate.is_agreed() => Encoding::GoimWebDeflate,
             (Dialect::Goim, true) => Encoding::GoimWeb,
             (Dialect::Goim, false) => Encoding::GoimTcp,
             (Dialect::Bilibili(version), true) => Encoding::BilibiliWeb(version),

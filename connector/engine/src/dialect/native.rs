@@ -114,7 +114,7 @@ impl Engine {
 
     /// Rooms of the subscriptions that `input` begins with. What is wrong with them is found when they are handled.
     fn channels_asked_for(&mut self, key: Key, input: &[u8]) -> Vec<String> {
-        let Self { sessions, inflater, .. } = self;
+        let Self { sessions, inflater, windows, .. } = self;
         let Some(session) = sessions.get(key) else { return Vec::new() };
         let mut channels = Vec::new();
         let mut note = |frame: Result<ClientFrame, native::BadFrame>| match frame {
@@ -137,8 +137,9 @@ impl Engine {
                 // It is unmasked where it lies, and has to be read once more.
                 let (mut copy, mut decoder) = (input.to_vec(), Decoder::new(Role::Server, AHEAD_BYTES_MAX as u32));
                 let mut rest = &mut copy[..];
+                inflater.resume(windows.copy(key.slot, session.deflate));
                 loop {
-                    let event = match session.deflates {
+                    let event = match session.deflate.is_agreed() {
                         true => decoder.next_inflated(inflater, &mut rest),
                         false => decoder.next(&mut rest),
                     };
@@ -151,6 +152,7 @@ impl Engine {
                         break;
                     }
                 }
+                inflater.suspend();
             }
             Wire::Sniff | Wire::Http => {}
         }

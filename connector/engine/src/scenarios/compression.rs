@@ -222,3 +222,87 @@ fn a_bomb_is_refused_before_it_is_inflated() {
     let _ = bench.say(key, &bytes);
     assert_eq!(closed(&bench.heard(key)), 1009);
 }
+
+/// Native requests as a client sends them that takes its context over.
+struct TakesOver(flate2::Compress, Vec<Vec<u8>>);
+
+impl TakesOver {
+    fn new() -> Self {
+        Self(flate2::Compress::new_with_window_bits(flate2::Compression::new(9), false, 9), Vec::new())
+    }
+
+    fn request(&mut self, request: u32, body: client_frame::Body) -> Vec<u8> {
+        let (mut bytes, mut out) = (Vec::new(), Vec::with_capacity(1024));
+        wire::to_binary(&ClientFrame { request, body: Some(body) }, &mut bytes);
+        self.0.compress_vec(&bytes, &mut out, flate2::FlushCompress::Sync).unwrap();
+        out.truncate(out.len() - 4);
+        self.1.push(out.clone());
+        let mut frame = masked(Opcode::Binary, &out);
+        frame[0] |= 0x40;
+        frame
+    }
+}
+
+#[test]
+fn a_client_may_refer_back_to_what_it_sent_before() {
+    let text = || {
+        client_frame::Body::Publish(client::Publish {
+            channel: "room:1".into(),
+            r#type: "text".into(),
+            payload: Some(client::publish::Payload::Text("0123456789 abcdefghijklmnopqrstuvwxyz".into())),
+            ..client::Publish::default()
+        })
+    };
+    for offer in ["permessage-deflate", "permessage-deflate; client_max_window_bits"] {
+        let mut bench = Bench::new(|_| {});
+        let offer = format!("{NATIVE}Sec-WebSocket-Extensions: {offer}\r\n");
+        let ((one, answer), (other, _)) = (web(&mut bench, &offer), web(&mut bench, &offer));
+        assert!(!answer.contains("client_no_context_takeover"), "nobody offered it: {answer}");
+        let mut clients = [(one, TakesOver::new()), (other, TakesOver::new())];
+        for (key, client) in &mut clients {
+            let connect = client_frame::Body::Connect(client::Connect::default());
+            let subscribe = client_frame::Body::Subscribe(room("room:1"));
+            // The subscription is looked at before it is handled.
+            let both = [client.request(1, connect), client.request(2, subscribe)].concat();
+            let _ = bench.say(*key, &both);
+            assert_eq!(bench.admit().joins, ["room:1"]);
+            bench.answer(Answer::Joined(cluster::Joined {}));
+        }
+        for request in 3..6 {
+            for (key, client) in &mut clients {
+                let _ = bench.say(*key, &client.request(request, text()));
+            }
+        }
+        for (key, client) in &clients {
+            assert!(client.1[4].len() * 2 < client.1[2].len(), "it refers back: {:?}", client.1);
+            let asked = |ask: &&(u64, gate_request::Ask)| {
+                matches!(&ask.1, gate_request::Ask::Publish(publish)
+                if publish.channel == "room:1" && publish.payload.ends_with(b"xyz"))
+            };
+            assert_eq!(bench.gate.iter().filter(asked).count(), 6, "{:?}", bench.gate);
+            assert!(!bench.sink.closed.contains(key));
+        }
+        assert!(bench.engine.footprint().windows > 0);
+        for (key, _) in clients {
+            bench.engine.closed(bench.now, key);
+        }
+        assert_eq!(bench.engine.footprint().windows, 0);
+    }
+}
+
+#[test]
+fn compression_is_declined_where_no_more_windows_may_be_kept() {
+    let mut bench = Bench::new(|config| config.window_bytes_max = 33_000);
+    let taken = |bench: &mut Bench, offer: &str| {
+        let (key, answer) = web(bench, &format!("{NATIVE}Sec-WebSocket-Extensions: permessage-deflate{offer}\r\n"));
+        (key, answer.contains("permessage-deflate"))
+    };
+    let (first, agreed) = taken(&mut bench, "");
+    assert!(agreed);
+    assert!(!taken(&mut bench, "").1, "two of 32 KiB are too much");
+    assert!(!taken(&mut bench, "; client_max_window_bits").1);
+    assert!(taken(&mut bench, "; client_no_context_takeover").1, "it needs none");
+    assert_eq!(bench.engine.counters().compression_declined, 2);
+    bench.engine.closed(bench.now, first);
+    assert!(taken(&mut bench, "; client_max_window_bits").1);
+}
