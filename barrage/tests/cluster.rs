@@ -14,6 +14,8 @@ mod outage;
 mod publisher;
 #[path = "cluster/pushes.rs"]
 mod pushes;
+#[path = "cluster/restarted.rs"]
+mod restarted;
 #[path = "cluster/resuming.rs"]
 mod resuming;
 #[path = "cluster/rolling.rs"]
@@ -107,6 +109,10 @@ struct Cluster {
 
 impl Cluster {
     fn start(&mut self, role: &str) -> (Server, PathBuf) {
+        self.start_with(role, &[])
+    }
+
+    fn start_with(&mut self, role: &str, more: &[(&str, &str)]) -> (Server, PathBuf) {
         self.started += 1;
         let node = format!("{role}-{}", self.started);
         let directory = self.directory.path().join(&node);
@@ -129,7 +135,8 @@ impl Cluster {
             // Who owns a partition is read from the jobs' logs: see `owner`.
             ("log.level", quoted("info,job=debug")),
         ];
-        let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let own = settings.iter().map(|(key, value)| (*key, value.as_str()));
+        let settings: Vec<(&str, &str)> = own.chain(more.iter().copied()).collect();
         (Server::start(role, &directory, &settings), directory)
     }
 

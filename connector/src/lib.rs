@@ -51,7 +51,7 @@ pub struct Running {
     pub clients: Vec<SocketAddr>,
     /// Where jobs connect.
     pub grpc: SocketAddr,
-    control: control::Handle,
+    control: control::ControlHandle,
     end: oneshot::Receiver<()>,
 }
 

@@ -45,7 +45,7 @@ mod simulation;
 mod thread;
 
 pub(crate) use ports::INPUTS_MAX;
-pub(crate) use thread::{ControlPlan, Handle, spawn};
+pub(crate) use thread::{ControlHandle, ControlPlan, spawn};
 
 use self::gate::{Asker, Gate, LogicId, StreamEnd};
 use self::holder::{Action, Holder, StreamId};

@@ -50,15 +50,15 @@ pub(crate) struct ControlPlan {
 
 /// The running control thread.
 #[derive(Clone)]
-pub(crate) struct Handle(Arc<Control>);
+pub(crate) struct ControlHandle(Arc<Control>);
 
-impl std::fmt::Debug for Handle {
+impl std::fmt::Debug for ControlHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Handle")
+        f.write_str("ControlHandle")
     }
 }
 
-impl Handle {
+impl ControlHandle {
     pub(crate) fn ready(&self) -> Vec<proto::ready::Function> {
         self.0.ready()
     }
@@ -68,7 +68,7 @@ impl Handle {
 pub(crate) fn spawn(
     plan: ControlPlan,
     registry: &mut prometheus_client::registry::Registry,
-) -> io::Result<(Handle, oneshot::Receiver<()>)> {
+) -> io::Result<(ControlHandle, oneshot::Receiver<()>)> {
     let metrics = metrics::Control::default();
     metrics.register(registry);
     plan.grpc.set_nonblocking(true)?;
@@ -87,7 +87,7 @@ pub(crate) fn spawn(
         last.0 = std::time::Instant::now();
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(gather).build()?;
-    let handle = Handle(control.clone());
+    let handle = ControlHandle(control.clone());
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(run(control, plan));
         // Nobody may be waiting.
