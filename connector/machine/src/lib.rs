@@ -108,7 +108,7 @@ pub trait Machine: 'static {
 
 /// The driver as the machine sees it in a round.
 pub trait Outlet {
-    /// Sends without waiting. When it returns, the bytes have been taken or the rest is told (rule 24).
+    /// Sends without waiting. When it returns, the bytes have been taken or the remainder is told (rule 24).
     fn send(&mut self, key: Key, bytes: &[u8]) -> Sent;
 
     /// Sends to several, nobody twice, each as [`Outlet::send`] does: with one system call where the driver can.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Reads in a turn; the rest have theirs in the next. At some microseconds each a turn stays near a millisecond.
+/// Reads in a turn; the others have theirs in the next. At some microseconds each a turn stays near a millisecond.
 pub(super) const READS_A_TURN: usize = 256;
 /// Accepted connections in a turn, of each listener.
 pub(super) const ACCEPTS_A_TURN: usize = 64;
@@ -10,7 +10,7 @@ pub(super) const ACCEPTS_A_TURN: usize = 64;
 pub(super) const INPUTS_A_TURN: usize = 256;
 /// The core's one read buffer: what one read takes at most.
 pub(super) const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// Accepting rests this long when there are no descriptors or no memory: connections wait in the backlog meanwhile.
+/// Accepting pauses this long when there are no descriptors or no memory: connections wait in the backlog meanwhile.
 pub(super) const ACCEPT_PAUSE_MS: u64 = 50;
 /// Asks that are handed over together: a turn has seldom more.
 pub(super) const ASKS_A_BATCH: usize = 64;

@@ -27,7 +27,7 @@ pub struct SocketOptions {
     pub send_buffer_bytes: u32,
     /// SO_RCVBUF: what it keeps of a connection that is not read from, bytes (doubled too).
     pub receive_buffer_bytes: u32,
-    /// TCP_NOTSENT_LOWAT: of that, what may lie there before it is sent, bytes: the rest waits in the ring, where it
+    /// TCP_NOTSENT_LOWAT: of that, what may lie there before it is sent, bytes: the remainder waits in the ring, where it
     /// can still be skipped.
     pub not_sent_bytes: u32,
 }

@@ -4,7 +4,7 @@
 //! as many as this makes (rule 32).
 //!
 //! Invariants:
-//! - without descriptors or memory accepting rests, and nothing is polled meanwhile;
+//! - without descriptors or memory accepting pauses, and nothing is polled meanwhile;
 //! - a listener is closed when its backlog is empty (rule 33), and no request holds it.
 
 use std::io::ErrorKind;
