@@ -123,11 +123,7 @@ impl Tail {
             .with_context(|| format!("no connector answers on {}", self.connect))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ADMISSION))?;
-        let connect = Connect {
-            token: self.token.clone(),
-            agent: concat!("barrage-tail/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..Connect::default()
-        };
+        let connect = Connect { token: self.token.clone(), ..Connect::default() };
         let mut out = native::MAGIC.to_vec();
         frame(1, client_frame::Body::Connect(connect), &mut out);
         let subscribe = Subscribe { channel: format!("room:{}", self.room), resume: None, history: self.history };

@@ -127,8 +127,7 @@ impl Wire {
                 if viewer.tcp {
                     wire.out.extend_from_slice(native::MAGIC);
                 }
-                let agent = concat!("barrage-bench/", env!("CARGO_PKG_VERSION")).to_owned();
-                let connect = Connect { token: viewer.token.to_owned(), agent, batches: true, ..Connect::default() };
+                let connect = Connect { token: viewer.token.to_owned(), batches: true, ..Connect::default() };
                 wire.ask(client_frame::Body::Connect(connect));
                 // Behind it, as the web client does: the answers come in order.
                 wire.subscribe();

@@ -9,14 +9,15 @@
  * - a message comes once and in the order of its lane, over any number of connections;
  * - what is not delivered is told by a `gap` event;
  * - a publish has one effect, however often it is sent;
+ * - a frame that the server takes ill ends one connection and not the session;
  * - every promise is settled, every timer ended, when the client is closed.
  */
 
 import { BACKOFF, Backoff } from "./backoff.js";
-import { Cursor } from "./cursor.js";
+import { type Channel, type Deferred, deferred, newChannel } from "./channel.js";
 import { Emitter } from "./emitter.js";
-import { BarrageError, errorOfClose } from "./error.js";
-import { type Body, type Connected, type Message, type Position, type Request, type Subscribed, SUBPROTOCOL, type WireError, decode, encode } from "./frame.js";
+import { BarrageError, asError, errorOf, errorOfClose, isOfOneFrame } from "./error.js";
+import { type Body, type Connected, type Message, type Position, type Request, type Subscribed, SUBPROTOCOL, decode } from "./frame.js";
 import {
   CONNECT_TIMEOUT_MS,
   type ClientEvents,
@@ -27,22 +28,17 @@ import {
   PUBLISH_TIMEOUT_MS_MAX,
   type PublishOptions,
   type Published,
-  REQUEST_TIMEOUT_MS,
   STABLE_AFTER_MS,
   type State,
   type SubscribeOptions,
   type WebSocketConstructor,
   type WebSocketLike,
 } from "./options.js";
+import { type Browser, errorOfHandshake, thisBrowser } from "./origin.js";
 import { type Item, Outbox } from "./outbox.js";
+import { type Answer, Requests } from "./requests.js";
+import { TIMER_MS_MAX, Token } from "./token.js";
 
-/** Part of a token's remaining life that is left when it is refreshed, at most {@link REFRESH_AHEAD_MS_MAX}. */
-const REFRESH_AHEAD = 0.2;
-const REFRESH_AHEAD_MS_MAX = 60_000;
-/** Between two tries to get a new token, milliseconds. */
-const REFRESH_AGAIN_MS = 5_000;
-/** The longest that `setTimeout` can wait; beyond, it fires at once. */
-const TIMER_MS_MAX = 2 ** 31 - 1;
 /** The ping's interval as a part of the server's allowance, so that one that is late is still in time. */
 const HEARTBEAT_PART = 0.8;
 /** The heartbeat of a server that names none, seconds. */
@@ -50,26 +46,6 @@ const HEARTBEAT_S = 30;
 /** Waits between tries of one request that the server could not do just now, milliseconds: doubled up to the second. */
 const RETRY_MS = 500;
 const RETRY_MS_MAX = 8_000;
-
-type Answer = { body: Body } | { timeout: true };
-
-interface Pending {
-  readonly answered: (answer: Answer) => void;
-  readonly timer: unknown;
-}
-
-interface Channel {
-  readonly name: string;
-  readonly history: number;
-  readonly cursor: Cursor;
-  /** The server has said `Subscribed` on this connection. */
-  live: Subscribed | undefined;
-  tries: number;
-  timer: unknown;
-  readonly settled: Promise<Subscribed>;
-  readonly resolve: (subscribed: Subscribed) => void;
-  readonly reject: (error: BarrageError) => void;
-}
 
 const SYSTEM_CLOCK: Clock = {
   now: () => Date.now(),
@@ -84,7 +60,7 @@ export class Client extends Emitter<ClientEvents> {
   private readonly random: () => number;
   private backoff: Backoff;
   private current: State = { name: "idle" };
-  private first: { promise: Promise<Connected>; resolve: (c: Connected) => void; reject: (e: BarrageError) => void } | undefined;
+  private first: Deferred<Connected> | undefined;
 
   private socket: WebSocketLike | undefined;
   /** `Connect` is sent: what is asked now is answered after it. */
@@ -93,13 +69,11 @@ export class Client extends Emitter<ClientEvents> {
   private generation = 0;
   private attempts = 0;
   private addresses = 0;
-  private requests = new Map<number, Pending>();
-  private lastRequest = 0;
+  private readonly requests: Requests;
+  private refusedOrigin = false;
   private session: Connected | undefined;
 
-  private token: string | undefined;
-  private tokenLapsed = false;
-  private refreshing = false;
+  private readonly token: Token;
   /** The server's clock minus ours, milliseconds. */
   private clockSkewMs = 0;
   private parting: BarrageError | undefined;
@@ -110,7 +84,6 @@ export class Client extends Emitter<ClientEvents> {
   private connectTimer: unknown;
   private stableTimer: unknown;
   private pingTimer: unknown;
-  private refreshTimer: unknown;
   private waitTimer: unknown;
 
   constructor(private readonly options: ClientOptions) {
@@ -118,6 +91,20 @@ export class Client extends Emitter<ClientEvents> {
     this.clock = options.clock ?? SYSTEM_CLOCK;
     this.random = options.random ?? Math.random;
     this.backoff = new Backoff({ ...BACKOFF, ...options.backoff }, this.random);
+    // A socket that closes under us tells so by its close event; what it did not take is sent again then.
+    this.requests = new Requests(this.clock, (text) => this.socket?.send(text));
+    this.token = new Token(options.token, this.clock, {
+      serverNow: () => this.serverNow(),
+      request: (body, answered) => {
+        this.request(body, answered);
+      },
+      refreshed: (expiresAtMs) => {
+        this.emit("refreshed", { expiresAtMs });
+      },
+      failed: (error) => {
+        this.emit("error", error);
+      },
+    });
   }
 
   get state(): State {
@@ -231,13 +218,9 @@ export class Client extends Emitter<ClientEvents> {
       const endpoint = await this.endpoint();
       if (generation !== this.generation) return;
       url = endpoint.url;
-      if (this.token === undefined || this.tokenLapsed) {
-        const token = await this.askToken(this.tokenLapsed ? "expired" : "connect");
-        if (generation !== this.generation) return;
-        this.token = token;
-        this.tokenLapsed = false;
-      }
-      this.open(generation, url);
+      const token = await this.token.get();
+      if (generation !== this.generation) return;
+      this.open(generation, url, token);
     } catch (thrown) {
       if (generation === this.generation) this.lost(asError(thrown));
     }
@@ -258,22 +241,19 @@ export class Client extends Emitter<ClientEvents> {
     return endpoint;
   }
 
-  private async askToken(why: "connect" | "expiring" | "expired"): Promise<string> {
-    const { token } = this.options;
-    return typeof token === "function" ? await token(why) : (token ?? "");
-  }
-
-  private open(generation: number, url: string): void {
+  private open(generation: number, url: string, token: string): void {
     const Socket = this.options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
     if (!Socket) throw new BarrageError("UNREACHABLE", "no WebSocket here: give one as an option");
     const socket = new Socket(url, [SUBPROTOCOL]);
     this.socket = socket;
     const mine = () => generation === this.generation;
+    let opened = false;
     this.connectTimer = this.clock.setTimeout(() => {
       this.lost(new BarrageError("UNREACHABLE", `no answer from ${url}`, true));
     }, CONNECT_TIMEOUT_MS);
     socket.onopen = () => {
-      if (mine()) this.introduce();
+      opened = true;
+      if (mine()) this.introduce(token);
     };
     socket.onmessage = (event: { data: unknown }) => {
       if (mine() && typeof event.data === "string") this.received(event.data);
@@ -281,14 +261,26 @@ export class Client extends Emitter<ClientEvents> {
     socket.onerror = () => {}; // a close follows, and says as much
     socket.onclose = (event: { code: number; reason: string }) => {
       if (!mine()) return;
-      this.lost(errorOfClose(event.code, event.reason) ?? new BarrageError("UNREACHABLE", event.reason || "the connection dropped", true));
+      const browser = opened ? undefined : (this.options.browser ?? thisBrowser());
+      if (browser) void this.refusedAt(generation, browser, url);
+      else this.lost(errorOfClose(event.code, event.reason) ?? new BarrageError("UNREACHABLE", event.reason || "the connection dropped", true));
     };
   }
 
-  private introduce(): void {
-    const { device, name, agent = "barrage-client/0.1" } = this.options;
-    const who = { ...(this.token && { token: this.token }), ...(device && { device }), ...(name && { name }), agent };
-    const connect = { ...who, batches: true };
+  /** The socket at `url` did not open: looks why, where that can be known. */
+  private async refusedAt(generation: number, browser: Browser, url: string): Promise<void> {
+    const error = await errorOfHandshake(browser, url);
+    if (generation !== this.generation) return;
+    if (error.code === "FORBIDDEN" && !this.refusedOrigin) {
+      this.refusedOrigin = true;
+      console.warn(`barrage: ${error.message}`);
+    }
+    this.lost(error);
+  }
+
+  private introduce(token: string): void {
+    const { device, name } = this.options;
+    const connect = { ...(token && { token }), ...(device && { device }), ...(name && { name }), batches: true };
     this.request({ connect }, (answer) => {
       if ("timeout" in answer) return; // the connect timer is as long
       if (answer.body.kind === "connected") this.stand(answer.body.connected);
@@ -318,12 +310,12 @@ export class Client extends Emitter<ClientEvents> {
   /** The connection, or the attempt at one, failed: again later, or never. */
   private lost(error: BarrageError): void {
     this.generation += 1;
-    this.hangUp();
     const why = this.parting ?? error;
     this.parting = undefined;
+    this.hangUp(why);
     if (why.code === "TOKEN_EXPIRED") {
-      this.tokenLapsed = true;
-      if (typeof this.options.token !== "function") {
+      this.token.lapse();
+      if (!this.token.isRenewable) {
         this.end(why);
         return;
       }
@@ -336,8 +328,9 @@ export class Client extends Emitter<ClientEvents> {
     this.become({ name: "waiting", retryAtMs: this.clock.now() + waitMs, error: why });
   }
 
-  private hangUp(): void {
+  private hangUp(why?: BarrageError): void {
     this.stopTimers();
+    this.token.stop();
     const { socket } = this;
     this.socket = undefined;
     this.introduced = false;
@@ -346,16 +339,18 @@ export class Client extends Emitter<ClientEvents> {
       socket.onerror = () => {};
       socket.close(1000);
     }
-    for (const { timer } of this.requests.values()) this.clock.clearTimeout(timer);
-    const unanswered = [...this.requests.values()];
-    this.requests.clear();
-    this.refreshing = false;
+    const unanswered = this.requests.drop();
     for (const channel of this.channels.values()) {
       this.clock.clearTimeout(channel.timer);
       channel.live = undefined;
     }
-    for (const outbox of this.outboxes.values()) outbox.interrupted();
-    for (const { answered } of unanswered) answered({ timeout: true });
+    for (const outbox of this.outboxes.values()) {
+      if (why && isOfOneFrame(why)) {
+        outbox.failInFlight(new BarrageError("OUTCOME_UNKNOWN", `the server ended the connection (${why.message}): whether it had an effect is not known`));
+      }
+      outbox.interrupted();
+    }
+    for (const end of unanswered) end();
   }
 
   private end(error: BarrageError | undefined): void {
@@ -383,21 +378,14 @@ export class Client extends Emitter<ClientEvents> {
 
   private stopTimers(): void {
     const { clock } = this;
-    for (const timer of [this.connectTimer, this.stableTimer, this.pingTimer, this.refreshTimer, this.waitTimer]) clock.clearTimeout(timer);
+    for (const timer of [this.connectTimer, this.stableTimer, this.pingTimer, this.waitTimer]) clock.clearTimeout(timer);
   }
 
   // ---- frames ----
 
   /** Sends a request on the connection; `answered` is called once. */
   private request(body: Request, answered: (answer: Answer) => void): void {
-    const id = (this.lastRequest = this.lastRequest >= 0xffff_ffff ? 1 : this.lastRequest + 1);
-    const timer = this.clock.setTimeout(() => {
-      this.requests.delete(id);
-      answered({ timeout: true });
-    }, REQUEST_TIMEOUT_MS);
-    this.requests.set(id, { answered, timer });
-    // A socket that closes under us tells so by its close event; what it did not take is sent again then.
-    this.socket?.send(encode(id, body));
+    this.requests.ask(body, answered);
   }
 
   private received(text: string): void {
@@ -410,14 +398,8 @@ export class Client extends Emitter<ClientEvents> {
     }
     if (!frame) return;
     const { request, body } = frame;
-    const pending = request === 0 ? undefined : this.requests.get(request);
-    if (pending) {
-      this.requests.delete(request);
-      this.clock.clearTimeout(pending.timer);
-      pending.answered({ body });
-    } else if (request === 0) {
-      this.pushed(body);
-    }
+    if (request === 0) this.pushed(body);
+    else this.requests.answer(request, body);
   }
 
   private delivered(message: Message): void {
@@ -448,14 +430,17 @@ export class Client extends Emitter<ClientEvents> {
       case "unsubscribed": {
         const channel = this.channels.get(body.channel);
         if (!channel) return;
-        const error = body.reason === "NONE" ? undefined : new BarrageError(body.reason, `taken out of ${body.channel}`);
+        const { reason, retryAfterMs } = body;
+        const error = reason === "NONE" ? undefined : new BarrageError(reason, `taken out of ${body.channel}`, false, retryAfterMs);
+        if (error && this.bannedFrom(channel, error)) return;
         this.dropChannel(channel, error ?? new BarrageError("CLOSED", `taken out of ${body.channel}`));
         this.emit("unsubscribed", { channel: body.channel, ...(error && { error }) });
         return;
       }
       case "goodbye": {
         const { code, reason, retry, delayMs } = body.goodbye;
-        this.parting = new BarrageError(code === "NONE" ? "DRAINING" : code, reason, retry, delayMs);
+        const error = new BarrageError(code === "NONE" ? "DRAINING" : code, reason, retry, delayMs);
+        this.parting = isOfOneFrame(error) ? new BarrageError(code, reason, true, delayMs) : error;
         this.emit("goodbye", body.goodbye);
         if (this.socket) this.lost(this.parting);
         return;
@@ -464,8 +449,12 @@ export class Client extends Emitter<ClientEvents> {
         this.emit("error", errorOf(body.error));
         return;
       }
+      case "refused": {
+        this.emit("refused", body.refused);
+        return;
+      }
       case "refreshed": {
-        this.scheduleRefresh(body.expiresAtMs);
+        this.token.schedule(body.expiresAtMs);
         return;
       }
       default: // answers to nothing that was asked
@@ -475,18 +464,7 @@ export class Client extends Emitter<ClientEvents> {
   // ---- channels ----
 
   private addChannel(name: string, options: SubscribeOptions): Channel {
-    const { promise, resolve, reject } = deferred<Subscribed>();
-    const channel: Channel = {
-      name,
-      history: options.history ?? 0,
-      cursor: new Cursor(options.resume && { ...options.resume }),
-      live: undefined,
-      tries: 0,
-      timer: undefined,
-      settled: promise,
-      resolve,
-      reject,
-    };
+    const channel = newChannel(name, options);
     this.channels.set(name, channel);
     return channel;
   }
@@ -508,7 +486,8 @@ export class Client extends Emitter<ClientEvents> {
         this.nowLive(channel, answer.body.subscribed);
       } else if (answer.body.kind === "error") {
         const error = errorOf(answer.body.error);
-        if (this.mendToken(error) || error.retry) {
+        if (this.bannedFrom(channel, error)) return;
+        if (this.token.mend(error) || error.retry) {
           channel.timer = this.clock.setTimeout(() => {
             this.takeUp(channel);
           }, retryMs(channel.tries++, error));
@@ -521,8 +500,24 @@ export class Client extends Emitter<ClientEvents> {
     });
   }
 
+  /** The user is banned from a channel until a known time: it is told, and asked for again then. */
+  private bannedFrom(channel: Channel, error: BarrageError): boolean {
+    if (error.code !== "BANNED" || error.retryAfterMs === 0) return false;
+    this.clock.clearTimeout(channel.timer);
+    channel.live = undefined;
+    channel.banned = true;
+    channel.timer = this.clock.setTimeout(() => {
+      if (this.introduced) this.takeUp(channel);
+    }, Math.min(error.retryAfterMs, TIMER_MS_MAX));
+    channel.reject(error); // nothing, if it was subscribed before
+    this.emit("unsubscribed", { channel: channel.name, error });
+    this.pump(channel.name);
+    return true;
+  }
+
   private nowLive(channel: Channel, subscribed: Subscribed): void {
     channel.live = subscribed;
+    channel.banned = false;
     channel.tries = 0;
     channel.cursor.moveTo(subscribed.position);
     channel.resolve(subscribed);
@@ -542,7 +537,8 @@ export class Client extends Emitter<ClientEvents> {
       return;
     }
     const channel = this.channels.get(name);
-    if (!this.stands || (channel && !channel.live)) return;
+    // In a room that bans it the server refuses it at once.
+    if (!this.stands || (channel && !channel.live && !channel.banned)) return;
     for (const item of outbox.next()) this.send(outbox, item);
   }
 
@@ -558,7 +554,7 @@ export class Client extends Emitter<ClientEvents> {
         outbox.succeed(item, answer.body.id);
       } else if (answer.body.kind === "error") {
         const error = errorOf(answer.body.error);
-        if (!this.mendToken(error) && !(error.retry && error.fault === "server")) {
+        if (!this.token.mend(error) && !(error.retry && error.fault === "server")) {
           outbox.fail(item, error);
           return;
         }
@@ -586,86 +582,17 @@ export class Client extends Emitter<ClientEvents> {
       } else if (answer.body.kind === "pong") {
         if (answer.body.timeMs > 0) this.clockSkewMs = answer.body.timeMs - this.clock.now();
         // Not before the server's clock is known: ours may be hours off.
-        if (firstOfConnection) this.scheduleRefresh(this.session?.expiresAtMs ?? 0);
+        if (firstOfConnection) this.token.schedule(this.session?.expiresAtMs ?? 0);
         for (const online of answer.body.online) if (this.channels.has(online.channel)) this.emit("online", online);
       }
     });
   }
 
   private lastPingOf = 0;
-
-  private scheduleRefresh(expiresAtMs: number): void {
-    this.clock.clearTimeout(this.refreshTimer);
-    if (expiresAtMs === 0 || typeof this.options.token !== "function") return;
-    const lifeMs = Math.max(0, expiresAtMs - this.serverNow());
-    const waitMs = lifeMs - Math.min(lifeMs * REFRESH_AHEAD, REFRESH_AHEAD_MS_MAX);
-    this.refreshTimer = this.clock.setTimeout(() => {
-      if (waitMs > TIMER_MS_MAX) this.scheduleRefresh(expiresAtMs);
-      else void this.refresh("expiring");
-    }, Math.min(waitMs, TIMER_MS_MAX));
-  }
-
-  /** If `error` is a lapsed token that can be replaced: does that, and the request is worth trying again. */
-  private mendToken(error: BarrageError): boolean {
-    if (error.code !== "TOKEN_EXPIRED" || typeof this.options.token !== "function") return false;
-    void this.refresh("expired");
-    return true;
-  }
-
-  private async refresh(why: "expiring" | "expired"): Promise<void> {
-    if (this.refreshing) return;
-    this.refreshing = true;
-    const { generation } = this;
-    const again = (error: BarrageError) => {
-      this.refreshing = false;
-      this.emit("error", error);
-      this.refreshTimer = this.clock.setTimeout(() => void this.refresh(why), REFRESH_AGAIN_MS);
-    };
-    try {
-      const token = await this.askToken(why);
-      if (generation !== this.generation) return;
-      this.token = token;
-      this.request({ refresh: { token } }, (answer) => {
-        if (generation !== this.generation) return;
-        if ("timeout" in answer) {
-          again(new BarrageError("TIMEOUT", "no answer to refreshing the token", true));
-        } else if (answer.body.kind === "refreshed") {
-          this.refreshing = false;
-          this.scheduleRefresh(answer.body.expiresAtMs);
-          this.emit("refreshed", { expiresAtMs: answer.body.expiresAtMs });
-        } else if (answer.body.kind === "error") {
-          again(errorOf(answer.body.error));
-        }
-      });
-    } catch (thrown) {
-      if (generation === this.generation) again(asError(thrown));
-    }
-  }
-}
-
-function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: BarrageError) => void } {
-  let resolve!: (value: T) => void;
-  let reject!: (error: BarrageError) => void;
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  promise.catch(() => {}); // whoever does not wait for it hears of it by an event
-  return { promise, resolve, reject };
 }
 
 function retryMs(tries: number, error: BarrageError): number {
   return Math.max(error.retryAfterMs, Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** tries));
-}
-
-function errorOf({ code, message, fault, retry, retryAfterMs }: WireError): BarrageError {
-  return new BarrageError(code, message, retry, retryAfterMs, fault);
-}
-
-/** What an option's function threw: worth another try, unless it says otherwise. */
-function asError(thrown: unknown): BarrageError {
-  if (thrown instanceof BarrageError) return thrown;
-  return new BarrageError("UNREACHABLE", thrown instanceof Error ? thrown.message : String(thrown), true);
 }
 
 /** 22 characters of base64url: 128 random bits. */

@@ -1,5 +1,7 @@
 /** Errors, the server's and this library's own, each with a code that a program can branch on. */
 
+import type { WireError } from "./frame.js";
+
 /** The server's codes: `proto::error::TABLE` says of each whose fault it is and whether to retry. */
 export const SERVER_ERROR_CODES = [
   "NONE",
@@ -61,6 +63,25 @@ export function codeOf(value: unknown): ServerErrorCode {
   return SERVER_ERROR_CODES.find((code) => code === name) ?? "INTERNAL";
 }
 
+/** The error that the server answers a request with. */
+export function errorOf({ code, message, fault, retry, retryAfterMs }: WireError): BarrageError {
+  return new BarrageError(code, message, retry, retryAfterMs, fault);
+}
+
+/** What an option's function threw: worth another try, unless it says otherwise. */
+export function asError(thrown: unknown): BarrageError {
+  if (thrown instanceof BarrageError) return thrown;
+  return new BarrageError("UNREACHABLE", thrown instanceof Error ? thrown.message : String(thrown), true);
+}
+
+/**
+ * Whether the server ended a connection for a frame that it was sent. Which one is not known, so none that was under way
+ * is sent again; the session goes on by another connection.
+ */
+export function isOfOneFrame(error: BarrageError): boolean {
+  return error.code === "BAD_REQUEST" || error.code === "TOO_LARGE";
+}
+
 /** What a WebSocket close code says where no `Goodbye` came before it; `undefined`: a dropped connection. */
 export function errorOfClose(closeCode: number, reason: string): BarrageError | undefined {
   const known = CLOSE_CODES[closeCode];
@@ -69,8 +90,8 @@ export function errorOfClose(closeCode: number, reason: string): BarrageError | 
 
 /** Close codes as in `proto::error::TABLE`, and whether to connect again. */
 const CLOSE_CODES: Record<number, [ServerErrorCode, boolean]> = {
-  1002: ["BAD_REQUEST", false],
-  1009: ["TOO_LARGE", false],
+  1002: ["BAD_REQUEST", true],
+  1009: ["TOO_LARGE", true],
   1011: ["INTERNAL", true],
   1013: ["UNAVAILABLE", true],
   4001: ["UNAUTHENTICATED", false],

@@ -59,6 +59,28 @@ export interface Message {
   lane: Lane;
 }
 
+/** A message that was accepted, and then had no effect after all. */
+export interface Refused {
+  channel: string;
+  id: string;
+  clientMessageId: string;
+  /** `CONFLICT`: another payload came first under the same client message ID, and stands. */
+  code: ServerErrorCode;
+}
+
+/** Why messages of a gap do not come: together as many as its `count`. */
+export interface GapReasons {
+  /** The session read too slowly. */
+  slow: bigint;
+  /** The connector was overloaded. */
+  shed: bigint;
+  /** The room had more than it may deliver in a second. */
+  capped: bigint;
+  /** They were too old when they could be delivered. */
+  aged: bigint;
+  unknown: bigint;
+}
+
 /** Messages of the channel that this session will not get. */
 export interface Gap {
   channel: string;
@@ -67,6 +89,7 @@ export interface Gap {
   exact: boolean;
   /** Where it goes on. */
   position?: Position;
+  reasons: GapReasons;
 }
 
 /** What this session may do. */
@@ -118,7 +141,7 @@ export interface Goodbye {
 
 /** The body of a frame to the server, by its member's name in the oneof. */
 export type Request =
-  | { connect: { token?: string; device?: string; name?: string; agent?: string; batches?: boolean } }
+  | { connect: { token?: string; device?: string; name?: string; batches?: boolean } }
   | { refresh: { token: string } }
   | { subscribe: { channel: string; resume?: Position; history?: number } }
   | { unsubscribe: { channel: string } }
@@ -130,7 +153,8 @@ export type Body =
   | { kind: "connected"; connected: Connected }
   | { kind: "refreshed"; expiresAtMs: number }
   | { kind: "subscribed"; subscribed: Subscribed }
-  | { kind: "unsubscribed"; channel: string; reason: ServerErrorCode }
+  | { kind: "unsubscribed"; channel: string; reason: ServerErrorCode; retryAfterMs: number }
+  | { kind: "refused"; refused: Refused }
   | { kind: "published"; id: string }
   | { kind: "pong"; online: Online[]; timeMs: number }
   | { kind: "error"; error: WireError }
@@ -197,6 +221,7 @@ function decodeBody(frame: Json): Body | undefined {
   }
   if (isObject(frame.gap)) {
     const { channel, count, exact, position } = frame.gap;
+    const reasons = isObject(frame.gap.reasons) ? frame.gap.reasons : {};
     return {
       kind: "gap",
       gap: {
@@ -204,6 +229,13 @@ function decodeBody(frame: Json): Body | undefined {
         count: integer(count),
         exact: exact === true,
         ...(isObject(position) && { position: decodePosition(position) }),
+        reasons: {
+          slow: integer(reasons.slow),
+          shed: integer(reasons.shed),
+          capped: integer(reasons.capped),
+          aged: integer(reasons.aged),
+          unknown: integer(reasons.unknown),
+        },
       },
     };
   }
@@ -215,7 +247,8 @@ function decodeBody(frame: Json): Body | undefined {
     };
   }
   if (isObject(frame.unsubscribed)) {
-    return { kind: "unsubscribed", channel: string(frame.unsubscribed.channel), reason: codeOf(frame.unsubscribed.reason) };
+    const { channel, reason, retryAfterMs } = frame.unsubscribed;
+    return { kind: "unsubscribed", channel: string(channel), reason: codeOf(reason), retryAfterMs: number(retryAfterMs) };
   }
   if (isObject(frame.connected)) {
     const { session, uid, name, guest, expiresAtMs, heartbeatS } = frame.connected;
@@ -235,6 +268,13 @@ function decodeBody(frame: Json): Body | undefined {
           roomsMax: number(limits.roomsMax),
         },
       },
+    };
+  }
+  if (isObject(frame.refused)) {
+    const { channel, id, clientMessageId, code } = frame.refused;
+    return {
+      kind: "refused",
+      refused: { channel: string(channel), id: string(id), clientMessageId: string(clientMessageId), code: codeOf(code) },
     };
   }
   if (isObject(frame.refreshed)) return { kind: "refreshed", expiresAtMs: number(frame.refreshed.expiresAtMs) };

@@ -2,7 +2,8 @@
 
 import type { BackoffOptions } from "./backoff.js";
 import type { BarrageError } from "./error.js";
-import type { Connected, Gap, Goodbye, Message, Online, Style, Subscribed } from "./frame.js";
+import type { Connected, Gap, Goodbye, Message, Online, Refused, Style, Subscribed } from "./frame.js";
+import type { Browser } from "./origin.js";
 
 /** Where to connect, and what the server advises about connecting again. */
 export interface Endpoint {
@@ -45,8 +46,6 @@ export interface ClientOptions {
   device?: string;
   /** The name a guest asks to be shown under. */
   name?: string;
-  /** The client's software, for the operator's statistics. */
-  agent?: string;
   backoff?: Partial<BackoffOptions>;
   /** Ping at least this often, so that online numbers are fresh; the server's `heartbeatS` is the longest. Milliseconds. */
   pingEveryMs?: number;
@@ -55,6 +54,8 @@ export interface ClientOptions {
   clock?: Clock;
   /** `[0, 1)`, for the jitter. */
   random?: () => number;
+  /** Where this runs, for tests; default: this browser, if it is one. */
+  browser?: Browser;
 }
 
 /**
@@ -101,13 +102,18 @@ export interface ClientEvents {
   gap: Gap;
   /** Also after each reconnection, and where the platform subscribed the session. */
   subscribed: Subscribed;
-  /** The platform took the session out of the channel, or it could not be subscribed again. */
+  /**
+   * The platform took the session out of the channel, or it could not be subscribed again. With an `error` of code
+   * `BANNED` and its `retryAfterMs`, the client subscribes again by itself when the ban ends.
+   */
   unsubscribed: { channel: string; error?: BarrageError };
   /** Sessions in a channel that this one is in: with `subscribed` and with each heartbeat. */
   online: Online;
   /** The token was replaced; when the new one lapses. */
   refreshed: { expiresAtMs: number };
   goodbye: Goodbye;
+  /** A message that `publish` resolved for had no effect after all. */
+  refused: Refused;
   /** What no request's promise tells: a token that could not be got, a frame that made no sense. */
   error: BarrageError;
 }

@@ -71,6 +71,11 @@ export class Outbox {
     for (const entry of [...this.entries]) this.fail(entry, error);
   }
 
+  /** The connection ended for a frame that may be one of these: what is in flight is not sent again. */
+  failInFlight(error: BarrageError): void {
+    for (const entry of this.entries.filter(({ inFlight }) => inFlight)) this.fail(entry, error);
+  }
+
   /** The connection dropped: what was in flight has no answer, and goes again. */
   interrupted(): void {
     for (const entry of this.entries) {

@@ -36,6 +36,8 @@ class Page {
   private client: Client | undefined;
   /** When the room was joined, by the server's clock: what was said before is history, and does not fly. */
   private joinedMs = Infinity;
+  /** Why this page is not in its room though it is connected. */
+  private out: BarrageError | undefined;
   private likes = 0;
   private noticeTimer: ReturnType<typeof setTimeout> | undefined;
   private countdown: ReturnType<typeof setInterval> | undefined;
@@ -102,7 +104,6 @@ class Page {
       url: endpoint,
       token,
       name: this.settings.name,
-      agent: "barrage-web/0.1",
       pingEveryMs: PING_MS,
     });
     this.client = client;
@@ -119,10 +120,15 @@ class Page {
       if (channel === this.channel) this.showOnline(sessions);
     }));
     client.on("subscribed", mine(({ channel }) => {
-      if (channel === this.channel) this.joinedMs = client.serverNow();
+      if (channel !== this.channel) return;
+      this.joinedMs = client.serverNow();
+      this.showOut(undefined);
     }));
     client.on("unsubscribed", mine(({ channel, error }) => {
-      if (channel === this.channel && error) this.tell(error);
+      if (channel === this.channel && error) this.showOut(error);
+    }));
+    client.on("refused", mine(({ channel, code }) => {
+      if (channel === this.channel) this.tell(new BarrageError(code, ""));
     }));
     client.on("gap", mine(({ channel, count, exact }) => {
       if (channel === this.channel && !(exact && count === 0n)) this.note(SAY.missed(count, exact)(this.language));
@@ -143,6 +149,7 @@ class Page {
     if (room !== this.room) void client?.unsubscribe(this.channel);
     this.room = room;
     this.joinedMs = Infinity;
+    this.out = undefined;
     this.likes = 0;
     this.showLikes();
     this.chat.clear();
@@ -232,10 +239,24 @@ class Page {
       this.countdown = setInterval(count, 500);
       return;
     }
+    if (state.name === "connected" && this.out) {
+      this.stateChip.dataset.state = "out";
+      this.stateText.textContent = SAY.out(language);
+      return;
+    }
     this.stateText.textContent = SAY[state.name === "idle" ? "connecting" : state.name](language);
     // Why it ended stands there until it begins again.
     if (state.name === "closed" && state.error) this.tell(state.error, Infinity);
     if (state.name === "connecting" && !this.noticeLine.hidden) this.noticeLine.hidden = true;
+  }
+
+  /** Out of the room by the platform, or in it again. What is told stands there as long as that is so. */
+  private showOut(error: BarrageError | undefined): void {
+    const before = this.out;
+    this.out = error;
+    if (error) this.tell(error, Infinity);
+    else if (before) this.noticeLine.hidden = true;
+    if (this.client) this.showState(this.client.state);
   }
 
   private showOnline(sessions: number): void {

@@ -14,7 +14,7 @@ test("a token stands in the first frame and never in the address", async () => {
   world.socket.open();
   assert.deepEqual(world.socket.take("connect"), {
     request: 1,
-    connect: { token: "secret.jwt", device: "d1", name: "N", agent: "barrage-client/0.1", batches: true },
+    connect: { token: "secret.jwt", device: "d1", name: "N", batches: true },
   });
 });
 
@@ -431,4 +431,104 @@ test("what makes no sense is told and ends nothing", async () => {
   socket.tell({ message: null });
   assert.equal(world.events("error").length, 2);
   assert.equal(world.client.state.name, "connected");
+});
+
+test("a frame that the server takes ill ends one connection, and what was under way is not sent again", async () => {
+  for (const end of ["close", "goodbye"]) {
+    const world = new World();
+    await world.connect();
+    await world.subscribed(ROOM, 10);
+    const inFlight = assert.rejects(world.client.publish(ROOM, "poison"), { code: "OUTCOME_UNKNOWN" });
+    const behind = world.client.publish(ROOM, "behind it");
+    world.socket.take("publish");
+    if (end === "close") world.socket.drop(1009, "the message is longer than the limit");
+    else world.socket.tell({ goodbye: { code: "ERROR_CODE_BAD_REQUEST", reason: "no" } });
+    await inFlight;
+    assert.equal(world.client.state.name, "waiting", end);
+    await world.clock.advance(1_000);
+    await world.accept();
+    const { request } = world.socket.take("subscribe");
+    world.socket.tell({ request, subscribed: { channel: ROOM, position: { log: "L1", normal: "10", high: "10" } } });
+    const again = world.socket.take("publish");
+    assert.equal(again.publish.text, "behind it");
+    world.socket.tell({ request: again.request, published: { id: "m1" } });
+    assert.equal((await behind).id, "m1");
+    world.client.close();
+  }
+});
+
+test("a ban from a room says how long it lasts, and the room is taken up again when it ends", async () => {
+  const world = new World();
+  await world.connect();
+  await world.subscribed(ROOM, 10);
+  world.socket.tell({ unsubscribed: { channel: ROOM, reason: "ERROR_CODE_BANNED", retryAfterMs: 10_000 } });
+  const [{ channel, error }] = world.events("unsubscribed");
+  assert.deepEqual([channel, error.code, error.retryAfterMs], [ROOM, "BANNED", 10_000]);
+  // What is published meanwhile is refused at once and does not wait for the end.
+  const refused = assert.rejects(world.client.publish(ROOM, "let me"), { code: "BANNED" });
+  const { request: asked } = world.socket.take("publish");
+  world.socket.tell({ request: asked, error: { code: "ERROR_CODE_BANNED", fault: "FAULT_CLIENT", retryAfterMs: 9_000 } });
+  await refused;
+  assert.equal(world.socket.has("subscribe"), false);
+  await world.clock.advance(10_000);
+  let { request } = world.socket.take("subscribe");
+  // It was made longer.
+  world.socket.tell({ request, error: { code: "ERROR_CODE_BANNED", fault: "FAULT_CLIENT", retryAfterMs: 5_000 } });
+  await world.clock.advance(5_000);
+  const again = world.socket.take("subscribe");
+  assert.deepEqual(again.subscribe.resume, { log: "L1", normal: "10", high: "10" });
+  ({ request } = again);
+  world.socket.tell({ request, subscribed: { channel: ROOM, position: { log: "L1", normal: "10", high: "10" } } });
+  world.socket.tell(message(ROOM, 11, "back"));
+  assert.deepEqual(world.events("message").map((m) => m.text), ["back"]);
+  world.client.close();
+  assert.equal(world.clock.pending, 0);
+});
+
+test("a message that only its room's owner refuses is told", async () => {
+  const world = new World();
+  await world.connect();
+  world.socket.tell({ refused: { channel: ROOM, id: "m1", clientMessageId: "c1", code: "ERROR_CODE_CONFLICT" } });
+  assert.deepEqual(world.events("refused"), [{ channel: ROOM, id: "m1", clientMessageId: "c1", code: "CONFLICT" }]);
+  assert.equal(world.client.state.name, "connected");
+});
+
+test("a gap says why", async () => {
+  const world = new World();
+  await world.connect();
+  await world.subscribed(ROOM, 10);
+  world.socket.tell({ gap: { channel: ROOM, count: "7", exact: true, reasons: { slow: "4", capped: "3" } } });
+  assert.deepEqual(world.events("gap")[0].reasons, { slow: 4n, shed: 0n, capped: 3n, aged: 0n, unknown: 0n });
+});
+
+test("a page of an origin that the server refuses is told which settings must list it, and comes back late", async () => {
+  let reached = true;
+  const browser = { origin: "https://other.example", reaches: (url: string) => Promise.resolve(url === "http://test/" && reached) };
+  const world = new World({ browser });
+  const warnings: string[] = [];
+  const { warn } = console;
+  console.warn = (text: string) => warnings.push(text);
+  try {
+    void world.client.connect().catch(() => {});
+    for (let attempt = 1; attempt <= 2; attempt++) {
+      await settle();
+      world.socket.drop();
+      await settle();
+      const { state } = world.client;
+      assert.ok(state.name === "waiting" && state.error?.code === "FORBIDDEN", state.name);
+      assert.match(state.error.message, /connector\.origins .*logic\.origins .*https:\/\/other\.example/);
+      await world.clock.advance(29_999);
+      assert.equal(world.sockets.length, attempt);
+      await world.clock.advance(2_000);
+    }
+    assert.equal(warnings.length, 1, "once");
+    reached = false;
+    world.socket.drop();
+    await settle();
+    const { state } = world.client;
+    assert.ok(state.name === "waiting" && state.error?.code === "UNREACHABLE");
+  } finally {
+    console.warn = warn;
+    world.client.close();
+  }
 });

@@ -123,7 +123,7 @@ export class World {
       },
       ...options,
     });
-    const names = ["state", "connected", "message", "gap", "subscribed", "unsubscribed", "online", "refreshed", "goodbye", "error"] as const;
+    const names = ["state", "connected", "message", "gap", "subscribed", "unsubscribed", "online", "refreshed", "goodbye", "refused", "error"] as const;
     for (const name of names) this.client.on(name, (event: unknown) => this.told.push({ name, event }));
   }
 

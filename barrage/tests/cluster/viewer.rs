@@ -42,7 +42,7 @@ impl Viewer {
     pub(crate) async fn start(address: SocketAddr, rooms: Arc<[String]>) -> Self {
         let mut socket = TcpStream::connect(address).await.expect("the connector listens");
         socket.set_nodelay(true).expect("a fresh socket");
-        let connect = client_frame::Body::Connect(Connect { agent: "cluster-test".into(), ..Connect::default() });
+        let connect = client_frame::Body::Connect(Connect::default());
         let mut out = native::MAGIC.to_vec();
         write(1, connect, &mut out);
         for (at, room) in rooms.iter().enumerate() {

@@ -105,7 +105,7 @@ impl Native {
         wire.send(native::MAGIC);
         let mut client =
             Self { wire, buffer: Vec::new(), frames: VecDeque::new(), request: 0, connected: Connected::default() };
-        let connect = Connect { token: token.to_owned(), agent: "barrage-test".to_owned(), ..Connect::default() };
+        let connect = Connect { token: token.to_owned(), ..Connect::default() };
         match client.ask(client_frame::Body::Connect(connect)) {
             server_frame::Body::Connected(connected) => client.connected = connected,
             other => panic!("not let in: {other:?}"),

@@ -214,6 +214,34 @@ test("a pasted token is who one is, and one that is refused is explained", { ski
   await page.context().close();
 });
 
+test("who is banned from a room sees so, and is in it again when the ban ends", { skip }, async (t) => {
+  if (!server.isReal) {
+    t.diagnostic("the fake server knows no bans");
+    return;
+  }
+  const page = await viewer(browser, server.address, { room: "banned", name: "Ada", errors });
+  await page.click("#settings-open");
+  await page.fill("#settings [name=token]", await server.token("77"));
+  await page.click("#identity-apply");
+  await page.locator("#who", { hasText: /^You are (?!.*guest)/ }).waitFor({ state: "attached", timeout: 10_000 });
+  await connected(page);
+  await say(page, "before");
+  await chatUntil(page, (lines) => lines.includes("before"), "own line");
+  const ban = await fetch(`${server.address}v1/penalties`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ uid: "77", room: "banned", kind: "ban", seconds: 5 }),
+  });
+  assert.equal(ban.status, 200);
+  await page.waitForSelector('#state[data-state="out"]', { timeout: 10_000 });
+  await page.locator("#notice", { hasText: /banned.*Try again in \d s/ }).waitFor();
+  await connected(page);
+  assert.equal(await page.locator("#notice").isVisible(), false);
+  await say(page, "after");
+  await chatUntil(page, (lines) => lines.includes("after"), "own line after the ban");
+  await page.context().close();
+});
+
 test("a flood leaves the page as large as it was", { skip }, async () => {
   const page = await viewer(browser, server.address, { room: "flood", name: "Ada", errors });
   let most = 0;
