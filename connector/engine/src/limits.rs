@@ -3,6 +3,7 @@
 //! Invariants, each the name of a test:
 //! - `a_bucket_lets_its_rate_through_and_no_more`.
 //! - `an_address_is_forgotten_when_it_owes_nothing`: the table cannot be grown by connecting and going.
+//! - `each_refusal_of_an_address_takes_longer_until_it_has_been_quiet`.
 
 use std::net::IpAddr;
 
@@ -19,6 +20,14 @@ const _: () = assert!(CAUGHT_UP_MS < BEHIND_MS);
 
 /// A session whose refused requests amount to this many seconds of its rate is closed: it does not heed refusals.
 pub(super) const DEBT_SECONDS: u32 = 5;
+
+/// How long a refused connection is kept open, milliseconds: the first one of an address, doubled with each, and the
+/// longest. Some client libraries connect again at once and for ever.
+const REFUSED_MS: u64 = 1000;
+const REFUSED_MS_MAX: u64 = 30_000;
+/// An address without a refusal for so long begins anew, milliseconds.
+const REFUSED_FORGET_MS: u64 = 120_000;
+const _: () = assert!(REFUSED_MS_MAX < REFUSED_FORGET_MS);
 
 /// What counts as one address: an IPv6 client has a whole /64 to choose from (RFC 6177), and no limit would hold it.
 fn network(address: IpAddr) -> IpAddr {
@@ -89,6 +98,41 @@ struct Address {
     /// Those of them that are authenticated.
     sessions: u32,
     new_rooms: Bucket,
+    refusals: Refusals,
+}
+
+/// Refused authentications of one address.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// In a row.
+    count: u8,
+    /// When the last one was, milliseconds.
+    last_ms: u64,
+}
+
+impl Refusals {
+    fn is_over(&self, now_ms: u64) -> bool {
+        self.count == 0 || now_ms.saturating_sub(self.last_ms) > REFUSED_FORGET_MS
+    }
+
+    fn next(&mut self, now_ms: u64) -> u64 {
+        if self.is_over(now_ms) {
+            self.count = 0;
+        }
+        let delay_ms = (REFUSED_MS << self.count.min(8)).min(REFUSED_MS_MAX);
+        (self.count, self.last_ms) = (self.count.saturating_add(1), now_ms);
+        delay_ms
+    }
+}
+
+impl Address {
+    /// Whether there is nothing to remember of it.
+    fn is_idle(&self, now_ms: u64) -> bool {
+        self.connections == 0
+            && self.sessions == 0
+            && self.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS)
+            && self.refusals.is_over(now_ms)
+    }
 }
 
 /// The client addresses of a core.
@@ -119,7 +163,7 @@ impl Addresses {
         let address = network(address);
         if let Some(entry) = self.table.get_mut(&address) {
             entry.connections = entry.connections.saturating_sub(1);
-            if entry.connections == 0 && entry.sessions == 0 && entry.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS) {
+            if entry.is_idle(now_ms) {
                 self.table.remove(&address);
             }
         }
@@ -161,9 +205,7 @@ impl Addresses {
 
     /// Forgets who has no connection and owes nothing. Once a minute is enough.
     fn sweep(&mut self, now_ms: u64) {
-        self.table.retain(|_, entry| {
-            entry.connections > 0 || entry.sessions > 0 || !entry.new_rooms.is_rested(now_ms, NEW_ROOMS_PERIOD_MS)
-        });
+        self.table.retain(|_, entry| !entry.is_idle(now_ms));
     }
 
     /// Addresses that are known.
@@ -246,6 +288,11 @@ impl Limits {
         !Self::count(config, address) || self.addresses.new_room(now_ms, address, config.new_rooms_per_address)
     }
 
+    /// An authentication from `address` is refused: how long its connection is kept open, milliseconds.
+    pub(super) fn refused(&mut self, now_ms: u64, address: IpAddr) -> u64 {
+        self.addresses.table.entry(network(address)).or_default().refusals.next(now_ms)
+    }
+
     /// See [`Addresses::changes`].
     pub(super) fn changes(&mut self) -> (Vec<IpAddr>, Vec<IpAddr>) {
         self.addresses.changes()
@@ -303,6 +350,20 @@ mod tests {
         assert_eq!(addresses.len(), 1);
         addresses.sweep(2_000_000);
         assert_eq!(addresses.len(), 0);
+    }
+
+    #[test]
+    fn each_refusal_of_an_address_takes_longer_until_it_has_been_quiet() {
+        let (mut limits, one, other) = (Limits::default(), IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let delays: Vec<_> = (0..300).map(|second| limits.refused(1_000_000 + second * 1000, one)).collect();
+        assert_eq!(delays[..6], [1000, 2000, 4000, 8000, 16_000, 30_000]);
+        assert!(delays[6..].iter().all(|delay_ms| *delay_ms == REFUSED_MS_MAX));
+        assert_eq!(limits.refused(1_300_000, other), 1000);
+        limits.sweep(1_300_000);
+        assert_eq!(limits.addresses(), 2, "reconnecting does not help");
+        assert_eq!(limits.refused(1_500_000, one), 1000);
+        limits.sweep(1_700_000);
+        assert_eq!(limits.addresses(), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Wire:   Sniff ─▶ Http ─▶ WebSocket       Phase:  Opening ─▶ Authenticating ─▶ Live ─▶ Closing
-//!             └────▶ Tcp
+//!             └────▶ Tcp                                          └─▶ Refused ─────────▲
 //! ```
 //!
 //! Bytes in: what is whole is handled where the driver has read it; only what is incomplete, or must wait because the
@@ -119,6 +119,8 @@ pub(super) struct Busy {
     pub(super) new_rooms: Bucket,
     /// Until when it must be live; or, as it is closing, until when what is in `out` may take to go out. Milliseconds.
     pub(super) deadline_ms: u64,
+    /// Why it is [`Phase::Refused`].
+    pub(super) refused: ErrorCode,
     /// Since when nothing could be sent, milliseconds; 0: it can.
     pub(super) stuck_ms: u64,
     /// When it was skipped over first without having caught up since, and when last, milliseconds.
@@ -165,6 +167,7 @@ static IDLE: Busy = Busy {
     in_flight: 0,
     new_rooms: Bucket::NEW,
     deadline_ms: 0,
+    refused: ErrorCode::None,
     stuck_ms: 0,
     skipped_ms: (0, 0),
 };
@@ -207,6 +210,8 @@ pub(super) enum Phase {
     Opening,
     /// Logic was asked; nothing else is handled.
     Authenticating,
+    /// It was refused and told so. It is closed at [`Busy::deadline_ms`], and nothing of it is handled until then.
+    Refused,
     /// Authenticated.
     Live,
     /// What is in [`Out`] goes out, then it is closed; at [`Busy::deadline_ms`] at the latest.

@@ -160,7 +160,7 @@ impl Engine {
         session.wheel = u32::MAX;
         session.settle(now_ms);
         let key = session.key;
-        let authenticating = session.phase == Phase::Authenticating;
+        let (phase, refused) = (session.phase, session.busy().refused);
         let Some((at_ms, due)) = self.next_due(key) else { return };
         if at_ms > now_ms {
             return self.arm(key, at_ms);
@@ -168,7 +168,10 @@ impl Engine {
         let (code, reason) = match due {
             Due::Close => return self.kill(key),
             Due::Idle => (ErrorCode::Idle, "no heartbeat"),
-            Due::Unauthenticated if authenticating => (ErrorCode::Unavailable, "logic did not answer: try again"),
+            Due::Unauthenticated if phase == Phase::Refused => (refused, "the authentication was refused"),
+            Due::Unauthenticated if phase == Phase::Authenticating => {
+                (ErrorCode::Unavailable, "logic did not answer: try again")
+            }
             Due::Unauthenticated => (ErrorCode::Unauthenticated, "not authenticated in time"),
             Due::Expired => (ErrorCode::TokenExpired, "the token has lapsed"),
             Due::Slow => (ErrorCode::TooSlow, "nothing was read for too long"),

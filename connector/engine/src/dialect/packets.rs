@@ -175,8 +175,22 @@ impl Engine {
             let mut reply = Vec::new();
             proto::bilibili::auth_reply(sequence, proto::bilibili::CODE_BAD_TOKEN, &mut reply);
             self.answer(key, turn, &reply);
+            return self.close_later(key, code);
         }
         self.end(key, Ending::new(code, reason));
+    }
+
+    /// Closes a session that was told why, after a time that grows with each refusal of its address: Bilibili's client
+    /// libraries connect again at once.
+    fn close_later(&mut self, key: Key, code: ErrorCode) {
+        let now_ms = self.now.mono_ms;
+        let Some(address) = self.session(key).map(|session| session.address()) else { return };
+        let until_ms = now_ms + self.limits.refused(now_ms, address);
+        let Some(session) = self.session(key) else { return };
+        session.phase = Phase::Refused;
+        let busy = session.busy_mut();
+        (busy.deadline_ms, busy.refused) = (until_ms, code);
+        self.arm(key, until_ms);
     }
 
     /// The next turn in the order of answers, with its answer if there is one already.

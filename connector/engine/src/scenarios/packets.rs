@@ -144,17 +144,35 @@ fn a_push_to_all_keeps_its_pace() {
 }
 
 #[test]
-fn bilibilis_bad_token_is_told_and_closed() {
+fn bilibilis_bad_token_is_told_at_once_and_closed_later_each_time() {
     let mut bench = Bench::new(|_| {});
     let key = bench.packet_client(r#"{"uid":5,"roomid":1,"protover":3,"key":"a.b.c"}"#);
     bench.answer(Answer::Error(proto::error::error(client::ErrorCode::Unauthenticated, "no")));
     assert_eq!(bench.packets(key), [(8, 1, br#"{"code":-101}"#.to_vec())]);
+    assert_eq!(bench.sink.closed, []);
+    // What it sends meanwhile is not looked at.
+    let _ = bench.say(key, &packet_bytes(operation::AUTH, 2, br#"{"roomid":1}"#));
+    assert!(bench.gate.is_empty());
+    bench.pass(900);
+    assert_eq!(bench.sink.closed, []);
+    bench.pass(300);
     assert_eq!(bench.sink.closed, [key]);
+    // The same address again, in a browser, for another reason.
     let web = bench.open().unwrap();
     let _ = bench.say(web, &upgrade("/sub", ""));
     let _ = bench.say(web, &masked(Opcode::Binary, &packet_bytes(operation::AUTH, 1, br#"{"roomid":1}"#)));
     bench.answer(Answer::Error(proto::error::error(client::ErrorCode::Banned, "no")));
+    assert!(bench.heard(web).windows(4).any(|bytes| bytes == b"-101"), "told at once");
+    bench.pass(1900);
+    assert!(bench.heard(web).is_empty());
+    bench.pass(300);
     assert_eq!(close_code(&bench.heard(web)), Some(4005));
+    // One that goes by itself leaves nothing behind.
+    let gone = bench.packet_client(r#"{"uid":5,"roomid":1,"protover":3,"key":"a.b.c"}"#);
+    bench.answer(Answer::Error(proto::error::error(client::ErrorCode::Unauthenticated, "no")));
+    bench.engine.closed(bench.now, gone);
+    bench.pass(10_000);
+    assert_eq!(bench.engine.footprint().connections, 0);
 }
 
 #[test]
