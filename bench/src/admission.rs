@@ -24,7 +24,7 @@ const SERVER_FILES: u64 = 200;
 
 /// What is asked of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct LoadRequest<'a> {
     pub(crate) sessions: u64,
     /// 0: as many as descriptors require.
     pub(crate) workers: u32,
@@ -94,7 +94,7 @@ impl Admission {
     /// [`Error::Admission`].
     pub(crate) fn workers(
         &self,
-        &Asked { sessions, workers, connect, memory_bytes }: &Asked<'_>,
+        &LoadRequest { sessions, workers, connect, memory_bytes }: &LoadRequest<'_>,
     ) -> Result<u32, Error> {
         let refuse = |what: String| Err(Error::Admission { sessions, what });
         let of_a_process = self.files_of_a_process.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES));
@@ -163,7 +163,7 @@ mod tests {
     use crate::sessions::fleet::Crew;
 
     #[derive(Parser)]
-    struct Line {
+    struct CommandLine {
         #[command(flatten)]
         crew: Crew,
     }
@@ -172,12 +172,12 @@ mod tests {
         Admission { files_of_a_process: Some(20_000), files: 2_400_000, ports: 28_232, memory: 16 << 30 };
 
     fn workers(machine: &Admission, line: &str) -> Result<u32, String> {
-        let crew = Line::parse_from(std::iter::once("bench").chain(line.split_whitespace())).crew;
+        let crew = CommandLine::parse_from(std::iter::once("bench").chain(line.split_whitespace())).crew;
         let sessions = crew.sessions.into();
         let memory_bytes = sessions * SESSION_BYTES;
         let connect = &crew.check().unwrap();
         machine
-            .workers(&Asked { sessions, workers: crew.workers, connect, memory_bytes })
+            .workers(&LoadRequest { sessions, workers: crew.workers, connect, memory_bytes })
             .map_err(|error| error.to_string())
     }
 

@@ -91,7 +91,7 @@ pub struct Limit {
 pub struct LimitReport {
     /// What was run.
     pub bench: &'static str,
-    /// Where.
+    /// The machine.
     pub environment: Environment,
     /// With which options.
     pub settings: Limit,

@@ -53,7 +53,7 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// Whom to deliver to, and what.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct DeliveryPlan {
     pub(crate) schedule: Arc<Schedule>,
     /// `host:port` of the `Delivery` service.
     pub(crate) grpc: String,
@@ -122,7 +122,7 @@ impl Owner {
     ///
     /// # Errors
     /// Why it is not.
-    pub(crate) fn attach(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Self, String> {
+    pub(crate) fn attach(plan: DeliveryPlan, accepted: Arc<AtomicU64>) -> Result<Self, String> {
         let (start, started) = oneshot::channel();
         let (done, published) = oneshot::channel();
         let (attached, attaching) = oneshot::channel();
@@ -176,7 +176,7 @@ struct Partition {
     flying: VecDeque<(u64, usize, Vec<u64>)>,
 }
 
-struct State {
+struct OwnerState {
     partitions: BTreeMap<u32, Partition>,
     flying_bytes: usize,
     published: Published,
@@ -185,16 +185,16 @@ struct State {
 }
 
 struct Attached {
-    plan: Plan,
+    plan: DeliveryPlan,
     out: mpsc::Sender<FromOwner>,
-    state: Rc<RefCell<State>>,
+    state: Rc<RefCell<OwnerState>>,
     /// By room: its partition and channel, and its last ordinal.
     rooms: RefCell<Vec<(u32, String, u64)>>,
     accepted: Arc<AtomicU64>,
 }
 
 impl Attached {
-    async fn attach(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Self, String> {
+    async fn attach(plan: DeliveryPlan, accepted: Arc<AtomicU64>) -> Result<Self, String> {
         let endpoint = Endpoint::from_shared(format!("http://{}", plan.grpc)).map_err(|error| error.to_string())?;
         let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
         let show = SecretInterceptor::new(&Secret::new(&plan.secret)).map_err(|error| error.to_string())?;
@@ -225,7 +225,7 @@ impl Attached {
             send(&out, from_owner::Frame::Own(own)).await?;
         }
         let published = Published::new(&plan.schedule);
-        let state = State { partitions, flying_bytes: 0, published, gone: None };
+        let state = OwnerState { partitions, flying_bytes: 0, published, gone: None };
         let state = Rc::new(RefCell::new(state));
         tokio::task::spawn_local(listen(frames, state.clone(), out.clone()));
         Ok(Self { plan, out, state, rooms: RefCell::new(rooms), accepted })
@@ -240,7 +240,7 @@ impl Attached {
             looks.tick().await;
             let now_ns = now_ns();
             let intended = |number: &u32| begin_ns + self.plan.schedule.after_ns(*number);
-            let mut batches: BTreeMap<u32, Batch> = BTreeMap::new();
+            let mut batches: BTreeMap<u32, FrameItems> = BTreeMap::new();
             while let Some(number) = due.next_if(|number| intended(number) <= now_ns) {
                 let intended_ns = intended(&number);
                 let (partition, item) = self.item(number, intended_ns);
@@ -300,7 +300,7 @@ impl Attached {
         (*partition, item)
     }
 
-    async fn send(&self, partition: u32, batch: Batch) {
+    async fn send(&self, partition: u32, batch: FrameItems) {
         if batch.items.is_empty() {
             return;
         }
@@ -340,7 +340,7 @@ impl Attached {
 
 /// What goes in one frame.
 #[derive(Default)]
-struct Batch {
+struct FrameItems {
     bytes: usize,
     items: Vec<Item>,
     numbers: Vec<(u32, u64)>,
@@ -351,7 +351,7 @@ async fn send(out: &mpsc::Sender<FromOwner>, frame: from_owner::Frame) -> Result
 }
 
 /// Answers holds, takes acknowledgements.
-async fn listen(mut frames: Streaming<FromHolder>, state: Rc<RefCell<State>>, out: mpsc::Sender<FromOwner>) {
+async fn listen(mut frames: Streaming<FromHolder>, state: Rc<RefCell<OwnerState>>, out: mpsc::Sender<FromOwner>) {
     let reason = loop {
         let frame = match frames.message().await {
             Ok(Some(FromHolder { frame: Some(frame) })) => frame,
@@ -384,7 +384,7 @@ async fn listen(mut frames: Streaming<FromHolder>, state: Rc<RefCell<State>>, ou
             from_holder::Frame::Acks(cluster::Acks { acks }) => {
                 let now_ns = now_ns();
                 let mut state = state.borrow_mut();
-                let State { partitions, flying_bytes, published, .. } = &mut *state;
+                let OwnerState { partitions, flying_bytes, published, .. } = &mut *state;
                 for ack in acks {
                     let Some(partition) = partitions.get_mut(&ack.partition) else { continue };
                     while let Some((_, bytes, times)) = partition.flying.pop_front_if(|(seq, ..)| *seq <= ack.seq) {

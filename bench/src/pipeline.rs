@@ -124,7 +124,7 @@ pub struct Pipeline {
 pub struct PipelineReport {
     /// What was run.
     pub bench: &'static str,
-    /// Where.
+    /// The machine.
     pub environment: Environment,
     /// With which options; secrets are left out.
     pub settings: Pipeline,

@@ -23,7 +23,7 @@ const TICKS_A_HALVING: u32 = 20;
 
 /// A name and its points.
 #[derive(Debug, Clone)]
-pub(crate) struct Line {
+pub(crate) struct Curve {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Curves<'a> {
     pub(crate) x: &'a str,
     /// What stands at the left, with its unit.
     pub(crate) y: &'a str,
-    pub(crate) lines: Vec<Line>,
+    pub(crate) lines: Vec<Curve>,
     /// Drawn across as a line: a bound.
     pub(crate) bound: Option<f64>,
     /// Whether the load's axis is logarithmic.
@@ -49,7 +49,7 @@ pub(crate) struct Curves<'a> {
 /// # Errors
 /// The drawing's or the file's.
 pub(crate) fn percentiles(path: &Path, title: &str, histograms: &[(&str, &Histogram<u64>)]) -> Result<(), String> {
-    let lines: Vec<Line> = histograms.iter().map(|(name, histogram)| distribution(name, histogram)).collect();
+    let lines: Vec<Curve> = histograms.iter().map(|(name, histogram)| distribution(name, histogram)).collect();
     let most = histograms.iter().map(|(_, histogram)| histogram.len()).max().unwrap_or(1).max(10) as f64;
     let top = highest(&lines, None);
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
@@ -96,11 +96,11 @@ fn one(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, curves: &Curv
     let top = highest(&curves.lines, curves.bound);
     let mut builder = ChartBuilder::on(area);
     builder.caption(curves.title, ("sans-serif", 18)).margin(12).x_label_area_size(48).y_label_area_size(72);
-    let bound = curves.bound.map(|bound| Line {
+    let bound = curves.bound.map(|bound| Curve {
         name: format!("bound: {}", short(bound)),
         points: vec![(first, bound), (last.max(first * 1.01), bound)],
     });
-    let lines: Vec<Line> = curves.lines.iter().cloned().chain(bound).collect();
+    let lines: Vec<Curve> = curves.lines.iter().cloned().chain(bound).collect();
     // The two axes are two types of plotters'.
     macro_rules! on {
         ($range:expr) => {{
@@ -120,7 +120,10 @@ fn one(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, curves: &Curv
     if curves.log_x && first > 0.0 { on!((first..last.max(first * 1.01)).log_scale()) } else { on!(0.0..last) }
 }
 
-fn draw<'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>, lines: &[Line]) -> Result<(), String>
+fn draw<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    lines: &[Curve],
+) -> Result<(), String>
 where
     X: Ranged<ValueType = f64>,
     Y: Ranged<ValueType = f64>,
@@ -143,17 +146,17 @@ where
 }
 
 /// The line of a histogram of microseconds.
-fn distribution(name: &str, histogram: &Histogram<u64>) -> Line {
+fn distribution(name: &str, histogram: &Histogram<u64>) -> Curve {
     let most = histogram.len().max(1) as f64;
     let points = histogram.iter_quantiles(TICKS_A_HALVING).map(|at| {
         let rest = (1.0 - at.quantile_iterated_to()).max(1.0 / most);
         (1.0 / rest, at.value_iterated_to() as f64 / 1000.0)
     });
-    Line { name: name.to_owned(), points: points.collect() }
+    Curve { name: name.to_owned(), points: points.collect() }
 }
 
 /// Where the axis ends: above the highest point.
-fn highest(lines: &[Line], bound: Option<f64>) -> f64 {
+fn highest(lines: &[Curve], bound: Option<f64>) -> f64 {
     let points = lines.iter().flat_map(|line| &line.points).map(|point| point.1);
     let top = points.chain(bound).filter(|y| y.is_finite()).fold(0.0, f64::max);
     if top > 0.0 { top * 1.1 } else { 1.0 }
@@ -231,7 +234,7 @@ mod tests {
     fn curves_are_drawn_with_their_bound() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.svg");
-        let line = Line { name: "p99".into(), points: vec![(1e6, 3.0), (2e7, 80.0)] };
+        let line = Curve { name: "p99".into(), points: vec![(1e6, 3.0), (2e7, 80.0)] };
         let chart =
             Curves { title: "t", x: "deliveries/s", y: "ms", lines: vec![line], bound: Some(100.0), log_x: true };
         let plain = Curves { log_x: false, bound: None, ..chart.clone() };

@@ -70,7 +70,7 @@ impl Api {
 
 /// What is to be published, and how.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct PublishPlan {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) api: Api,
     /// Of a payload; `None`: as long as what is said.
@@ -79,7 +79,7 @@ pub(crate) struct Plan {
     pub(crate) begin_ns: u64,
 }
 
-impl Plan {
+impl PublishPlan {
     /// When message `number` is to be sent.
     fn intended_ns(&self, number: u32) -> u64 {
         self.begin_ns + self.schedule.after_ns(number)
@@ -134,7 +134,7 @@ impl Published {
 }
 
 struct Publisher {
-    plan: Plan,
+    plan: PublishPlan,
     published: RefCell<Published>,
     /// For the progress.
     accepted: Arc<AtomicU64>,
@@ -144,7 +144,7 @@ struct Publisher {
 ///
 /// # Errors
 /// Where there is no runtime to be had.
-pub(crate) fn run(plan: Plan, accepted: Arc<AtomicU64>) -> Result<Published, std::io::Error> {
+pub(crate) fn run(plan: PublishPlan, accepted: Arc<AtomicU64>) -> Result<Published, std::io::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let schedule = plan.schedule.clone();
     let published = Published::new(&schedule);

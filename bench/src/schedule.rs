@@ -35,7 +35,7 @@ struct Placed {
 /// A run's plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Schedule {
-    /// Told apart from other runs.
+    /// WorkerStatus apart from other runs.
     pub(crate) run: u32,
     /// Number n is sent over connection n mod this.
     pub(crate) publishers: u32,

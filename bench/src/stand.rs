@@ -59,7 +59,7 @@ fn terminate_process(pid: u32) -> bool {
 
 /// How to start it.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct ServerPlan {
     /// `None`: this one.
     pub(crate) binary: Option<PathBuf>,
     pub(crate) cpus: Option<Cpus>,
@@ -86,7 +86,7 @@ impl Stand {
     ///
     /// # Errors
     /// The system's, or what it said when it ended.
-    pub(crate) fn start(plan: &Plan) -> io::Result<Self> {
+    pub(crate) fn start(plan: &ServerPlan) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let secret = format!("{:032x}", rand::random::<u128>());
         let binary = plan.binary.clone().map_or_else(std::env::current_exe, Ok)?;
@@ -185,7 +185,7 @@ pub(crate) struct Meter {
 
 /// What a server has used and done, up to a moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Reading {
+pub(crate) struct UsageReading {
     usage: Option<Usage>,
     counters: Option<BTreeMap<String, f64>>,
 }
@@ -198,7 +198,7 @@ pub(crate) struct Spent {
 }
 
 impl Meter {
-    pub(crate) fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> UsageReading {
         let text = |admin: &String| {
             ureq::get(format!("{}/metrics", admin.trim_end_matches('/'))).call().ok()?.body_mut().read_to_string().ok()
         };
@@ -206,11 +206,11 @@ impl Meter {
         let usage = Usage::of_all(&self.pids);
         // Those of one name are summed, of whichever process.
         let texts: Option<Vec<String>> = self.admin.iter().map(text).collect();
-        Reading { usage, counters: texts.filter(|texts| !texts.is_empty()).map(|texts| counters(&texts.concat())) }
+        UsageReading { usage, counters: texts.filter(|texts| !texts.is_empty()).map(|texts| counters(&texts.concat())) }
     }
 }
 
-impl Reading {
+impl UsageReading {
     pub(crate) fn since(&self, before: &Self) -> Spent {
         let counters = self.counters.as_ref().zip(before.counters.as_ref()).map(|(now, before)| {
             let difference =

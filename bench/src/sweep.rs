@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::fanout::Fanout;
 use crate::fanout::series::{Headline, Series};
 use crate::figures::grouped;
-use crate::plot::{self, Curves, Line};
+use crate::plot::{self, Curve, Curves};
 
 /// Most steps of a sweep.
 const STEPS_MAX: u32 = 100;
@@ -54,7 +54,7 @@ pub struct Sweep {
 pub struct SweepReport {
     /// What was run.
     pub bench: &'static str,
-    /// Where.
+    /// The machine.
     pub environment: Environment,
     /// With which options.
     pub settings: Sweep,
@@ -168,7 +168,7 @@ impl SweepReport {
         };
         let line = |name: &str, value: fn(&Headline) -> f64| {
             let points = self.steps.iter().map(|step| (of(step), value(&step.headline)));
-            Line { name: name.into(), points: points.filter(|point| point.1.is_finite()).collect() }
+            Curve { name: name.into(), points: points.filter(|point| point.1.is_finite()).collect() }
         };
         let mut charts = vec![
             Curves {

@@ -33,9 +33,9 @@ const LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Part {
     /// `idle` and `storm`: sessions that come, stay and go.
-    Sessions(order::Plan),
+    Sessions(order::SessionsPlan),
     /// `fanout`: viewers that count what comes.
-    Viewers(Box<viewers::Plan>),
+    Viewers(Box<viewers::ViewersPlan>),
 }
 
 impl Part {

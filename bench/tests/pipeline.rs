@@ -14,7 +14,7 @@ use server::{Fate, Manners, Server};
 
 #[derive(Parser)]
 #[command(args_override_self = true)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     pipeline: Pipeline,
 }
@@ -24,7 +24,7 @@ fn options(server: &Server, more: &str) -> Pipeline {
         "bench --viewers 5 --rate 50 --seconds 1 --warm-up 0 --admin= --connect {} --http {} {more}",
         server.clients, server.http
     );
-    Line::parse_from(line.split_whitespace()).pipeline
+    CommandLine::parse_from(line.split_whitespace()).pipeline
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -50,14 +50,14 @@ pub(crate) struct Api {
 /// Whom a push is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum To {
-    These(These),
+    Targets(Targets),
     /// Sessions a second over the whole cluster, 0: as fast as it goes.
     All(u32),
 }
 
 /// Sessions by one of their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum These {
+pub(crate) enum Targets {
     Users(Vec<String>),
     Sessions(Vec<String>),
     Keys(Vec<String>),
@@ -138,8 +138,8 @@ impl Api {
                     let to = Some(push::To::All(Everyone { sessions_per_s }));
                     vec![self.publisher.push("all", Push { to, post: Some(post), operation }, now_ms)]
                 }
-                To::These(these) => {
-                    let names = these.check()?;
+                To::Targets(targets) => {
+                    let names = targets.check()?;
                     let bytes = names * (post.payload.len() + post.raw.len());
                     if bytes > PUSH_BYTES_MAX {
                         return Err(error(
@@ -155,7 +155,7 @@ impl Api {
                         };
                         self.publisher.push(&key, Push { to: Some(to), post: Some(post.clone()), operation }, now_ms)
                     };
-                    these.each().map(push).collect()
+                    targets.each().map(push).collect()
                 }
             };
             all(accepting).await?;
@@ -165,12 +165,12 @@ impl Api {
     }
 
     /// Does something to sessions that are online.
-    pub(crate) async fn sessions(&self, caller: Caller, these: These, act: Act) -> Result<(), Error> {
+    pub(crate) async fn sessions(&self, caller: Caller, targets: Targets, act: Act) -> Result<(), Error> {
         self.count(caller, "sessions", async {
             self.allow(caller, Scope::Sessions)?;
-            these.check()?;
+            targets.check()?;
             let act = act.command()?;
-            self.command(these, &act).await
+            self.command(targets, &act).await
         })
         .await
     }
@@ -210,7 +210,7 @@ impl Api {
                     let reason = ErrorCode::Banned.into();
                     command::Act::Unsubscribe(Leave { channels: vec![channel], reason, until_ms })
                 };
-                self.command(These::Users(vec![uid]), &act).await?;
+                self.command(Targets::Users(vec![uid]), &act).await?;
             }
             Ok(until_ms)
         })
@@ -271,12 +271,12 @@ impl Api {
         Ok(Nodes { nodes, advice: &self.config.advice })
     }
 
-    async fn command(&self, these: These, act: &command::Act) -> Result<(), Error> {
+    async fn command(&self, targets: Targets, act: &command::Act) -> Result<(), Error> {
         let now_ms = now_ms();
         let command = |(key, to): (String, command::To)| {
             self.publisher.command(&key, Command { to: Some(to), act: Some(act.clone()) }, now_ms)
         };
-        all(these.each().map(command).collect()).await
+        all(targets.each().map(command).collect()).await
     }
 
     fn allow(&self, caller: Caller, scope: Scope) -> Result<(), Error> {
@@ -300,7 +300,7 @@ async fn all(accepting: Vec<Accepting>) -> Result<(), Error> {
     join_all(accepting).await.into_iter().try_for_each(|accepted| accepted.map(drop))
 }
 
-impl These {
+impl Targets {
     /// How many there are, each name being one.
     fn check(&self) -> Result<usize, Error> {
         let (Self::Users(names) | Self::Sessions(names) | Self::Keys(names)) = self;

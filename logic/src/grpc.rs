@@ -15,7 +15,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 
-use crate::api::{Act, Api, Sentence, These, To};
+use crate::api::{Act, Api, Sentence, Targets, To};
 use crate::caller::Caller;
 use crate::content::{API_PAYLOAD_BYTES_MAX, Content};
 use crate::gate::GateService;
@@ -82,11 +82,11 @@ fn draft(message: Option<wire::Content>) -> Result<Draft, Error> {
     })
 }
 
-fn these(of: Option<wire::Sessions>) -> Result<These, Status> {
+fn these(of: Option<wire::Sessions>) -> Result<Targets, Status> {
     match of.and_then(|sessions| sessions.of) {
-        Some(sessions::Of::Users(names)) => Ok(These::Users(names.names)),
-        Some(sessions::Of::Sessions(names)) => Ok(These::Sessions(names.names)),
-        Some(sessions::Of::Keys(names)) => Ok(These::Keys(names.names)),
+        Some(sessions::Of::Users(names)) => Ok(Targets::Users(names.names)),
+        Some(sessions::Of::Sessions(names)) => Ok(Targets::Sessions(names.names)),
+        Some(sessions::Of::Keys(names)) => Ok(Targets::Keys(names.names)),
         None => Err(refused("sessions: users, sessions or keys")),
     }
 }
@@ -115,9 +115,9 @@ impl Service for Public {
         let caller = self.caller(&request)?;
         let request = request.into_inner();
         let to = match request.to {
-            Some(push_request::To::Users(names)) => To::These(These::Users(names.names)),
-            Some(push_request::To::Sessions(names)) => To::These(These::Sessions(names.names)),
-            Some(push_request::To::Keys(names)) => To::These(These::Keys(names.names)),
+            Some(push_request::To::Users(names)) => To::Targets(Targets::Users(names.names)),
+            Some(push_request::To::Sessions(names)) => To::Targets(Targets::Sessions(names.names)),
+            Some(push_request::To::Keys(names)) => To::Targets(Targets::Keys(names.names)),
             Some(push_request::To::All(all)) => To::All(all.sessions_per_s),
             None => return Err(refused("to: users, sessions, keys or all")),
         };

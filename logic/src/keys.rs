@@ -41,9 +41,9 @@ pub enum KeyError {
     /// The file cannot be read.
     #[error("{path}: {source}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         source: std::io::Error,
     },
     /// It is not a key of that algorithm, or a weak one.
@@ -61,7 +61,7 @@ pub enum KeyError {
     /// Not a key set, or none of its keys can be used.
     #[error("{path}: {why}")]
     Set {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What is wrong.
         why: String,

@@ -77,7 +77,7 @@ pub enum StartError {
         key: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// Why.
+        /// The system's reason.
         source: std::io::Error,
     },
 }

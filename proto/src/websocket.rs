@@ -52,7 +52,7 @@ pub enum Opcode {
     Continuation = 0,
     /// UTF-8.
     Text = 1,
-    /// Bytes.
+    /// Any bytes.
     Binary = 2,
     /// The last frame of its sender.
     Close = 8,

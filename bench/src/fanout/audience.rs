@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::Error;
-use crate::admission::{Admission, Asked};
+use crate::admission::{Admission, LoadRequest};
 use crate::environment::open_files;
-use crate::fanout::viewers::{Cast, Order, Plan, Seen};
+use crate::fanout::viewers::{Cast, Order, Seen, ViewersPlan};
 use crate::tally::Account;
 use crate::workers::{Part, Workers};
 
@@ -32,11 +32,11 @@ impl Audience {
     pub(crate) fn start(cast: &Cast, workers: u32, memory_bytes: u64, other_files: u64) -> Result<Self, Error> {
         let sessions = u64::from(cast.schedule.sessions());
         let connect: Vec<SocketAddr> = cast.servers.iter().map(|(_, address)| *address).collect();
-        let asked = Asked { sessions, workers, connect: &connect, memory_bytes };
+        let asked = LoadRequest { sessions, workers, connect: &connect, memory_bytes };
         let count = Admission::of_this_machine().workers(&asked)?;
         let part = |worker, is_process| {
             let at_once = ENTERING_MAX.div_ceil(count);
-            Part::Viewers(Box::new(Plan { cast: cast.clone(), worker, workers: count, at_once, is_process }))
+            Part::Viewers(Box::new(ViewersPlan { cast: cast.clone(), worker, workers: count, at_once, is_process }))
         };
         let workers = if count == 1 && open_files(sessions + other_files).is_ok() {
             Workers::here(part(0, false))?

@@ -124,7 +124,7 @@ impl Fanout {
         let mut owners = Vec::new();
         if self.via == Via::Connector {
             for grpc in &places.grpc {
-                let plan = owner::Plan {
+                let plan = owner::DeliveryPlan {
                     schedule: schedule.clone(),
                     grpc: grpc.clone(),
                     secret: places.secret.clone(),
@@ -170,7 +170,7 @@ impl Fanout {
                 Ok(())
             };
             let published = if owners.is_empty() {
-                let plan = publish::Plan {
+                let plan = publish::PublishPlan {
                     schedule: schedule.clone(),
                     api: publish::Api {
                         dialect: self.dialect,
@@ -228,7 +228,7 @@ impl Fanout {
     }
 
     fn stand(&self, cpus: Option<Cpus>) -> Result<Stand, Error> {
-        let plan = crate::stand::Plan {
+        let plan = crate::stand::ServerPlan {
             binary: self.server_binary.clone(),
             cpus,
             cores: self.server_cores,

@@ -35,7 +35,7 @@ pub(crate) struct Run {
 pub struct Report {
     /// What was run.
     pub bench: &'static str,
-    /// Where.
+    /// The machine.
     pub environment: Environment,
     /// With which options; secrets are left out.
     pub settings: Fanout,
@@ -139,7 +139,7 @@ pub struct Sessions {
     pub viewers: u64,
     /// That the server ended.
     pub closed: u64,
-    /// Why.
+    /// The reasons that they were told, each with its sessions.
     pub reasons: BTreeMap<String, u64>,
 }
 
@@ -188,7 +188,7 @@ pub struct ConnectorReport {
     pub deliveries_a_write: f64,
     /// Messages that slow readers were skipped over, each session counted.
     pub skipped: u64,
-    /// Messages not sent because a walk over a room was late, each session counted. Bilibili's and goim's clients cannot be
+    /// Messages not sent because a pass over a room was late, each session counted. Bilibili's and goim's clients cannot be
     /// told of them.
     pub shed: u64,
     /// Messages that a core has not got, each room counted.

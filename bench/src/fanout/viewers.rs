@@ -73,7 +73,7 @@ impl Cast {
 
 /// A worker's part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct ViewersPlan {
     pub(crate) cast: Cast,
     /// Its viewers are those whose numbers leave this when they are divided by the number of workers.
     pub(crate) worker: u32,
@@ -84,7 +84,7 @@ pub(crate) struct Plan {
     pub(crate) is_process: bool,
 }
 
-impl Plan {
+impl ViewersPlan {
     fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
         (self.worker..self.cast.schedule.sessions()).step_by(self.workers as usize)
     }
@@ -147,7 +147,7 @@ struct Session {
 ///
 /// # Errors
 /// Where there is no poller to be had, or the parent is gone. That viewers cannot enter is told.
-pub(crate) fn run(plan: Plan, mut lines: Lines, orders: impl AsFd, mut told: impl Write) -> io::Result<()> {
+pub(crate) fn run(plan: ViewersPlan, mut lines: Lines, orders: impl AsFd, mut told: impl Write) -> io::Result<()> {
     let mut numbers = plan.numbers();
     if plan.is_process {
         open_files(plan.numbers().count() as u64 + OTHER_FILES)
@@ -199,7 +199,7 @@ struct Heart {
 }
 
 struct Thread<'a> {
-    plan: &'a Plan,
+    plan: &'a ViewersPlan,
     poller: Poller,
     drain: Drain,
     buffer: Vec<u8>,
@@ -216,7 +216,7 @@ struct Thread<'a> {
 }
 
 impl<'a> Thread<'a> {
-    fn new(plan: &'a Plan) -> io::Result<Self> {
+    fn new(plan: &'a ViewersPlan) -> io::Result<Self> {
         Ok(Self {
             plan,
             poller: Poller::new()?,

@@ -9,7 +9,7 @@
 //!
 //! A session in its room is a descriptor and some flags, 32 bytes: it reads into the worker's buffer through the worker's
 //! codec, and has a codec of its own only on its way in and while a frame is incomplete. There is no timer for a session:
-//! heartbeats walk around the table at the pace that gives each session its turn within its period.
+//! heartbeats pass around the table at the pace that gives each session its turn within its period.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -28,7 +28,7 @@ use crate::clock::now_ns;
 use crate::dial;
 use crate::environment::open_files;
 use crate::lines::{Lines, write_line};
-use crate::sessions::order::{Credential, Order, Plan, Told, marker};
+use crate::sessions::order::{Credential, Order, SessionsPlan, WorkerStatus, marker};
 use crate::tally::{microseconds, record};
 use crate::wire::{Event, REFUSED, Viewer, Wire};
 
@@ -78,7 +78,7 @@ struct Unfinished {
 }
 
 pub(crate) struct Crowd {
-    plan: Plan,
+    plan: SessionsPlan,
     epoll: OwnedFd,
     sessions: Vec<Session>,
     /// The codec of every session between two frames.
@@ -93,7 +93,7 @@ pub(crate) struct Crowd {
     under_way: u32,
     /// When to begin (nanoseconds), which slot, and since when it waits.
     due: BinaryHeap<Reverse<(u64, u32, u64)>>,
-    told: Told,
+    told: WorkerStatus,
     latency: Histogram<u64>,
     told_ns: u64,
     /// Whose heartbeat is next, and how many were due since `beating_ns`.
@@ -113,7 +113,7 @@ impl Crowd {
     ///
     /// # Errors
     /// The machine has too few descriptors, or no epoll, to give.
-    pub(crate) fn new(plan: Plan, lines: Lines) -> io::Result<Self> {
+    pub(crate) fn new(plan: SessionsPlan, lines: Lines) -> io::Result<Self> {
         open_files(u64::from(plan.sessions) + OTHER_FILES)
             .map_err(|limit| io::Error::other(format!("only {limit} open files")))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -130,7 +130,7 @@ impl Crowd {
             entering: VecDeque::new(),
             under_way: 0,
             due: BinaryHeap::new(),
-            told: Told::default(),
+            told: WorkerStatus::default(),
             latency: microseconds(),
             told_ns: 0,
             next_beat: 0,

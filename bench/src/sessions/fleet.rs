@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::Error;
-use crate::admission::{Admission, Asked, SESSION_BYTES};
+use crate::admission::{Admission, LoadRequest, SESSION_BYTES};
 use crate::clock::now_ns;
 use crate::credential::Token;
 use crate::dialect::Dialect;
 use crate::figures::grouped;
 use crate::progress::Progress;
-use crate::sessions::order::{BACKOFF, Credential, Order, Plan, Told, marker};
+use crate::sessions::order::{BACKOFF, Credential, Order, SessionsPlan, WorkerStatus, marker};
 use crate::workers::{Part, Workers};
 
 /// How often the progress is looked at.
@@ -114,9 +114,9 @@ impl Crew {
 
 /// The running workers. They are ended when it is dropped.
 pub(crate) struct Fleet {
-    workers: Workers<Told>,
+    workers: Workers<WorkerStatus>,
     /// How each of them stands.
-    told: Vec<Told>,
+    told: Vec<WorkerStatus>,
     sessions: u64,
     at_once: u32,
     run: u32,
@@ -125,7 +125,7 @@ pub(crate) struct Fleet {
 
 /// What became of an order.
 pub(crate) struct Done {
-    pub(crate) told: Told,
+    pub(crate) told: WorkerStatus,
     /// From the order to when the last session had done it, seconds.
     pub(crate) seconds: f64,
 }
@@ -136,7 +136,7 @@ impl Fleet {
     /// # Errors
     /// This machine does not admit them, or this program cannot be started again.
     pub(crate) fn start(crew: &Crew, connect: &[SocketAddr]) -> Result<Self, Error> {
-        let asked = Asked {
+        let asked = LoadRequest {
             sessions: crew.sessions.into(),
             workers: crew.workers,
             connect,
@@ -146,7 +146,7 @@ impl Fleet {
         let (run, mut first) = (rand::random(), 0);
         let parts = (0..workers).map(|number| {
             let sessions = (crew.sessions - first).div_ceil(workers - number);
-            let plan = Plan {
+            let plan = SessionsPlan {
                 first,
                 sessions,
                 rooms: crew.rooms,
@@ -165,7 +165,7 @@ impl Fleet {
         });
         Ok(Self {
             workers: Workers::start(parts)?,
-            told: vec![Told::default(); workers as usize],
+            told: vec![WorkerStatus::default(); workers as usize],
             sessions: crew.sessions.into(),
             at_once: crew.at_once.div_ceil(workers),
             run,
@@ -220,7 +220,7 @@ impl Fleet {
     }
 
     /// Waits for so long.
-    pub(crate) fn hold(&mut self, time: Duration, mut look: impl FnMut(&Told)) -> Result<Told, Error> {
+    pub(crate) fn hold(&mut self, time: Duration, mut look: impl FnMut(&WorkerStatus)) -> Result<WorkerStatus, Error> {
         let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -233,7 +233,7 @@ impl Fleet {
     }
 
     /// How all stand, after what comes within `time`. `done_ns` is there when all are done.
-    fn listen(&mut self, time: Duration) -> Result<Told, Error> {
+    fn listen(&mut self, time: Duration) -> Result<WorkerStatus, Error> {
         let end = Instant::now() + time;
         while let Some((number, mut told)) = self.workers.hear(end)? {
             let last = &mut self.told[number];
@@ -243,7 +243,7 @@ impl Fleet {
             }
             *last = told;
         }
-        let mut sum = Told { orders: self.orders, ..Told::default() };
+        let mut sum = WorkerStatus { orders: self.orders, ..WorkerStatus::default() };
         self.told.iter().for_each(|told| sum.add(told));
         let all = self.told.iter().all(|told| told.orders == self.orders && told.done_ns.is_some());
         sum.done_ns = sum.done_ns.filter(|_| all);

@@ -22,7 +22,7 @@ use crate::output::Printing;
 use crate::progress::Progress;
 use crate::servers::{Cpu, Look, Servers};
 use crate::sessions::fleet::{Crew, Fleet, reasons};
-use crate::sessions::order::Told;
+use crate::sessions::order::WorkerStatus;
 
 /// After the last session is in: what its coming set off (routes are written in batches, allocators give back).
 const SETTLING: Duration = Duration::from_secs(3);
@@ -61,9 +61,9 @@ pub struct Idle {
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct IdleReport {
-    /// Where.
+    /// The machine.
     pub environment: Environment,
-    /// How.
+    /// The options of the run.
     pub settings: Idle,
     /// Until all were in their rooms.
     pub entering_s: f64,
@@ -136,7 +136,7 @@ impl Idle {
 
         let (settled, held_ns) = (servers.look()?, now_ns());
         let half = Duration::from_secs(self.seconds.into()) / 2;
-        let show = |told: &Told| progress.show(|| format!("{} sessions are held", grouped(told.joined)));
+        let show = |told: &WorkerStatus| progress.show(|| format!("{} sessions are held", grouped(told.joined)));
         fleet.hold(half, show)?;
         let pushed_ns = now_ns();
         if self.push_all {

@@ -1,7 +1,7 @@
 //! What a worker of `idle` and `storm` is told, and what it tells, a line each ([`crate::workers`]).
 //!
 //! ```text
-//!   fleet ─Plan, then Orders─▶ worker          worker ─Told, some times a second and when an order is done─▶ fleet
+//!   fleet ─SessionsPlan, then Orders─▶ worker          worker ─WorkerStatus, some times a second and when an order is done─▶ fleet
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,12 +14,12 @@ use crate::dialect::Dialect;
 
 /// The first line: which sessions are this worker's, and what they say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct SessionsPlan {
     /// The number of its first session among all.
     pub(crate) first: u32,
     /// How many it has.
     pub(crate) sessions: u32,
-    /// All rooms, and how many of them each session is in ([`Plan::rooms_of`]).
+    /// All rooms, and how many of them each session is in ([`SessionsPlan::rooms_of`]).
     pub(crate) rooms: u32,
     pub(crate) rooms_each: u32,
     /// Tells this run's rooms and users from others'.
@@ -36,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) backoff: Backoff,
 }
 
-impl Plan {
+impl SessionsPlan {
     /// The IDs of a session's rooms: those that follow the one before's, around all of them.
     pub(crate) fn rooms_of(&self, session: u32) -> Vec<String> {
         let first = u64::from(session) * u64::from(self.rooms_each);
@@ -90,7 +90,7 @@ pub(crate) enum Order {
 
 /// How a worker stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct WorkerStatus {
     /// Orders that it has got.
     pub(crate) orders: u32,
     /// When the last one was done, CLOCK_MONOTONIC; `None`: it is not.
@@ -114,7 +114,7 @@ pub(crate) struct Told {
     pub(crate) entering_us: Vec<(u64, u64)>,
 }
 
-impl Told {
+impl WorkerStatus {
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: &Self) {
         self.done_ns = self.done_ns.max(other.done_ns);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn plans_and_orders_and_what_is_told_survive_the_pipe() {
-        let plan = Plan {
+        let plan = SessionsPlan {
             first: 20_000,
             sessions: 10,
             rooms: 3,
@@ -174,14 +174,15 @@ mod tests {
         };
         let line = serde_json::to_string(&plan).unwrap();
         assert!(!line.contains('\n'));
-        assert_eq!(serde_json::from_str::<Plan>(&line).unwrap(), plan);
+        assert_eq!(serde_json::from_str::<SessionsPlan>(&line).unwrap(), plan);
         for order in [Order::Enter { at_once: 7 }, Order::Leave, Order::Return] {
             let line = serde_json::to_string(&order).unwrap();
             assert_eq!(serde_json::from_str::<Order>(&line).unwrap(), order);
         }
-        let told = Told { reasons: [("a".into(), 2)].into(), entering_us: vec![(5, 2)], ..Told::default() };
+        let told =
+            WorkerStatus { reasons: [("a".into(), 2)].into(), entering_us: vec![(5, 2)], ..WorkerStatus::default() };
         let line = serde_json::to_string(&told).unwrap();
-        let mut sum: Told = serde_json::from_str(&line).unwrap();
+        let mut sum: WorkerStatus = serde_json::from_str(&line).unwrap();
         assert_eq!(sum, told);
         sum.add(&told);
         assert_eq!((sum.reasons["a"], sum.entering().len(), sum.entering().max()), (4, 4, 5));
@@ -192,7 +193,7 @@ mod tests {
         let line = r#"{"first":0,"sessions":9,"rooms":5,"rooms_each":2,"run":0,"connect":[],"host":"","dialect":"native",
             "tcp":false,"credential":"Guest","heartbeat_ms":null,
             "backoff":{"base_ms":1,"max_ms":1,"factor":1,"jitter":0}}"#;
-        let plan: Plan = serde_json::from_str(line).unwrap();
+        let plan: SessionsPlan = serde_json::from_str(line).unwrap();
         let of = |session| plan.rooms_of(session);
         assert_eq!(of(0), [room(0, 0), room(0, 1)]);
         assert_eq!(of(2), [room(0, 4), room(0, 0)]);

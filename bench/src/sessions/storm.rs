@@ -43,9 +43,9 @@ pub struct Storm {
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct StormReport {
-    /// Where.
+    /// The machine.
     pub environment: Environment,
-    /// How.
+    /// The options of the run.
     pub settings: Storm,
     /// All go in.
     pub first: Wave,

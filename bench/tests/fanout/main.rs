@@ -12,7 +12,7 @@ use server::{Fate, Manners, Server};
 
 #[derive(Parser)]
 #[command(args_override_self = true)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     fanout: Fanout,
 }
@@ -21,7 +21,7 @@ fn options(server: &Server, more: &str) -> Fanout {
     let viewers = if more.contains("--room-sizes") { "" } else { "--viewers 4" };
     let warm_up = if more.contains("--warm-up") { "" } else { "--warm-up 0" };
     let common = format!("bench --seconds 1 --connect {} --http {} {viewers} {warm_up}", server.clients, server.http);
-    Line::parse_from(common.split_whitespace().chain(more.split_whitespace())).fanout
+    CommandLine::parse_from(common.split_whitespace().chain(more.split_whitespace())).fanout
 }
 
 async fn measure(manners: Manners, more: &str) -> Report {
@@ -122,7 +122,7 @@ async fn what_comes_before_the_measurement_must_come_and_is_not_measured() {
 
 #[tokio::test]
 async fn a_gap_that_is_told_is_counted_beside_the_loss() {
-    let report = measure(one(3, Fate::Told), "--rate 30").await;
+    let report = measure(one(3, Fate::WorkerStatus), "--rate 30").await;
     assert_eq!((report.deliveries.lost, report.deliveries.gaps_told), (1, 1));
 }
 

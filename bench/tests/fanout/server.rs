@@ -25,7 +25,7 @@ pub(crate) enum Fate {
     /// Handed over after the next one.
     Overtaken,
     /// Handed to nobody; the viewer is told that it missed one.
-    Told,
+    WorkerStatus,
     /// The connection ends.
     Closed,
 }
@@ -47,7 +47,7 @@ impl Default for Manners {
     }
 }
 
-struct State {
+struct ServerState {
     manners: Manners,
     viewers: AtomicUsize,
     published: AtomicUsize,
@@ -62,7 +62,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(manners: Manners) -> Self {
-        let state = Arc::new(State {
+        let state = Arc::new(ServerState {
             manners,
             viewers: AtomicUsize::new(0),
             published: AtomicUsize::new(0),
@@ -92,7 +92,7 @@ impl Server {
 }
 
 /// One publisher's connection.
-async fn take(state: &State, mut stream: TcpStream) {
+async fn take(state: &ServerState, mut stream: TcpStream) {
     let mut input = Vec::new();
     while let Ok(1..) = stream.read_buf(&mut input).await {
         while let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -187,7 +187,7 @@ impl Speech {
 }
 
 /// One viewer's connection.
-async fn view(state: &State, mut stream: TcpStream) {
+async fn view(state: &ServerState, mut stream: TcpStream) {
     let number = state.viewers.fetch_add(1, Ordering::Relaxed);
     let Some((speech, room)) = admit(&mut stream).await else { return };
     let (viewer, mut messages) = mpsc::channel(10_000);
@@ -217,7 +217,7 @@ async fn view(state: &State, mut stream: TcpStream) {
                 overtaken = Some(bytes);
                 continue;
             }
-            Fate::Told => speech.gap(),
+            Fate::WorkerStatus => speech.gap(),
             Fate::Closed => return,
         };
         let both = [bytes, overtaken.take().unwrap_or_default()].concat();

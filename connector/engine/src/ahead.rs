@@ -1,20 +1,20 @@
-//! Members whose client has seen more of a room than this core has: it comes from a connector that was further, and
-//! resumes.
+//! Members whose client has seen more of a room than this core has. The client comes from a connector that was further, and
+//! resumes here.
 //!
 //! ```text
-//!   came:    its cursors at the heads of the rings; Feed::ahead says up to where it has each lane
-//!   encoded: its cursors go along to the heads: it has what was encoded
+//!   joined:  its cursors stand at the heads of the rings; Feed::ahead says up to where it has each lane
+//!   encoded: its cursors move along with the heads, since it has what was encoded
 //!   an entry beyond what it has: what came before is encoded by itself, and from there it reads like everyone
 //! ```
 //!
-//! It costs one batch more where a lane passes what such a client has, and nothing as long as it does not: a position in a
-//! quiet room may lie beyond its last message, and the room may not get there for hours.
+//! It costs one batch more where a lane passes what such a client has. It costs nothing until then: a position in a quiet room
+//! may lie beyond its last message, and the room may not get there for hours.
 //!
 //! Invariants:
-//! - While a lane of a member is ahead, its cursor there is the ring's head: no frame is half sent, nothing is skipped.
-//! - Of a hole that it may have some of, it is told by itself, with what it misses at least: the ring's frame says how
-//!   many everyone else misses. A hole is told on the normal lane; who is ahead on the high lane only, and has been sent a
-//!   high message of the hole elsewhere, is told of that one, too.
+//! - While a lane of a member is ahead, its cursor there is the ring's head: no frame is half sent, and nothing is skipped.
+//! - Of a gap that it may have some of, it is told by itself, with what it misses at least. The ring's frame tells everyone
+//!   else. A gap is told on the normal lane. A member that is ahead on the high lane only may have got a high message of the
+//!   gap elsewhere, and is told of that one, too.
 
 use proto::client::GapReasons;
 
@@ -39,7 +39,7 @@ pub(super) struct Gap {
 }
 
 impl Engine {
-    /// Puts a hole into a room's log.
+    /// Puts a gap into a room's log.
     pub(super) fn push_gap(&mut self, index: usize, gap: Gap) {
         let Self { sessions, rooms, counters, .. } = self;
         let room = &mut rooms[index];

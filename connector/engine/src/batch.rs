@@ -1,22 +1,21 @@
-//! The batch: members who are sent pieces of their rooms' rings with one call of the driver's, of one large room or of
-//! many small ones.
+//! The batch: sends that one call of the driver makes. They go to members of one large room or of many small ones.
 //!
 //! ```text
-//!   room 7 ─stride─▶ due due due │
-//!   room 9 ─stride─▶ due due     ├─▶ send_all ─▶ cursors, who is blocked, walks that are over
-//!   room 2 ─stride─▶ due due due │
+//!   room 7 ─slice─▶ due due due │
+//!   room 9 ─slice─▶ due due     ├─▶ send_all ─▶ cursors, blocked slots, passes that are over
+//!   room 2 ─slice─▶ due due due │
 //! ```
 //!
-//! A call for each room lost: fifteen sends a call cost a tenth more each than 256 do (`barrage bench limit` in calls of 15 and of
-//! 256: 203,000 and 223,000 writes a CPU second).
+//! A call for each room was tried and lost. With fifteen sends a call, each send cost a tenth more than with 256 (`barrage
+//! bench limit`: 203,000 against 223,000 writes a CPU second).
 //!
-//! This is the hot path. Of a member that has nothing of its own to do it touches the `Member`, the `Slot` and the
-//! driver's descriptor, three cache lines, and never the `Session`.
+//! This is the hot path. Of a member that has nothing of its own to do it touches the `Member`, the `Slot` and the driver's
+//! descriptor. That is three cache lines, and never the `Session`.
 //!
-//! Invariants: nobody is in a batch twice, since a half-sent piece would be cut by the next one: who is due a second time
-//! waits for the next batch. A feed stands in one once at most: all walks of a batch are on one lane, which has one turn
-//! in each feed, and that comes back to the schedule when the batch is sent. So between a stride and its sends nobody
-//! touches the feed's ring or its members' cursors.
+//! Invariants:
+//! - A session is in a batch once. A second piece would cut a half-sent first one, so it waits for the next batch.
+//! - A feed is in a batch once. All passes of a batch are on one lane, and a feed has one turn on each. The turn comes back to
+//!   the schedule when the batch is sent. Between a slice and its sends nobody touches the feed's ring or cursors.
 
 use arrayvec::ArrayVec;
 
@@ -38,12 +37,12 @@ const LOOKS_PER_SEND: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     slices: Vec<Slice>,
-    /// Of all strides, in their order; at most [`BATCH_MAX`].
-    due: Vec<Due>,
+    /// The members of all slices, in order; at most [`BATCH_MAX`].
+    due: Vec<DueMember>,
     pieces: Vec<Piece>,
 }
 
-/// A part of a walk.
+/// A part of a pass.
 #[derive(Debug)]
 struct Slice {
     turn: Turn,
@@ -52,9 +51,9 @@ struct Slice {
     sends: usize,
 }
 
-/// A member whom a stride sends a piece of a lane's ring.
+/// A member whom a slice sends a piece of a lane's ring.
 #[derive(Debug)]
-struct Due {
+struct DueMember {
     key: Key,
     /// Its index in the feed.
     member: usize,
@@ -65,7 +64,8 @@ struct Due {
     took: usize,
 }
 
-/// What members who stand at the same place of a ring are sent: nearly all of a walk's do, so that it is searched for once.
+/// The part of a ring that a member is sent. Nearly all members of a pass stand at the same place, so it is searched for
+/// once.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     from: u64,
@@ -119,7 +119,7 @@ impl Engine {
                     }
                 };
                 let key = Key { slot: member.slot, generation: slot.generation };
-                due.push(Due { key, member: index, lane, piece, took: 0 });
+                due.push(DueMember { key, member: index, lane, piece, took: 0 });
             } else {
                 looks += 1;
             }
@@ -129,14 +129,14 @@ impl Engine {
         let pass = &mut lanes[lane];
         (pass.at, pass.left) = (at, left);
         pass.sends += sends as u32;
-        // One at least, which bounds the walks that a round begins.
+        // At least one, which bounds the passes that a round begins.
         let took = (sends + looks / LOOKS_PER_SEND).max(1) as i32;
         turn.credit -= took;
         slices.push(Slice { turn, feed, sends });
         (took, clash || due.len() == BATCH_MAX)
     }
 
-    /// Sends to those in the batch; `lane` is that of its walks. Whether there was anything.
+    /// Sends to those in the batch; `lane` is that of its passes. Whether there was anything.
     pub(super) fn send_batch(&mut self, lane: usize, outlet: &mut impl Outlet) -> bool {
         if self.batch.slices.is_empty() {
             return false;
@@ -178,8 +178,8 @@ impl Engine {
         true
     }
 
-    /// A member of a walk on `lane` was sent so much of a piece.
-    fn carry_on(&mut self, (index, feed, lane): (usize, usize, usize), due: &Due, piece: &Piece) {
+    /// A member of a pass on `lane` was sent so much of a piece.
+    fn carry_on(&mut self, (index, feed, lane): (usize, usize, usize), due: &DueMember, piece: &Piece) {
         let Self { sessions, rooms, counters, timers, config, .. } = self;
         let Feed { lanes, members, .. } = &mut rooms[index].feeds[feed];
         let (member, ring) = (&mut members[due.member], &lanes[due.lane].ring);
@@ -197,8 +197,8 @@ impl Engine {
         }
         counters.came(piece.count);
         if due.lane == lane {
-            // What a send did not carry comes with the walk: in turns of their own everybody's rests would go past it, and
-            // it would look short. What came since is for the next one.
+            // The pass goes round again for what this send did not carry. In turns of their own everybody's remainders
+            // would go past the pass, and it would look short. What came since is for the next pass.
             let pass = &mut lanes[lane];
             pass.short |= piece.to < pass.goal;
         } else if (HIGH..=lane).any(|lane| member.cursors[lane] < lanes[lane].ring.head()) {

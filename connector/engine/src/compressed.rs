@@ -38,22 +38,22 @@ pub struct Compressed {
 
 #[derive(Debug, Default)]
 struct Kept {
-    rooms: FxHashMap<Arc<str>, Vec<Line>>,
-    /// Whose oldest batch goes next.
+    rooms: FxHashMap<Arc<str>, Vec<LaneBatches>>,
+    /// BatchKey oldest batch goes next.
     order: VecDeque<(Arc<str>, usize, Encoding)>,
 }
 
 /// The batches of a room's lane in one encoding, oldest first.
 #[derive(Debug)]
-struct Line {
+struct LaneBatches {
     lane: usize,
     encoding: Encoding,
-    batches: VecDeque<Batch>,
+    batches: VecDeque<SharedBatch>,
 }
 
 /// Messages of a log, named by their offsets: the same ones wherever they are the same.
 #[derive(Debug)]
-struct Batch {
+struct SharedBatch {
     log: Arc<str>,
     first: u64,
     last: u64,
@@ -73,9 +73,9 @@ pub(super) struct Made {
 /// A part of what a core has waiting, and its batch: to be filled where it is empty.
 pub(super) type Claim = (usize, Arc<OnceLock<Made>>);
 
-/// Whose batches are meant.
+/// BatchKey batches are meant.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whose<'a> {
+pub(super) struct BatchKey<'a> {
     pub(super) channel: &'a str,
     pub(super) log: &'a str,
     pub(super) lane: usize,
@@ -91,7 +91,7 @@ impl Compressed {
 
     /// Parts what waits (offset and bytes of each message, in order) into batches of at most `bytes_max`, unless of one
     /// message. The lock is held for looking up only; whoever finds an empty cell under way waits for one compression.
-    pub(super) fn claim(&self, whose: Whose<'_>, waiting: &[(u64, usize)], bytes_max: usize) -> Vec<Claim> {
+    pub(super) fn claim(&self, whose: BatchKey<'_>, waiting: &[(u64, usize)], bytes_max: usize) -> Vec<Claim> {
         let (mut claims, mut at) = (Vec::new(), 0);
         let mut kept = (!self.alone).then(|| self.kept.lock().unwrap_or_else(PoisonError::into_inner));
         while at < waiting.len() {
@@ -114,16 +114,16 @@ impl Compressed {
 
 impl Kept {
     /// The batch that begins with the first of `rest`, of which at most `end` make one.
-    fn claim(&mut self, whose: Whose<'_>, rest: &[(u64, usize)], mut end: usize) -> Claim {
-        let Whose { channel, log, lane, encoding } = whose;
+    fn claim(&mut self, whose: BatchKey<'_>, rest: &[(u64, usize)], mut end: usize) -> Claim {
+        let BatchKey { channel, log, lane, encoding } = whose;
         let name = match self.rooms.get_key_value(channel) {
             Some((name, _)) => name.clone(),
             None => channel.into(),
         };
         let lines = self.rooms.entry(name.clone()).or_default();
-        let is_it = |line: &Line| line.lane == lane && line.encoding == encoding;
+        let is_it = |line: &LaneBatches| line.lane == lane && line.encoding == encoding;
         let index = lines.iter().position(is_it).unwrap_or_else(|| {
-            lines.push(Line { lane, encoding, batches: VecDeque::new() });
+            lines.push(LaneBatches { lane, encoding, batches: VecDeque::new() });
             lines.len() - 1
         });
         let batches = &mut lines[index].batches;
@@ -146,7 +146,7 @@ impl Kept {
         if !theirs {
             let log = batches.back().map(|batch| &batch.log).filter(|kept| ***kept == *log).cloned();
             let log = log.unwrap_or_else(|| whose.log.into());
-            batches.push_back(Batch { log, first, last: rest[end - 1].0, messages: end, made: made.clone() });
+            batches.push_back(SharedBatch { log, first, last: rest[end - 1].0, messages: end, made: made.clone() });
             self.order.push_back((name, lane, encoding));
             self.trim();
         }
@@ -174,8 +174,8 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn whose(channel: &str) -> Whose<'_> {
-        Whose { channel, log: "log", lane: 0, encoding: Encoding::GoimWebDeflate }
+    fn whose(channel: &str) -> BatchKey<'_> {
+        BatchKey { channel, log: "log", lane: 0, encoding: Encoding::GoimWebDeflate }
     }
 
     /// Claims what waits and says how it was parted, and how many of the batches were still to be made.
@@ -206,9 +206,9 @@ mod tests {
         // Another log's, lane's, or encoding's are not the same.
         let waiting = [(10, 1), (20, 1)];
         for other in [
-            Whose { log: "other", ..whose("room:1") },
-            Whose { lane: 1, ..whose("room:1") },
-            Whose { encoding: Encoding::NativeJsonDeflate, ..whose("room:1") },
+            BatchKey { log: "other", ..whose("room:1") },
+            BatchKey { lane: 1, ..whose("room:1") },
+            BatchKey { encoding: Encoding::NativeJsonDeflate, ..whose("room:1") },
             whose("room:2"),
         ] {
             let claims = shared.claim(other, &waiting, 100);

@@ -65,13 +65,13 @@ pub struct EngineConfig {
     pub room_linger_s: u32,
     /// Sends of one round at most (rule 27).
     pub round_sends: u32,
-    /// Longest rest between two walks over a room, milliseconds: a walk is followed by one as long as itself, so that a
-    /// busy room's messages gather and cost fewer sends. 0: none.
+    /// Longest pacing delay between two passes over a room, milliseconds. A delay is as long as the pass before it, so that
+    /// a busy room's messages gather and cost fewer sends. 0: none.
     pub pacing_ms_max: u32,
-    /// Bytes that gather in a walk which is not late however long it takes: a send of so many costs little more than a
+    /// Bytes that gather in a pass which is not late however long it takes: a send of so many costs little more than a
     /// small one, so there is nothing to gain by dropping.
     pub late_bytes: u32,
-    /// What a walk takes is reckoned by: sends that a core makes in a millisecond.
+    /// What a pass takes is reckoned by: sends that a core makes in a millisecond.
     pub sends_per_ms: u32,
     /// A draining node tells native clients to come back elsewhere after a random time up to this.
     pub drain_delay_max_ms: u32,

@@ -23,7 +23,7 @@ use proto::{
 };
 
 use super::{
-    compressed::{Compressed, Made, Whose},
+    compressed::{BatchKey, Compressed, Made},
     encoding::Encoding,
     entry::Entry,
     event::Push,
@@ -108,7 +108,7 @@ impl Encoder {
                 self.run(encoding, (channel, log), run, &mut emit);
                 continue;
             }
-            let whose = Whose { channel, log, lane: run[0].lane(), encoding };
+            let whose = BatchKey { channel, log, lane: run[0].lane(), encoding };
             let mut rest = run;
             for (messages, made) in self.compressed.clone().claim(whose, &waiting, BATCH_BYTES_MAX) {
                 let (batch, after) = rest.split_at(messages);

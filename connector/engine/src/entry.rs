@@ -37,7 +37,7 @@ impl Entry {
         }
     }
 
-    /// Which ring it goes to; a hole is told where most messages are.
+    /// Which ring it goes to; a gap is told where most messages are.
     pub(super) fn lane(&self) -> usize {
         match self {
             Self::Item(item) if item.lane == i32::from(Lane::High) => HIGH,

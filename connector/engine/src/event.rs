@@ -20,14 +20,14 @@ pub enum Input {
     Held(Held),
     /// The queue to this core was full: messages of the channel were dropped before it.
     Missed {
-        /// Which.
+        /// The channel that lost messages.
         channel: String,
-        /// How many: those dropped are unknown, and what they told as missing keeps its reasons.
+        /// How many messages were lost: the dropped ones for an unknown reason, and the gaps that they told for their own.
         reasons: client::GapReasons,
     },
     /// The answer to [`Ask::Gate`]; an error where logic could not be reached.
     Reply {
-        /// As asked.
+        /// The number of the request.
         id: u64,
         /// What logic said.
         answer: cluster::gate_reply::Answer,
@@ -48,7 +48,7 @@ pub enum Input {
     },
     /// Go away: stop accepting, tell everyone, close all in paced steps within this many milliseconds.
     Drain {
-        /// From now.
+        /// From now, milliseconds.
         within_ms: u64,
     },
 }
@@ -56,7 +56,7 @@ pub enum Input {
 /// A held channel.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// Which.
+    /// The channel.
     pub channel: String,
     /// As the core asked: the answer to an asking before a release is none to that after it.
     pub ticket: u64,
@@ -92,19 +92,19 @@ pub enum Ask {
         id: u64,
         /// Requests of one session go to one logic, in order: which one, by this.
         session: Key,
-        /// What.
+        /// The request.
         ask: cluster::gate_request::Ask,
     },
     /// This core takes up a channel, with all that its owner has recent: that serves everyone who comes. Answered by [`Input::Held`] as soon as its owner has answered.
     Hold {
-        /// Which.
+        /// The channel.
         channel: String,
         /// The engine's own number, that each [`Held`] of the channel carries until it is released.
         ticket: u64,
     },
     /// This core has nobody left in the channel (and waited some seconds: rule 38).
     Release {
-        /// Which.
+        /// The channel.
         channel: String,
     },
     /// Changes of session routes.
@@ -118,7 +118,7 @@ pub enum Ask {
     Counts(Vec<(String, u64)>),
     /// Sessions of this core, and new and gone client addresses since the last time.
     Sessions {
-        /// Now.
+        /// Sessions now.
         sessions: u64,
         /// Addresses that have a first session.
         came: Vec<std::net::IpAddr>,

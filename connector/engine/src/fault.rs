@@ -15,7 +15,7 @@ pub enum Fault {
     Reordering,
     /// A reader that the tail has passed goes on one byte beside the frame.
     WrapOffByOne,
-    /// A half-sent frame's rest is not copied out.
+    /// A half-sent frame's remainder is not copied out.
     LostRemainder,
     /// Who comes from a connector that was further is sent again what it has.
     SentAgain,

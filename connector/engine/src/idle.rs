@@ -28,7 +28,7 @@ const SHRINKS_PER_ROUND: usize = 64;
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct IdleRooms {
-    /// Bytes.
+    /// What the rooms keep, bytes.
     kept: usize,
     /// Rooms that have become idle, the oldest first, each with the stamp that it got. A room with another stamp now has
     /// been dirty since.

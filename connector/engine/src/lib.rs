@@ -13,7 +13,7 @@
 //! Invariants, each held by the simulation (`simulation.rs`):
 //! - In a room and lane a session gets messages in the order of their offsets; one that it does not get is told in a gap
 //!   (native), with the reason, and counted: the reasons of a gap are as many as its messages.
-//! - A half-sent frame is followed by nothing but its rest (rule 23).
+//! - A half-sent frame is followed by nothing but its remainder (rule 23).
 //! - Every request gets exactly one reply, or the session ends.
 //! - What a session holds is bounded; when everyone has gone, everything is given back.
 #![forbid(unsafe_code)]

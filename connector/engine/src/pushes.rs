@@ -14,7 +14,7 @@ use machine::Key;
 /// Pushes to all that may wait for the one under way. Over it: dropped, and counted.
 const ALLS_MAX: usize = 64;
 
-/// A push to all: a walk over the sessions, of which those that come meanwhile are part if their slot is still ahead.
+/// A push to all: a pass over the sessions, of which those that come meanwhile are part if their slot is still ahead.
 #[derive(Debug)]
 struct PushToAll {
     once: Once,

@@ -198,7 +198,7 @@ impl Ring {
         }
     }
 
-    /// The rest of the frame that `at` lies within; empty where `at` is between two frames.
+    /// The remainder of the frame that `at` lies within; empty where `at` is between two frames.
     #[must_use]
     pub(super) fn rest(&self, at: u64) -> &[u8] {
         self.between(at, self.boundary_after(at))
@@ -242,7 +242,7 @@ impl Ring {
     /// The position after the last frame whose offset is at most `offset`.
     #[must_use]
     pub(super) fn seek(&self, offset: u64) -> u64 {
-        // A walk asks where a room's log begins, which is at one of the oldest.
+        // A fan-out pass asks where a room's log begins, which is at one of the oldest.
         let index = match self.frames.iter().take(NEAR_FRAMES).take_while(|frame| frame.offset <= offset).count() {
             NEAR_FRAMES => self.frames.partition_point(|frame| frame.offset <= offset),
             near => near,

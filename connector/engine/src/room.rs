@@ -1,21 +1,20 @@
-//! A room of one core: its recent messages, and for each encoding that a local session speaks a [`Feed`].
+//! A room of one core: its recent messages, and a [`Feed`] for each encoding that a local session speaks.
 //!
 //! ```text
 //!   deliver ─▶ log (canonical, shared by all cores) ─encode─▶ feed's ring of the lane ─cursor─▶ member
 //! ```
 //!
-//! The log is a list of entries with dense numbers; a feed is a reader of it like any other: it has encoded up to some
-//! entry, and encodes what has gathered when a walk over its members begins. So what comes while a walk is under way
-//! makes one batch.
+//! The log is a list of entries with dense numbers. A feed is a reader of it: it has encoded up to some entry, and encodes what
+//! has gathered when a fan-out pass over its members begins. So what comes while a pass is under way makes one batch.
 //!
-//! One way for all rooms: a room with a handful of sessions has rings, too. Blocks begin at 1 KiB and go when all is
-//! read, so a private path would save less than it would cost to have both (rule 26 leaves that open).
+//! There is one way for all rooms: a room with a handful of sessions has rings, too. A ring begins at 1 KiB and goes when all is
+//! read. A path of their own for small rooms would save less than it costs to have both (rule 26 leaves that open).
 //!
 //! Invariants:
-//! - Offsets in the log rise; what is not above the last one was delivered before and is dropped.
+//! - Offsets in the log rise. An entry that is not above the last one was delivered before, and is dropped.
 //! - An entry stays until every feed has encoded it, and as long as it is among the recent ones.
-//! - On a member's way through the room no normal message precedes a high one of a lower offset. So one offset, the
-//!   normal lane's, says where a client resumes.
+//! - On a member's way through the room no normal message precedes a high one of a lower offset. So one offset, the normal
+//!   lane's, says where a client resumes.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -47,7 +46,7 @@ pub(super) enum HoldState {
 /// A session that waits for the room to be held.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// Who.
+    /// The session.
     pub(super) key: Key,
     /// Its [`Joining`](super::session::Joining).
     pub(super) ticket: u64,
@@ -87,13 +86,13 @@ pub(super) struct Room {
     pub(super) name: Arc<str>,
     /// Whether it is held.
     pub(super) state: HoldState,
-    /// Of the asking that it is held by.
+    /// The number of the request by which it is held.
     pub(super) ticket: u64,
     /// The log that offsets are of; empty before the first answer.
     pub(super) log: Arc<str>,
-    /// Everything up to here is in the log or is told as a hole.
+    /// Everything up to here is in the log or is told as a gap.
     pub(super) offset: u64,
-    /// How far holes reach, as far as that is known: above `offset` where what is missing was last.
+    /// How far gaps reach, as far as that is known: above `offset` where what is missing was last.
     pub(super) reached: u64,
     /// Recent entries, oldest first; all numbered, the first one `first`.
     entries: VecDeque<Entry>,
@@ -107,7 +106,7 @@ pub(super) struct Room {
     pub(super) floor_is_message: bool,
     /// Encodings in use.
     pub(super) feeds: Vec<Feed>,
-    /// Lanes on which there is something that no walk was scheduled for.
+    /// Lanes with entries that no pass is scheduled for.
     pub(super) fresh: [bool; 2],
     /// Stands in the engine's list of rooms that may have memory to give back.
     pub(super) dirty: bool,
@@ -130,7 +129,7 @@ pub(super) struct Room {
 /// A room in one encoding.
 #[derive(Debug)]
 pub(super) struct Feed {
-    /// Which.
+    /// The encoding of its frames.
     pub(super) encoding: Encoding,
     /// Entries below this number are in the rings.
     pub(super) encoded: u64,
@@ -140,7 +139,7 @@ pub(super) struct Feed {
     pub(super) lanes: [FeedLane; 2],
     /// Who reads. No order: the last one takes a leaver's place.
     pub(super) members: Vec<Member>,
-    /// What members are owed beside the rings, by slot. They are blocked, or their turn is to come.
+    /// The backlogs of members, by slot. Such a member is blocked, or its turn is to come.
     pub(super) backlog: FxHashMap<u32, Backlog>,
     /// Of members whose client has more of a lane than the room (`ahead`), by slot: up to where; 0: it has not.
     pub(super) ahead: FxHashMap<u32, [u64; 2]>,
@@ -153,11 +152,11 @@ pub(super) struct FeedLane {
     pub(super) ring: Ring,
     /// The number of its turn in the schedule; 0: it stands in none.
     pub(super) turn: u64,
-    /// The walk over the members: the next one.
+    /// The pass under way: the next member.
     pub(super) at: usize,
     /// Members that it has still to look at.
     pub(super) left: usize,
-    /// The ring's head when the walk began: everyone who could be sent something is that far when it ends.
+    /// The ring's head when the pass began. Every member that takes bytes is that far when the pass ends.
     pub(super) goal: u64,
     /// When it began, milliseconds.
     pub(super) began_ms: u64,
@@ -171,8 +170,8 @@ pub(super) struct FeedLane {
     pub(super) paced_until_ms: u64,
 }
 
-/// A session's place in a feed. What it has been sent: 8 bytes a lane. A walk touches these, one after another, and of a
-/// session's own only its [`super::session::Slot`].
+/// A session's place in a feed, with its cursors: 8 bytes a lane. A fan-out pass touches these one after another, and of a
+/// session only its [`super::session::Slot`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     /// The session's slot.
@@ -181,17 +180,18 @@ pub(super) struct Member {
     pub(super) cursors: [u64; 2],
 }
 
-/// What a member is owed beside the rings: before what its cursors stand at.
+/// What a member has yet to get beside the rings: it lies before its cursors.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Backlog {
-    /// Of each lane what the ring had no frame of its own for when it came: the others of a batch that it has some of, or
-    /// what only the log still has.
+    /// Of each lane the messages that the ring had no frame of its own for when the member joined: the others of a batch
+    /// that it has some of, or what only the log still has.
     pub(super) rest: [Rest; 2],
-    /// Messages of each lane that it missed and was not told of yet.
+    /// The gap of each lane that it was not told yet.
     pub(super) missed: [Missed; 2],
     /// Whether there may be more.
     pub(super) inexact: [bool; 2],
-    /// What it had of the normal lane before: a gap on the high lane, told first, must not promise more.
+    /// The offset up to which it had the normal lane before. A gap on the high lane is told first, and must not promise
+    /// more.
     pub(super) resume_position: u64,
 }
 
@@ -240,17 +240,17 @@ pub(super) struct Rest {
     pub(super) after: u64,
     /// Of the last one.
     pub(super) through: u64,
-    /// How many.
+    /// How many messages.
     pub(super) messages: u64,
 }
 
 impl Backlog {
-    /// Whether something is owed on a lane.
+    /// Whether there is a backlog on a lane.
     pub(super) fn on(&self, lane: usize) -> bool {
         self.missed[lane] != Missed::default() || self.inexact[lane] || self.rest[lane].messages > 0
     }
 
-    /// Adds what was missed on a lane.
+    /// Adds a gap on a lane.
     pub(super) fn add(&mut self, lane: usize, missed: GapReasons, inexact: bool) {
         let fits = self.missed[lane].add(&missed);
         self.inexact[lane] |= inexact || !fits;
@@ -301,7 +301,7 @@ impl Room {
         match &entry {
             Entry::Item(item) if item.offset <= self.offset => return false,
             Entry::Item(item) => self.offset = item.offset,
-            // How far a hole reaches is a guess where its messages are unknown: nothing is dropped by it.
+            // How far a gap reaches is a guess where its messages are unknown: nothing is dropped by it.
             Entry::Gap { offset, .. } => self.reached = self.reached.max(*offset),
         }
         self.bytes += entry.bytes();
@@ -327,7 +327,7 @@ impl Room {
         }
     }
 
-    /// Whether so much waits to be encoded that it cannot wait for a walk: entries would be kept for it alone.
+    /// Whether so much is to be encoded that it cannot wait for a pass. Entries would be kept for that alone.
     pub(super) fn is_behind(&self) -> bool {
         self.messages > RECENT_MESSAGES || self.bytes > RECENT_BYTES
     }

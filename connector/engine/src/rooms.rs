@@ -210,7 +210,8 @@ impl Engine {
         }
         let Feed { lanes, members, .. } = &mut self.rooms[index].feeds[feed];
         for lane in lanes.iter_mut().filter(|lane| lane.left > 0 && lane.at + lane.left > members.len()) {
-            // The walk has still to pass the end, where there is one more now: else the last one's turn would be lost.
+            // The pass has yet to reach the end, where there is one member more now: else the last one's turn would be
+            // lost.
             lane.left += 1;
         }
         members.push(Member { slot: key.slot, cursors });
@@ -245,8 +246,8 @@ impl Engine {
         backlog.remove(&member.slot);
         ahead.remove(&member.slot);
         for lane in lanes.iter_mut() {
-            // A walk goes on where it is, or those who come and go would keep it from the others. Whom it has passed over
-            // by being moved gets his turn below.
+            // A pass goes on where it is, or members that come and go would keep it from the others. The member that is
+            // moved past it gets its turn below.
             lane.left = lane.left.min(members.len());
         }
         let moved = members.get(place.member()).map(|moved| moved.slot);
@@ -324,7 +325,7 @@ impl Engine {
         (std::mem::replace(&mut room.told, sessions) != sessions).then(|| (room.name.to_string(), sessions))
     }
 
-    /// Live messages.
+    /// Messages came.
     pub(super) fn deliver(&mut self, items: &[Arc<cluster::Item>]) {
         // Most follow one of the same room.
         let mut last = None;
@@ -400,7 +401,7 @@ impl Engine {
         self.news(index);
     }
 
-    /// The queue to this core ran over.
+    /// The queue to this core ran over: messages of the channel are missing.
     pub(super) fn missed(&mut self, channel: &str, reasons: GapReasons) {
         let Some(index) = self.rooms.find(channel) else { return };
         let room = &mut self.rooms[index];

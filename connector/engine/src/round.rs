@@ -1,27 +1,25 @@
-//! Sending. A round is a bounded piece of work (rule 27): a few hundred sends, shared by sessions with something of
-//! their own and by walks over the members of rooms, deficit round robin over rooms and lanes, the high lane first.
+//! Sending. A round is a bounded piece of work (rule 27): some hundred sends. Sessions that have something of their own share
+//! them with the fan-out passes over rooms. Rooms and lanes have turns by deficit round robin, the high lane first.
 //!
 //! ```text
-//!   news ─▶ schedule ─▶ walk: encode what gathered, then each member: ring[cursor..head] ─▶ rest ─▶ the next walk
-//!   writable, replies, joins, gaps ─▶ ready ─▶ serve: the half-sent frame's rest, own output, gaps, all its rooms
+//!   deliver ─▶ schedule ─▶ pass: encode what gathered, send each member ring[cursor..head] ─▶ pacing delay ─▶ next pass
+//!   writable, replies, joins, gaps ─▶ ready ─▶ serve: remainder of a half-sent frame, own output, gaps, all its rooms
 //! ```
 //!
-//! The hot path, a walk's strides, is in [`batch`](super::batch): the members whose turn it is, of one large room or of
-//! several small ones, are sent to with one call. Whatever is a session's own makes it *ready* and is sent from here, and
-//! a walk leaves out who is ready or blocked.
+//! The hot path, the slices of a pass, is in [`batch`](super::batch). A session that has output of its own is *ready* and is
+//! served from here. A pass leaves out sessions that are ready or blocked.
 //!
-//! A walk sends to the ring's head of the moment, not of its beginning: what comes while it is under way is encoded every
-//! [`GATHER_MS`] and reaches each member with its next visit. So a message waits for one walk at most.
+//! A pass sends up to the ring's present head. What comes while it is under way is encoded every [`GATHER_MS`] and reaches
+//! each member with its next visit. So a message waits for at most one pass.
 //!
-//! Three things bend under load:
-//! - A walk is followed by a rest in proportion to its sends ([`EngineConfig::rest_ms_max`]): below the core's limit
-//!   messages gather, and cost fewer sends. A room's first message after a rest waits for nothing.
-//! - A walk that takes longer than [`LATE_MS`] though it carries much shows that the core cannot keep up. Then what comes
-//!   to the room on the normal lane is not encoded but counted, and told by one gap to everyone ([`Engine::encode`]):
-//!   what is delivered stays fresh, and nobody is closed for a slowness that is ours.
-//!   A backlog that a standstill left is no overload ([`stall`](super::stall)).
-//!   It goes round until everyone has reached its goal, so that it is as long as the work is.
-//! - Who takes nothing while the ring runs full is skipped to its head.
+//! Three things change under load:
+//! - A pacing delay follows a pass, in proportion to its sends ([`EngineConfig::pacing_ms_max`]). Below the core's limit messages
+//!   gather meanwhile and cost fewer sends. The first message after the delay waits for nothing.
+//! - A pass that carries much and takes longer than [`LATE_MS`] shows that the core cannot keep up. Then new messages on the
+//!   room's normal lane are shed: not encoded, but counted, and told to everyone by one gap ([`Engine::encode`]). What is
+//!   delivered stays fresh, and no session is closed for a slowness that is the core's. The backlog that a standstill left is
+//!   no overload ([`stall`](super::stall)). The pass goes round until every member has reached its goal.
+//! - A member that takes nothing while the ring runs full is moved to the ring's head. The messages between are a gap.
 
 use proto::client::{ErrorCode, GapReasons};
 
@@ -41,20 +39,19 @@ use machine::{BATCH_MAX, Key, Next, Outlet};
 
 /// Sends that a room's lane has before the next one's turn: a batch of the driver's.
 const QUANTUM: i32 = BATCH_MAX as i32;
-/// What comes while a walk is under way is encoded no more often, milliseconds: batches of some messages, for a fraction
-/// of the time that a long walk takes anyway.
+/// What comes while a pass is under way is encoded no more often than this, milliseconds. It makes batches of some
+/// messages, and is a fraction of the time that a long pass takes.
 const GATHER_MS: u64 = 4;
-/// A walk that takes longer is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to each
-/// member: what comes during one waits for it and for the next, which should be over within 300. A machine that stands
-/// still for some 50 in a walk of as many is none of that: at 90 such a pause lost messages at two thirds of the load
-/// that the core could carry.
+/// A pass that takes longer than this is late, milliseconds, if it also carries more than [`EngineConfig::late_bytes`] to
+/// each member. What comes meanwhile waits for it and for the next pass, which should be over within 300. A machine that
+/// stands still for 50 ms within a pass is not late: at 90 such a pause shed messages at two thirds of the core's load.
 const LATE_MS: u64 = 130;
-/// And one that takes longer than this, milliseconds, if more gathered meanwhile than a send carries: the next one would
-/// have to go round twice, and fall behind further. A burst that comes within a shorter walk is none of that.
+/// A pass that takes longer than this is late, too, milliseconds, if more gathered meanwhile than one send carries. The next
+/// pass would have to go round twice, and fall behind further.
 const FULL_MS: u64 = 45;
 
 impl Engine {
-    /// There is something new in a room.
+    /// A room has new entries: schedules passes over its feeds.
     pub(super) fn news(&mut self, index: usize) {
         let Some(room) = self.rooms.get_mut(index) else { return };
         let fresh = std::mem::take(&mut room.fresh);
@@ -93,7 +90,7 @@ impl Engine {
         self.counters.missed += missed.total();
     }
 
-    /// Encodes for a feed what it has not encoded, and keeps its rings within their bound. If the walk under way is late,
+    /// Encodes for a feed what it has not encoded, and keeps its rings within their bound. If the pass under way is late,
     /// of what came on the normal lane only how much it was: everyone is told, and the core can catch up.
     pub(super) fn encode(&mut self, index: usize, feed: usize) {
         let now_ms = self.now.mono_ms;
@@ -130,7 +127,7 @@ impl Engine {
             let cursor = member.cursors[lane];
             let boundary = ring.boundary_after(cursor);
             let slot = &mut self.sessions[member.slot];
-            // Whose buffer has room waits for us: that does not make him slow.
+            // A session whose buffer has room waits for the core: that does not make it slow.
             let slow = slot.blocked && !slot.woken;
             if let Some(session) = slot.session.as_deref_mut() {
                 if slow && session.stays_behind(self.now.mono_ms) {
@@ -229,7 +226,7 @@ impl Engine {
         let Some(slot) = sessions.slot_of(key) else { return 1 };
         slot.queued = false;
         if slot.blocked && !slot.woken {
-            // A walk has filled the kernel's buffer since it was queued.
+            // A fan-out pass has filled the kernel's buffer since it was queued.
             return 1;
         }
         let stuck = std::mem::replace(&mut slot.blocked, false);
@@ -281,7 +278,7 @@ impl Engine {
         self.send_batch(lane, outlet);
     }
 
-    /// Encodes what gathered, before a walk's first stride and now and then while it is under way.
+    /// Encodes what gathered: before the first slice of a pass, and now and then while it is under way.
     fn begin_pass(&mut self, index: usize, at: usize, lane: usize) {
         let now_ms = self.now.mono_ms;
         let room = &self.rooms[index];
@@ -305,8 +302,8 @@ impl Engine {
         }
     }
 
-    /// All members have been looked at. Drops what all of them have, and goes round again where a send did not carry
-    /// somebody to the goal; or has the next walk follow after a rest if there is more for them by now.
+    /// All members have been visited. Drops what all of them have. Where a send did not carry a member to the goal, the pass
+    /// goes round again. Where there is more by now, the next pass follows after a pacing delay.
     pub(super) fn end_pass(&mut self, index: usize, feed: usize, lane: usize) {
         let room = &mut self.rooms[index];
         let (floor, end) = (room.floor, room.end());

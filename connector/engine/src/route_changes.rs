@@ -36,7 +36,7 @@ struct Mark {
 }
 
 impl RouteChanges {
-    /// After all others.
+    /// Appends a change.
     pub fn push(&mut self, change: RouteChange<'_>) {
         let RouteChange { gone, by_key, name, session, device } = change;
         let bytes = |text: &str| text.len() as u32;
@@ -44,19 +44,19 @@ impl RouteChanges {
         self.texts.extend([name, session, device]);
     }
 
-    /// How many.
+    /// How many changes there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.marks.len()
     }
 
-    /// None.
+    /// Whether there is no change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.marks.is_empty()
     }
 
-    /// Each, in order.
+    /// The changes, in order.
     pub fn iter(&self) -> impl Iterator<Item = RouteChange<'_>> {
         let mut rest = self.texts.as_str();
         let mut next = move |bytes: u32| {

@@ -1,8 +1,8 @@
-//! Which walks over the members of rooms come next: those that can go on, by lane, in the order of their turns, and those
-//! that rest.
+//! Which fan-out passes come next. Passes that can go on stand in a queue for each lane, in the order of their turns. Passes
+//! in their pacing delay stand apart.
 //!
-//! Invariant: a feed's lane has one turn at most ([`FeedLane::turn`]). That of a feed that is gone may still be there: it goes
-//! when it comes up, as its number is no feed's.
+//! Invariant: a feed's lane has at most one turn ([`FeedLane::turn`]). The turn of a feed that is gone may still be there. It
+//! is dropped when it comes up, since its number is no feed's.
 //!
 //! [`FeedLane::turn`]: super::room::FeedLane::turn
 
@@ -10,18 +10,18 @@ use std::collections::VecDeque;
 
 use super::{encoding::Encoding, room::Feed};
 
-/// Walks that are due.
+/// The turns of passes.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    /// That can go on now.
+    /// Turns that can go on now.
     lanes: [VecDeque<Turn>; 2],
-    /// Their lane, and when they are due, milliseconds. Only rooms of hundreds of sessions rest: few.
+    /// Turns in a pacing delay: when each is due, milliseconds, and its lane. Only rooms of hundreds of sessions are delayed: few.
     paced: Vec<(u64, usize, Turn)>,
     /// The number of the last turn.
     last: u64,
 }
 
-/// A walk over the members of a feed, for one lane.
+/// A fan-out pass over the members of a feed, for one lane.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
     pub(super) number: u64,
@@ -32,7 +32,7 @@ pub(super) struct Turn {
 }
 
 impl Schedule {
-    /// Has a feed's lane walked, if it is not to be anyway.
+    /// Schedules a pass over a feed's lane, unless one is scheduled.
     pub(super) fn add(&mut self, room: usize, feed: &mut Feed, lane: usize, now_ms: u64) {
         let pass = &mut feed.lanes[lane];
         if pass.turn > 0 {
@@ -67,7 +67,7 @@ impl Schedule {
         self.lanes[lane].push_back(turn);
     }
 
-    /// Ends the rests that are over.
+    /// Ends the pacing delays that are over.
     pub(super) fn wake(&mut self, now_ms: u64) {
         for (_, lane, turn) in self.paced.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms) {
             self.lanes[lane].push_back(turn);

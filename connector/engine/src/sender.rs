@@ -1,6 +1,6 @@
-//! Sending to one session by itself: all that it is due, in the order in which it may go. The rest of a half-sent frame,
-//! what is its own, then of its rooms what it is owed beside the rings and what these have, the high lane before the
-//! normal one. Walks send to the others ([`super::batch`]).
+//! Sending to one session by itself: all that it is due, in the order in which it may go. First comes the remainder of a
+//! half-sent frame, then the session's own output. Then come its rooms, the high lane before the normal one: of each the
+//! session's backlog, then what the ring has. Fan-out passes send to the others ([`super::batch`]).
 //!
 //! Invariant: nothing goes between the two parts of a frame (rule 23).
 
@@ -64,7 +64,7 @@ impl<O: Outlet> SessionSender<'_, O> {
         Flow::Clear
     }
 
-    /// The rest of a half-sent frame of a ring.
+    /// The remainder of a half-sent frame of a ring.
     fn rest(&mut self, ring: &Ring, cursor: &mut u64) -> Flow {
         let end = ring.boundary_after(*cursor);
         if end == *cursor { Flow::Clear } else { self.piece(ring, cursor, end) }
@@ -150,7 +150,7 @@ fn member_lane<O: Outlet>(
     flow
 }
 
-/// Everything that a session is due: the rest of a half-sent frame, its own output, the high lanes, the normal ones.
+/// Everything that a session is due: the remainder of a half-sent frame, its own output, the high lanes, the normal ones.
 pub(super) fn all_of<O: Outlet>(
     line: &mut SessionSender<'_, O>,
     encoder: &mut Encoder,

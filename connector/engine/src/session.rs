@@ -37,7 +37,7 @@ use super::{
 };
 use machine::Key;
 
-/// An entry of the table of sessions. A walk over a room's members touches nothing else of who has nothing to do.
+/// An entry of the table of sessions. A fan-out pass over a room's members touches nothing else of who has nothing to do.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     /// Of the present or the next user.
@@ -50,7 +50,7 @@ pub(super) struct Slot {
     pub(super) queued: bool,
     /// Is in the batch that is sent next.
     pub(super) sending: bool,
-    /// Who.
+    /// The session in it, if there is one.
     pub(super) session: Option<Box<Session>>,
 }
 
@@ -397,7 +397,7 @@ impl Out {
         }
     }
 
-    /// Puts the rest of a half-sent frame before everything.
+    /// Puts the remainder of a half-sent frame before everything.
     pub(super) fn push_remainder(&mut self, rest: &[u8]) {
         debug_assert_eq!(self.sent, 0, "two frames cannot be half sent");
         if !rest.is_empty() {

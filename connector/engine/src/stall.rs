@@ -1,7 +1,7 @@
-//! Tells an overloaded core from a process that stood still (stopped, or without a processor for long).
+//! Tells an overloaded core from a process that stood still: it was stopped, or had no processor for long.
 //!
-//! Both show in the same way: a fan-out pass takes long, and much gathers meanwhile. An overloaded core must shed, since
-//! the next pass would take longer still. After a standstill nothing needs to be shed: the backlog comes once.
+//! Both show in the same way: a fan-out pass takes long, and much gathers meanwhile. An overloaded core must shed, since the
+//! next pass would take longer still. After a standstill nothing needs to be shed, since the backlog comes once.
 //!
 //! Invariants, each the name of a test:
 //! - `a_standstill_is_no_work`: the time of work passes by at most [`STEP_MS`] between two rounds.

@@ -25,7 +25,7 @@ const SWEEP_MS: u64 = 60_000;
 
 /// What is due to a session, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+enum Deadline {
     /// It says nothing.
     Idle,
     /// It is not authenticated.
@@ -100,11 +100,11 @@ impl Engine {
         }
     }
 
-    fn next_due(&self, key: Key) -> Option<(u64, Due)> {
+    fn next_due(&self, key: Key) -> Option<(u64, Deadline)> {
         let session = self.sessions.get(key)?;
         let slot = &self.sessions[key.slot];
         if session.is_closing() {
-            return Some((session.busy().deadline_ms, Due::Close));
+            return Some((session.busy().deadline_ms, Deadline::Close));
         }
         let slow = slot.blocked.then(|| session.busy().stuck_ms + u64::from(self.config.slow_close_s) * 1000);
         let opening = (session.phase != Phase::Live).then(|| session.busy().deadline_ms);
@@ -113,10 +113,10 @@ impl Engine {
             self.now.mono_ms + u64::try_from(until).unwrap_or(0)
         });
         [
-            Some((session.heard_ms(self.now.mono_ms) + self.silence_ms(session), Due::Idle)),
-            opening.map(|at_ms| (at_ms, Due::Unauthenticated)),
-            expired.map(|at_ms| (at_ms, Due::Expired)),
-            slow.map(|at_ms| (at_ms, Due::Slow)),
+            Some((session.heard_ms(self.now.mono_ms) + self.silence_ms(session), Deadline::Idle)),
+            opening.map(|at_ms| (at_ms, Deadline::Unauthenticated)),
+            expired.map(|at_ms| (at_ms, Deadline::Expired)),
+            slow.map(|at_ms| (at_ms, Deadline::Slow)),
         ]
         .into_iter()
         .flatten()
@@ -166,15 +166,15 @@ impl Engine {
             return self.arm(key, at_ms);
         }
         let (code, reason) = match due {
-            Due::Close => return self.kill(key),
-            Due::Idle => (ErrorCode::Idle, "no heartbeat"),
-            Due::Unauthenticated if phase == Phase::Refused => (refused, "the authentication was refused"),
-            Due::Unauthenticated if phase == Phase::Authenticating => {
+            Deadline::Close => return self.kill(key),
+            Deadline::Idle => (ErrorCode::Idle, "no heartbeat"),
+            Deadline::Unauthenticated if phase == Phase::Refused => (refused, "the authentication was refused"),
+            Deadline::Unauthenticated if phase == Phase::Authenticating => {
                 (ErrorCode::Unavailable, "logic did not answer: try again")
             }
-            Due::Unauthenticated => (ErrorCode::Unauthenticated, "not authenticated in time"),
-            Due::Expired => (ErrorCode::TokenExpired, "the token has lapsed"),
-            Due::Slow => (ErrorCode::TooSlow, "nothing was read for too long"),
+            Deadline::Unauthenticated => (ErrorCode::Unauthenticated, "not authenticated in time"),
+            Deadline::Expired => (ErrorCode::TokenExpired, "the token has lapsed"),
+            Deadline::Slow => (ErrorCode::TooSlow, "nothing was read for too long"),
         };
         self.end(key, Ending::new(code, reason));
     }

@@ -28,7 +28,7 @@ impl Deflate {
 /// See the module's opening.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
-    /// Bytes.
+    /// The sum of all windows, bytes.
     reserved: usize,
     /// By slot; only where there is something in one.
     kept: FxHashMap<u32, Window>,

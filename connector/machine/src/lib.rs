@@ -57,7 +57,7 @@ pub enum Sent {
 pub struct Sending<'a> {
     /// To whom.
     pub key: Key,
-    /// What.
+    /// The bytes to send.
     pub bytes: &'a [u8],
     /// What became of it, afterwards.
     pub sent: Sent,

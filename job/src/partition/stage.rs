@@ -132,7 +132,7 @@ pub(crate) enum Action {
     DeadLetter {
         /// Its place.
         offset: Offset,
-        /// Why.
+        /// Why it cannot be read.
         reason: String,
         /// As it was read.
         record: Bytes,

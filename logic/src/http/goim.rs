@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Caller, Query, Refused, Services, Shared, body};
-use crate::api::{These, To};
+use crate::api::{Targets, To};
 use crate::content::{API_PAYLOAD_BYTES_MAX, Content};
 use crate::publish::Draft;
 
@@ -107,8 +107,8 @@ async fn asked(
     Ok((caller, Parameters(query)))
 }
 
-type Asker = Result<Caller, Refused>;
-type Asked = Result<Query<Vec<(String, String)>>, Refused>;
+type CallerResult = Result<Caller, Refused>;
+type QueryPairs = Result<Query<Vec<(String, String)>>, Refused>;
 
 fn draft(services: &Services, operation: i32, body: Bytes) -> Result<Draft, Error> {
     let content = Content::of_goim(&services.api.config.operations, operation, body, API_PAYLOAD_BYTES_MAX)?;
@@ -122,23 +122,23 @@ fn draft(services: &Services, operation: i32, body: Bytes) -> Result<Draft, Erro
     })
 }
 
-async fn push_keys(State(services): Shared, caller: Asker, query: Asked, request: Request) -> Reply {
+async fn push_keys(State(services): Shared, caller: CallerResult, query: QueryPairs, request: Request) -> Reply {
     let pushed = async {
         let (caller, asked) = asked(caller, query).await?;
-        push(&services, caller, To::These(These::Keys(asked.all("keys"))), asked.operation()?, request).await
+        push(&services, caller, To::Targets(Targets::Keys(asked.all("keys"))), asked.operation()?, request).await
     };
     reply(pushed.await)
 }
 
-async fn push_mids(State(services): Shared, caller: Asker, query: Asked, request: Request) -> Reply {
+async fn push_mids(State(services): Shared, caller: CallerResult, query: QueryPairs, request: Request) -> Reply {
     let pushed = async {
         let (caller, asked) = asked(caller, query).await?;
-        push(&services, caller, To::These(These::Users(asked.all("mids"))), asked.operation()?, request).await
+        push(&services, caller, To::Targets(Targets::Users(asked.all("mids"))), asked.operation()?, request).await
     };
     reply(pushed.await)
 }
 
-async fn push_all(State(services): Shared, caller: Asker, query: Asked, request: Request) -> Reply {
+async fn push_all(State(services): Shared, caller: CallerResult, query: QueryPairs, request: Request) -> Reply {
     let pushed = async {
         let (caller, asked) = asked(caller, query).await?;
         let speed = asked.number::<u32>("speed")?.unwrap_or_default();
@@ -159,7 +159,7 @@ async fn push(
     Ok(None)
 }
 
-async fn push_room(State(services): Shared, caller: Asker, query: Asked, request: Request) -> Reply {
+async fn push_room(State(services): Shared, caller: CallerResult, query: QueryPairs, request: Request) -> Reply {
     let pushed = async {
         let (caller, asked) = asked(caller, query).await?;
         let room = room(asked.required("type")?, asked.required("room")?)?;
@@ -172,7 +172,7 @@ async fn push_room(State(services): Shared, caller: Asker, query: Asked, request
     reply(pushed.await)
 }
 
-async fn online_top(State(services): Shared, caller: Asker, query: Asked) -> Reply {
+async fn online_top(State(services): Shared, caller: CallerResult, query: QueryPairs) -> Reply {
     let top = async {
         let (caller, asked) = asked(caller, query).await?;
         let kind = asked.required("type")?;
@@ -188,7 +188,7 @@ async fn online_top(State(services): Shared, caller: Asker, query: Asked) -> Rep
     reply(top.await)
 }
 
-async fn online_room(State(services): Shared, caller: Asker, query: Asked) -> Reply {
+async fn online_room(State(services): Shared, caller: CallerResult, query: QueryPairs) -> Reply {
     let counts = async {
         let (caller, asked) = asked(caller, query).await?;
         let kind = asked.required("type")?;
@@ -200,7 +200,7 @@ async fn online_room(State(services): Shared, caller: Asker, query: Asked) -> Re
     reply(counts.await)
 }
 
-async fn online_total(State(services): Shared, caller: Asker) -> Reply {
+async fn online_total(State(services): Shared, caller: CallerResult) -> Reply {
     let total = async {
         let Caller(caller) = caller.map_err(|Refused(refused)| refused)?;
         let (sessions, addresses) = services.api.total(caller).await?;

@@ -38,14 +38,14 @@ enum Phase {
 
 /// The state machine; time comes in as `now`.
 #[derive(Debug)]
-struct State {
+struct ConnectionState {
     phase: Phase,
     since: Instant,
     idle: Duration,
     scan: RequestScan,
 }
 
-impl State {
+impl ConnectionState {
     fn new(idle: Duration, now: Instant) -> Self {
         Self { phase: Phase::Head, since: now, idle, scan: RequestScan::default() }
     }
@@ -87,7 +87,7 @@ impl State {
 /// What the connection, its requests and its timer share.
 #[derive(Debug)]
 pub(super) struct Watch {
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     changed: Notify,
 }
 
@@ -103,11 +103,11 @@ pub(super) enum Due {
 impl Watch {
     /// Of a connection that was just accepted, and may be idle for `idle` between requests.
     pub(super) fn new(idle: Duration) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State::new(idle, Instant::now())), changed: Notify::new() })
+        Arc::new(Self { state: Mutex::new(ConnectionState::new(idle, Instant::now())), changed: Notify::new() })
     }
 
     /// Changes the state, and has the timer look anew where the phase changed.
-    fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut ConnectionState, Instant) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.phase;
         let result = change(&mut state, Instant::now());
@@ -124,7 +124,7 @@ impl Watch {
 
     /// The request is answered.
     pub(super) fn answered(&self) {
-        self.change(State::answered);
+        self.change(ConnectionState::answered);
     }
 
     /// Waits until the connection is to be ended.
@@ -275,7 +275,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if matches!(written, Poll::Ready(Ok(_))) {
-            self.watch.change(State::wrote);
+            self.watch.change(ConnectionState::wrote);
         }
         written
     }
@@ -299,7 +299,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         if matches!(written, Poll::Ready(Ok(_))) {
-            self.watch.change(State::wrote);
+            self.watch.change(ConnectionState::wrote);
         }
         written
     }
@@ -315,7 +315,7 @@ mod tests {
     fn a_connection_is_kept_while_it_is_idle_and_not_while_a_head_drips() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut state = State::new(IDLE, start);
+        let mut state = ConnectionState::new(IDLE, start);
         state.read(b"P", after(9));
         assert_eq!(state.due(), Some((Due::Head, start + HEAD_WITHIN)), "a byte now and then gains nothing");
         state.read(b"OST / HTTP/1.1\r\nContent-Length: 6\r\n\r\n", after(9));

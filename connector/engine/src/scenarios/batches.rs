@@ -53,7 +53,7 @@ fn small_rooms_share_a_call_and_a_large_one_has_as_many_as_it_takes() {
 }
 
 #[test]
-fn a_walk_goes_round_until_everyone_has_reached_its_goal() {
+fn a_pass_goes_round_until_everyone_has_reached_its_goal() {
     let mut bench = Bench::new(|config| config.ring_bytes_max = 1 << 20);
     let room = names("", 1);
     let keys = viewers(&mut bench, 20, &room);
@@ -95,7 +95,7 @@ fn a_feed_that_begins_anew_is_walked_once_for_a_message() {
     let mut bench = Bench::new(|config| config.round_sends = 4);
     let room = names("", 1);
     viewers(&mut bench, 8, &room);
-    // Its walk is under way when all of them leave: a turn is left of a feed that is gone.
+    // Its pass is under way when all of them leave: a turn is left of a feed that is gone.
     let gone: Vec<_> = bench.engine.sessions.iter().map(|session| session.key).collect();
     bench.engine.input(bench.now, Input::Deliver(vec![item_of(&room[0], 1, "1")]));
     let _ = bench.engine.round(bench.now, &mut bench.sink);

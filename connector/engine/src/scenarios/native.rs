@@ -325,7 +325,7 @@ fn of_a_hole_that_reaches_over_where_a_client_is_it_is_told_what_it_misses_at_le
         };
         let mut inputs = inputs.into_iter();
         bench.input(inputs.next().expect("there is one"));
-        // Who comes when the core knows of the hole is told the same.
+        // Who comes when the core knows of the gap is told the same.
         bench.subscribe(late, resume);
         inputs.for_each(|input| bench.input(input));
         for key in [early, late] {
@@ -625,12 +625,12 @@ fn who_comes_and_goes_keeps_no_message_from_the_others() {
 }
 
 #[test]
-fn who_comes_during_a_walk_takes_nobodys_turn() {
+fn who_comes_during_a_pass_takes_nobodys_turn() {
     let mut bench = Bench::new(|config| config.round_sends = 32);
     let viewers: Vec<Key> = (0..100).map(|_| bench.viewer()).collect();
     let newcomers: Vec<Key> = (0..3).map(|_| bench.native()).collect();
     bench.engine.input(bench.now, Input::Deliver(vec![item(1, "for all")]));
-    // The walk begins somewhere in the middle, and goes round: the newcomers stand where it has still to pass.
+    // The pass begins somewhere in the middle, and goes round: the newcomers stand where it has still to pass.
     let _ = bench.engine.round(bench.now, &mut bench.sink);
     for &newcomer in &newcomers {
         let come = native_bytes(9, client_frame::Body::Subscribe(client::Subscribe { history: 1, ..room("room:1") }));

@@ -476,14 +476,14 @@ impl World {
     fn limits(&self) {
         let config = &self.config;
         for session in self.engine.sessions.iter() {
-            // Beside its own there may be a half-sent frame's rest.
+            // Beside its own there may be a half-sent frame's remainder.
             let most = config.private_bytes_max as usize + 2 * BATCH_BYTES_MAX;
             assert!(session.busy().out.bytes() <= most || session.is_closing(), "{} bytes", session.busy().out.bytes());
             assert!(session.busy().in_flight <= config.requests_in_flight);
             assert!(session.places.len() + session.busy().joining.len() <= config.rooms_per_session as usize + 3);
             assert!(session.busy().inbox.len() + session.busy().carry.len() <= 128 * 1024);
         }
-        // What is a session's own goes out in its own turn: a walk over a room leaves it alone.
+        // What is a session's own goes out in its own turn: a pass over a room leaves it alone.
         for slot in self.engine.sessions.slots().iter().filter(|slot| !slot.queued && !slot.blocked) {
             let idle = |session: &Session| session.busy().out.is_empty() && session.busy().half.is_none();
             assert!(slot.session.as_deref().is_none_or(idle), "{:?} is left lying", slot.session);
@@ -501,7 +501,7 @@ impl World {
         self.nobody_is_forgotten();
     }
 
-    /// What a member has not been sent goes out in a walk, in its own turn, or when it can be written to. Nothing else
+    /// What a member has not been sent goes out in a pass, in its own turn, or when it can be written to. Nothing else
     /// comes back to it.
     fn nobody_is_forgotten(&self) {
         for (index, room) in self.engine.rooms.iter() {

@@ -9,7 +9,7 @@ use proto::error::error;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::{These, To};
+use crate::api::{Targets, To};
 use crate::content::{API_PAYLOAD_BYTES_MAX, Content};
 use crate::http::{Caller, ErrorBody, ErrorJson, Json, Refused, Shared};
 use crate::publish::{Accepted, Draft};
@@ -217,7 +217,7 @@ pub(in crate::http) async fn push_to_users(
     Caller(caller): Caller,
     Json(push): Json<PushToUsers>,
 ) -> Result<Answer<Pushed>, Refused> {
-    let to = To::These(These::Users(push.users));
+    let to = To::Targets(Targets::Users(push.users));
     let id = services.api.push(caller, to, push.message.draft()?, 0).await?;
     Ok(Answer(Pushed { id }))
 }
@@ -241,7 +241,7 @@ pub(in crate::http) async fn push_to_sessions(
     Caller(caller): Caller,
     Json(push): Json<PushToSessions>,
 ) -> Result<Answer<Pushed>, Refused> {
-    let to = To::These(These::Sessions(push.sessions));
+    let to = To::Targets(Targets::Sessions(push.sessions));
     let id = services.api.push(caller, to, push.message.draft()?, 0).await?;
     Ok(Answer(Pushed { id }))
 }

@@ -7,7 +7,7 @@ use proto::error::error;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::{Act, These};
+use crate::api::{Act, Targets};
 use crate::http::{Caller, ErrorBody, Json, Refused, Shared};
 
 /// Sessions by users, by session IDs, or by goim's keys: one of the three, at most 1,000 names.
@@ -19,11 +19,11 @@ pub(in crate::http) struct Which {
 }
 
 impl Which {
-    fn these(self) -> Result<These, Error> {
+    fn these(self) -> Result<Targets, Error> {
         match (self.users, self.sessions, self.keys) {
-            (Some(names), None, None) => Ok(These::Users(names)),
-            (None, Some(names), None) => Ok(These::Sessions(names)),
-            (None, None, Some(names)) => Ok(These::Keys(names)),
+            (Some(names), None, None) => Ok(Targets::Users(names)),
+            (None, Some(names), None) => Ok(Targets::Sessions(names)),
+            (None, None, Some(names)) => Ok(Targets::Keys(names)),
             _ => Err(error(ErrorCode::BadRequest, "want one of users, sessions, keys")),
         }
     }
