@@ -249,7 +249,7 @@ impl Echo {
 
 impl Machine for Echo {
     type Input = Stop;
-    type Ask = Infallible;
+    type Request = Infallible;
 
     fn opened(&mut self, _: Now, _: usize, _: SocketAddr) -> Option<Key> {
         let entry = self.connections.vacant_entry();
@@ -311,7 +311,7 @@ impl Machine for Echo {
         Next { again: !self.due.is_empty(), wake_ms: now.mono_ms + IDLE_MS }
     }
 
-    fn ask(&mut self) -> Option<Infallible> {
+    fn next_request(&mut self) -> Option<Infallible> {
         None
     }
 

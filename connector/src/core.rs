@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use proto::error::TABLE;
 
 use crate::driver::Balance;
-use engine::event::{Ask, Input};
+use engine::event::{CoreRequest, Input};
 use engine::{Counters, Engine, Sizes};
 use machine::{Key, Machine, Next, Now, Outlet, Reading};
 
@@ -71,7 +71,7 @@ impl MeteredEngine {
 
 impl Machine for MeteredEngine {
     type Input = StampedInput;
-    type Ask = Ask;
+    type Request = CoreRequest;
 
     fn opened(&mut self, now: Now, listener: usize, peer: SocketAddr) -> Option<Key> {
         self.engine.opened(now, listener, peer)
@@ -111,8 +111,8 @@ impl Machine for MeteredEngine {
         next
     }
 
-    fn ask(&mut self) -> Option<Ask> {
-        self.engine.ask()
+    fn next_request(&mut self) -> Option<CoreRequest> {
+        self.engine.next_request()
     }
 
     fn done(&self) -> bool {

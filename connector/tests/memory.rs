@@ -9,7 +9,7 @@ use std::alloc::System;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use engine::event::{Ask, Held, Input};
+use engine::event::{CoreRequest, Held, Input};
 use engine::{Compressed, Engine, EngineConfig};
 use machine::{Key, Machine, Now, Outlet, Sent};
 use prost::Message as _;
@@ -122,7 +122,7 @@ impl Host {
         loop {
             let next = self.engine.round(self.now, &mut Sink);
             let mut inputs = Vec::new();
-            while let Some(ask) = self.engine.ask() {
+            while let Some(ask) = self.engine.next_request() {
                 inputs.extend(Self::answer(ask));
             }
             if inputs.is_empty() && !next.again {
@@ -132,9 +132,9 @@ impl Host {
         }
     }
 
-    fn answer(ask: Ask) -> Option<Input> {
+    fn answer(ask: CoreRequest) -> Option<Input> {
         match ask {
-            Ask::Gate { id, session, ask } => {
+            CoreRequest::Gate { id, session, ask } => {
                 let answer = match ask {
                     gate_request::Ask::Authenticate(_) => {
                         let uid = format!("user-{:07}", session.slot);
@@ -151,7 +151,7 @@ impl Host {
                 };
                 Some(Input::Reply { id, answer })
             }
-            Ask::Hold { channel, ticket, .. } => Some(Input::Held(Held {
+            CoreRequest::Hold { channel, ticket, .. } => Some(Input::Held(Held {
                 channel,
                 ticket,
                 log: "log".into(),

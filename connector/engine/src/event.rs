@@ -1,4 +1,4 @@
-//! What the engine is told by the control thread ([`Input`]) and what it asks of it ([`Ask`]).
+//! What the engine is told by the control thread ([`Input`]) and what it asks of it ([`CoreRequest`]).
 //!
 //! The control thread is the process's one holder of channels: it knows owners, epochs and positions, holds anew after a
 //! new owner or a reset, and tells every core that has the channel. The engine knows channels, logs and offsets only.
@@ -16,7 +16,7 @@ use machine::Key;
 pub enum Input {
     /// Live messages, in order; those of a channel that this core does not hold are ignored.
     Deliver(Vec<Arc<cluster::Item>>),
-    /// A channel is held from here on: the answer to [`Ask::Hold`], or news after the control thread held it anew.
+    /// A channel is held from here on: the answer to [`CoreRequest::Hold`], or news after the control thread held it anew.
     Held(Held),
     /// The queue to this core was full: messages of the channel were dropped before it.
     Missed {
@@ -25,7 +25,7 @@ pub enum Input {
         /// How many messages were lost: the dropped ones for an unknown reason, and the gaps that they told for their own.
         reasons: client::GapReasons,
     },
-    /// The answer to [`Ask::Gate`]; an error where logic could not be reached.
+    /// The answer to [`CoreRequest::Gate`]; an error where logic could not be reached.
     Reply {
         /// The number of the request.
         id: u64,
@@ -41,7 +41,7 @@ pub enum Input {
     /// Sessions in channels over the whole cluster.
     Online(Vec<(String, u64)>),
     /// Routes have lost what they knew: tell those of the sessions from this slot on anew, some at a time, as
-    /// [`Ask::Routes`]. Answered by [`Ask::Told`].
+    /// [`CoreRequest::Routes`]. Answered by [`CoreRequest::Told`].
     Routes {
         /// The first slot.
         from: u32,
@@ -85,7 +85,7 @@ pub struct Push {
 
 /// From one core to the control thread.
 #[derive(Debug)]
-pub enum Ask {
+pub enum CoreRequest {
     /// A request to logic. Answered by [`Input::Reply`], always.
     Gate {
         /// The engine's own number.

@@ -10,7 +10,7 @@ use proto::{
 
 use super::{
     Engine, RouteChange,
-    event::Ask,
+    event::CoreRequest,
     identity::{Grant, Identity},
     limits::{NEW_ROOMS_PERIOD_MS, Verdict},
     requests::{Continuation, Pending},
@@ -130,7 +130,7 @@ impl Engine {
         }
         // With the changes of before and after in one list, so that they keep their order.
         let next = (next < self.sessions.slots().len()).then_some(next as u32);
-        self.requests.push(Ask::Told { next });
+        self.requests.push(CoreRequest::Told { next });
     }
 
     /// Notes that a session can be found, or is `gone`, by all that it is found by: its user, and goim's by its key.

@@ -2,8 +2,8 @@
 //! clock, no runtime: all of it runs in the simulation under a virtual clock.
 //!
 //! ```text
-//!   bytes ─▶ reading ─▶ dialect ─▶ gate ─Ask::Gate─▶ logic ─Input::Reply─▶ gate ─▶ answer
-//!                                    └▶ rooms ─Ask::Hold─▶ owner ─Input::Held─▶ member of a room's feed
+//!   bytes ─▶ reading ─▶ dialect ─▶ gate ─CoreRequest::Gate─▶ logic ─Input::Reply─▶ gate ─▶ answer
+//!                                    └▶ rooms ─CoreRequest::Hold─▶ owner ─Input::Held─▶ member of a room's feed
 //!   Input::Deliver ─▶ rooms ─▶ the room's log ─▶ encode ─▶ ring ─cursor─▶ round ─▶ Outlet::send
 //! ```
 //!
@@ -73,7 +73,7 @@ pub use config::EngineConfig;
 pub use counters::{Counters, Footprint, Sizes};
 use encode::Encoder;
 use ending::Endings;
-use event::{Ask, Input};
+use event::{CoreRequest, Input};
 use limits::{Counted, Limits};
 use pushes::PushesToAll;
 use requests::Requests;
@@ -223,7 +223,7 @@ impl Engine {
 
 impl Machine for Engine {
     type Input = Input;
-    type Ask = Ask;
+    type Request = CoreRequest;
 
     fn opened(&mut self, now: Now, _listener: usize, peer: SocketAddr) -> Option<Key> {
         self.now = now;
@@ -293,7 +293,7 @@ impl Machine for Engine {
         next
     }
 
-    fn ask(&mut self) -> Option<Ask> {
+    fn next_request(&mut self) -> Option<CoreRequest> {
         self.requests.next()
     }
 

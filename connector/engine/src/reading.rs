@@ -16,7 +16,7 @@ use proto::{
 
 use super::{
     Engine, encode,
-    event::Ask,
+    event::CoreRequest,
     limits::{Counted, Verdict},
     session::{Dialect, Ending, Phase, Wire},
 };
@@ -301,7 +301,7 @@ impl Engine {
     fn note_origin(&mut self, origin: &str) {
         if let Some(count) = self.limits.origin_refused(self.now.mono_ms) {
             let origin = origin.chars().take(ORIGIN_CHARS_MAX).collect();
-            self.requests.push(Ask::OriginRefused { origin, count });
+            self.requests.push(CoreRequest::OriginRefused { origin, count });
         }
     }
 

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     KEPT,
-    event::Ask,
+    event::CoreRequest,
     room::Join,
     route_changes::{RouteChange, RouteChanges},
 };
@@ -59,7 +59,7 @@ pub(super) struct Requests {
     last: u64,
     pending: FxHashMap<u64, Pending>,
     /// What the control thread has not taken.
-    out: VecDeque<Ask>,
+    out: VecDeque<CoreRequest>,
     /// Goes out before `out`: a session is found before anything is asked for it.
     routes: RouteChanges,
 }
@@ -72,7 +72,7 @@ impl Requests {
     }
 
     /// Asks the control thread for something.
-    pub(super) fn push(&mut self, ask: Ask) {
+    pub(super) fn push(&mut self, ask: CoreRequest) {
         self.out.push_back(ask);
     }
 
@@ -80,7 +80,7 @@ impl Requests {
     pub(super) fn ask_logic(&mut self, key: Key, ask: gate_request::Ask, then: Continuation) -> u64 {
         let id = self.number();
         self.pending.insert(id, Pending { key, then });
-        self.out.push_back(Ask::Gate { id, session: key, ask });
+        self.out.push_back(CoreRequest::Gate { id, session: key, ask });
         id
     }
 
@@ -90,7 +90,7 @@ impl Requests {
     }
 
     /// The last request that the control thread has not taken.
-    pub(super) fn last_mut(&mut self) -> Option<&mut Ask> {
+    pub(super) fn last_mut(&mut self) -> Option<&mut CoreRequest> {
         self.out.back_mut()
     }
 
@@ -105,9 +105,9 @@ impl Requests {
     }
 
     /// The next thing for the control thread.
-    pub(super) fn next(&mut self) -> Option<Ask> {
+    pub(super) fn next(&mut self) -> Option<CoreRequest> {
         if !self.routes.is_empty() {
-            return Some(Ask::Routes(std::mem::take(&mut self.routes)));
+            return Some(CoreRequest::Routes(std::mem::take(&mut self.routes)));
         }
         self.out.pop_front()
     }

@@ -13,7 +13,7 @@ use super::{
     ahead::Gap,
     encoding::Encoding,
     entry::{Entry, HIGH, NORMAL},
-    event::{Ask, Held},
+    event::{CoreRequest, Held},
     fault::Fault,
     places::Place,
     room::{Backlog, Feed, HoldState, Join, Member, Rest, Waiter},
@@ -55,7 +55,7 @@ impl Engine {
             }
             None => {
                 let ticket = self.requests.number();
-                self.requests.push(Ask::Hold { channel: channel.to_owned(), ticket });
+                self.requests.push(CoreRequest::Hold { channel: channel.to_owned(), ticket });
                 self.rooms.open(channel, ticket)
             }
         };
@@ -297,10 +297,10 @@ impl Engine {
         let name = room.name.clone();
         if room.release_ms.is_some_and(|at_ms| at_ms <= now_ms) && room.sessions() == 0 && room.waiters.is_empty() {
             if let Some(count) = self.tell_count(index) {
-                self.requests.push(Ask::Counts(vec![count]));
+                self.requests.push(CoreRequest::Counts(vec![count]));
             }
             self.rooms.close(index);
-            self.requests.push(Ask::Release { channel: name.to_string() });
+            self.requests.push(CoreRequest::Release { channel: name.to_string() });
             return;
         }
         let (late, waiters) = std::mem::take(&mut room.waiters).into_iter().partition(|it| it.until_ms <= now_ms);

@@ -4,7 +4,7 @@ use proto::client::ErrorCode;
 
 use super::{
     Engine,
-    event::Ask,
+    event::CoreRequest,
     identity::Identity,
     session::{Dialect, Ending, Phase, Session},
     wheel::{TICK_MS, Wheel, tick_of},
@@ -184,12 +184,12 @@ impl Engine {
         let changed = self.rooms.changed();
         let counts: Vec<_> = changed.into_iter().filter_map(|index| self.tell_count(index)).collect();
         if !counts.is_empty() {
-            self.requests.push(Ask::Counts(counts));
+            self.requests.push(CoreRequest::Counts(counts));
         }
         let (came, went) = self.limits.changes();
         let sessions = self.sessions.admitted();
         if self.timers.told_sessions.replace(sessions) != Some(sessions) || !came.is_empty() || !went.is_empty() {
-            self.requests.push(Ask::Sessions { sessions, came, went });
+            self.requests.push(CoreRequest::Sessions { sessions, came, went });
         }
         self.rooms.settle();
         self.close_the_slowest();

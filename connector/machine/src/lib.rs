@@ -78,7 +78,7 @@ pub trait Machine: 'static {
     /// What other threads tell it.
     type Input: Send + 'static;
     /// What it asks of other threads.
-    type Ask: Send + 'static;
+    type Request: Send + 'static;
 
     /// A connection was accepted on the listener of this index, by this core or by one that handed it over. `None`: close
     /// it.
@@ -100,7 +100,7 @@ pub trait Machine: 'static {
     fn round(&mut self, now: Now, outlet: &mut impl Outlet) -> Next;
 
     /// What it asks of other threads; called until `None` after every turn.
-    fn ask(&mut self) -> Option<Self::Ask>;
+    fn next_request(&mut self) -> Option<Self::Request>;
 
     /// Whether all is closed after it was told to drain: the driver's loop ends.
     fn done(&self) -> bool;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::StampedInput;
 use crate::driver::Port;
-use engine::event::{Ask, Input, Push, logic_unreachable};
+use engine::event::{CoreRequest, Input, Push, logic_unreachable};
 use machine::Key;
 
 mod delivery;
@@ -148,7 +148,7 @@ impl Control {
     }
 
     /// Does what the cores ask, until they have all ended.
-    async fn serve_cores(&self, mut asks: mpsc::Receiver<(usize, Vec<Ask>)>) {
+    async fn serve_cores(&self, mut asks: mpsc::Receiver<(usize, Vec<CoreRequest>)>) {
         let mut handled = 0;
         while let Some((core, asks)) = asks.recv().await {
             handled += asks.len();
@@ -160,33 +160,35 @@ impl Control {
         }
     }
 
-    fn asked(&self, core: usize, ask: Ask) {
+    fn asked(&self, core: usize, ask: CoreRequest) {
         match ask {
-            Ask::Gate { id, session, ask } => self.ask_logic(Asker::Core(core, id), Some((core, session)), ask),
-            Ask::Hold { channel, ticket } => {
+            CoreRequest::Gate { id, session, ask } => self.ask_logic(Asker::Core(core, id), Some((core, session)), ask),
+            CoreRequest::Hold { channel, ticket } => {
                 let mut state = self.lock();
                 state.holder.hold(core, &channel, ticket);
                 self.act(&mut state);
             }
-            Ask::Release { channel } => {
+            CoreRequest::Release { channel } => {
                 let mut state = self.lock();
                 state.holder.release(core, &channel);
                 self.act(&mut state);
             }
-            Ask::Routes(changes) => {
+            CoreRequest::Routes(changes) => {
                 self.lock().registry.change(&changes);
                 self.write.notify_one();
             }
-            Ask::Told { next } => {
+            CoreRequest::Told { next } => {
                 self.lock().registry.told(core, next);
                 self.write.notify_one();
             }
-            Ask::Counts(counts) => {
+            CoreRequest::Counts(counts) => {
                 self.lock().registry.count(core, counts);
                 self.write.notify_one();
             }
-            Ask::Sessions { sessions, came, went } => self.lock().registry.sessions(core, sessions, &came, &went),
-            Ask::OriginRefused { origin, count } => {
+            CoreRequest::Sessions { sessions, came, went } => {
+                self.lock().registry.sessions(core, sessions, &came, &went)
+            }
+            CoreRequest::OriginRefused { origin, count } => {
                 tracing::warn!(origin, count, "a page was refused: connector.origins does not list its origin");
             }
         }

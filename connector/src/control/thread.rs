@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Control, delivery, leases, logics, metrics};
 use crate::core::StampedInput;
 use crate::driver::CoreHandle;
-use engine::event::{Ask, Input};
+use engine::event::{CoreRequest, Input};
 
 /// How long this thread sleeps before it waits again, if it waited less than so long ago, messages came since, and no client
 /// waits for logic's answer: what comes meanwhile is taken together. At 8,500 messages a second to 1,000 rooms that saves 3 %
@@ -33,7 +33,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the control thread is given.
 pub(crate) struct ControlPlan {
     pub(crate) cores: Vec<CoreHandle<StampedInput>>,
-    pub(crate) asks: mpsc::Receiver<(usize, Vec<Ask>)>,
+    pub(crate) asks: mpsc::Receiver<(usize, Vec<CoreRequest>)>,
     pub(crate) grpc: std::net::TcpListener,
     /// What jobs dial.
     pub(crate) grpc_address: String,

@@ -20,11 +20,11 @@ impl<A> Asking<A> {
     }
 
     /// Passes on what the machine asks, until that is all or some are given back.
-    pub(super) fn ask(&mut self, machine: &mut impl Machine<Ask = A>) {
+    pub(super) fn ask(&mut self, machine: &mut impl Machine<Request = A>) {
         loop {
             let mut batch = std::mem::take(&mut self.refused);
             let room = ASKS_A_BATCH.saturating_sub(batch.len());
-            batch.extend(std::iter::from_fn(|| machine.ask()).take(room));
+            batch.extend(std::iter::from_fn(|| machine.next_request()).take(room));
             if batch.is_empty() {
                 return;
             }
@@ -54,7 +54,7 @@ mod tests {
 
     impl Machine for Counts {
         type Input = ();
-        type Ask = usize;
+        type Request = usize;
 
         fn opened(&mut self, _: Now, _: usize, _: SocketAddr) -> Option<Key> {
             None
@@ -74,7 +74,7 @@ mod tests {
             Next { again: false, wake_ms: now.mono_ms }
         }
 
-        fn ask(&mut self) -> Option<usize> {
+        fn next_request(&mut self) -> Option<usize> {
             self.0.next()
         }
 

@@ -164,7 +164,7 @@ pub struct Setup<A> {
 /// The system's, where it gives no thread or no poller.
 pub fn spawn<M: Machine>(
     driver: Driver,
-    setup: Setup<M::Ask>,
+    setup: Setup<M::Request>,
     make: impl FnOnce(Now) -> M + Send + 'static,
 ) -> io::Result<CoreHandle<M::Input>> {
     let (sender, inputs) = bounded(setup.inputs_max);
@@ -200,7 +200,7 @@ struct Parts<M: Machine, F, B> {
     inputs: Receiver<M::Input>,
     wake_up: Arc<WakeUp>,
     intake: Intake,
-    asking: Asking<M::Ask>,
+    asking: Asking<M::Request>,
     make: F,
     /// To be called when the system has given all that the loop needs: an error after it reaches nobody.
     begun: B,

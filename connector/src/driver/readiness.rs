@@ -114,7 +114,7 @@ struct Loop<M: Machine, R: Runtime> {
     table: Table<R::Stream>,
     listeners: Vec<Listener<R::Listener>>,
     inputs: Receiver<M::Input>,
-    asking: Asking<M::Ask>,
+    asking: Asking<M::Request>,
     /// Empty between turns: its room is used again.
     news: Vec<Event>,
     /// Connections that have something to read, or may.

@@ -126,7 +126,7 @@ struct Loop<M: Machine> {
     descriptor: Arc<WakeUpDescriptor>,
     /// Writes to the descriptor.
     waker: Waker,
-    asking: Asking<M::Ask>,
+    asking: Asking<M::Request>,
     /// Empty between turns: its room is used again.
     completions: Vec<Completion>,
     buffer: Box<[u8]>,

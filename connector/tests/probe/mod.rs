@@ -78,7 +78,7 @@ impl Probe {
 
 impl Machine for Probe {
     type Input = Tell;
-    type Ask = Seen;
+    type Request = Seen;
 
     fn opened(&mut self, _: Now, listener: usize, peer: SocketAddr) -> Option<Key> {
         self.generation += 1;
@@ -197,7 +197,7 @@ impl Machine for Probe {
         Next { again: false, wake_ms: now.mono_ms + 60_000 }
     }
 
-    fn ask(&mut self) -> Option<Seen> {
+    fn next_request(&mut self) -> Option<Seen> {
         self.seen.pop_front()
     }
 

@@ -15,7 +15,7 @@ use proto::{
 use super::super::{
     Engine,
     encoding::Encoding,
-    event::Ask,
+    event::CoreRequest,
     identity::Grant,
     limits::Verdict,
     reading::AHEAD_BYTES_MAX,
@@ -100,14 +100,15 @@ impl Engine {
     /// for is looked up before, so that logic is asked once and both answers go out together.
     pub(in super::super) fn announce(&mut self, key: Key, behind: &[u8]) {
         // The question stands where it was put: nothing has been asked since, or taken from there.
-        let Some(Ask::Gate { session, ask: gate_request::Ask::Authenticate(_), .. }) = self.requests.last_mut() else {
+        let Some(CoreRequest::Gate { session, ask: gate_request::Ask::Authenticate(_), .. }) = self.requests.last_mut()
+        else {
             return;
         };
         if *session != key || behind.is_empty() || behind.len() > AHEAD_BYTES_MAX {
             return;
         }
         let channels = self.channels_asked_for(key, behind);
-        if let Some(Ask::Gate { ask: gate_request::Ask::Authenticate(ask), .. }) = self.requests.last_mut() {
+        if let Some(CoreRequest::Gate { ask: gate_request::Ask::Authenticate(ask), .. }) = self.requests.last_mut() {
             ask.joins = channels;
         }
     }

@@ -9,7 +9,7 @@ fn viewers(bench: &mut Bench, count: usize, rooms: &[String]) -> Vec<Key> {
         let key = bench.native();
         for channel in rooms {
             bench.subscribe(key, room(channel));
-            if bench.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
+            if bench.asks.iter().any(|ask| matches!(ask, CoreRequest::Hold { .. })) {
                 bench.hold(channel, 0, Vec::new());
             }
         }

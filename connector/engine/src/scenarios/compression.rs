@@ -74,7 +74,7 @@ fn joined(bench: &mut Bench, batches: bool, subscribe: client::Subscribe) -> Key
     subscribe[0] |= 0x40;
     let _ = bench.say(key, &subscribe);
     bench.answer(Answer::Joined(cluster::Joined {}));
-    if bench.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
+    if bench.asks.iter().any(|ask| matches!(ask, CoreRequest::Hold { .. })) {
         bench.hold(&channel, 0, Vec::new());
     }
     key

@@ -66,7 +66,7 @@ fn a_new_owner_s_gap_keeps_its_reasons_also_into_another_log() {
         let key = bench.native();
         bench.subscribe(key, room("room:1"));
         let ticket = bench.asks.iter().find_map(|ask| match ask {
-            Ask::Hold { ticket, .. } => Some(*ticket),
+            CoreRequest::Hold { ticket, .. } => Some(*ticket),
             _ => None,
         });
         bench.hold("room:1", 0, Vec::new());
@@ -86,7 +86,7 @@ fn who_resumes_before_what_is_kept_is_told_of_one_at_least_and_of_none_where_non
         let subscribe = client::Subscribe { channel: "room:1".into(), resume, ..client::Subscribe::default() };
         bench.subscribe(key, subscribe);
         let ticket = bench.asks.iter().find_map(|ask| match ask {
-            Ask::Hold { ticket, .. } => Some(*ticket),
+            CoreRequest::Hold { ticket, .. } => Some(*ticket),
             _ => None,
         });
         let (channel, log, recent) = ("room:1".to_owned(), "log".into(), vec![item(60, "sixty")]);

@@ -50,7 +50,7 @@ fn pages_of_other_origins_are_refused() {
         std::mem::take(&mut bench.asks)
             .into_iter()
             .filter_map(|ask| match ask {
-                Ask::OriginRefused { origin, count } => Some((origin, count)),
+                CoreRequest::OriginRefused { origin, count } => Some((origin, count)),
                 _ => None,
             })
             .collect()

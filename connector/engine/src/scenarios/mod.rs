@@ -21,7 +21,7 @@ use proto::{
 
 use super::{
     Compressed, Engine, EngineConfig,
-    event::{self, Ask, Held, Input},
+    event::{self, CoreRequest, Held, Input},
 };
 use machine::{Key, Machine, Now, Outlet, Reading, Sending, Sent, send_each};
 
@@ -73,7 +73,7 @@ struct Bench {
     sink: Sink,
     /// Asked of logic, in order.
     gate: Vec<(u64, gate_request::Ask)>,
-    asks: Vec<Ask>,
+    asks: Vec<CoreRequest>,
     next_request: u32,
 }
 
@@ -113,9 +113,9 @@ impl Bench {
     }
 
     fn collect(&mut self) {
-        while let Some(ask) = self.engine.ask() {
+        while let Some(ask) = self.engine.next_request() {
             match ask {
-                Ask::Gate { id, ask, .. } => self.gate.push((id, ask)),
+                CoreRequest::Gate { id, ask, .. } => self.gate.push((id, ask)),
                 ask => self.asks.push(ask),
             }
         }
@@ -150,8 +150,11 @@ impl Bench {
 
     /// The owner answers the hold of a room.
     fn hold(&mut self, channel: &str, offset: u64, recent: Vec<Arc<cluster::Item>>) {
-        let at = self.asks.iter().position(|ask| matches!(ask, Ask::Hold { channel: asked, .. } if asked == channel));
-        let Ask::Hold { ticket, .. } = self.asks.remove(at.expect("a hold")) else { panic!("a hold") };
+        let at = self
+            .asks
+            .iter()
+            .position(|ask| matches!(ask, CoreRequest::Hold { channel: asked, .. } if asked == channel));
+        let CoreRequest::Hold { ticket, .. } = self.asks.remove(at.expect("a hold")) else { panic!("a hold") };
         self.input(Input::Held(Held {
             channel: channel.into(),
             ticket,
@@ -219,7 +222,7 @@ impl Bench {
     fn viewer(&mut self) -> Key {
         let key = self.native();
         self.subscribe(key, room("room:1"));
-        if self.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
+        if self.asks.iter().any(|ask| matches!(ask, CoreRequest::Hold { .. })) {
             self.hold("room:1", 0, Vec::new());
         }
         assert!(matches!(self.frames(key)[0].body, Some(Body::Subscribed(_))));
@@ -236,7 +239,7 @@ impl Bench {
     fn goim(&mut self) -> Key {
         let key = self.packet_client(r#"{"mid":7,"room_id":"live://1","accepts":[1000]}"#);
         self.admit();
-        if self.asks.iter().any(|ask| matches!(ask, Ask::Hold { .. })) {
+        if self.asks.iter().any(|ask| matches!(ask, CoreRequest::Hold { .. })) {
             self.hold("room:1", 0, Vec::new());
         }
         assert_eq!(self.packets(key), [(packet::operation::AUTH_REPLY, 1, Vec::new())]);

@@ -473,7 +473,7 @@ fn a_room_that_nobody_owns_is_refused_and_can_be_asked_for_again() {
     assert!(matches!(bench.frames(key)[0].body, Some(Body::Subscribed(_))));
     bench.engine.closed(bench.now, key);
     bench.pass(4_000);
-    assert!(bench.asks.iter().any(|ask| matches!(ask, Ask::Release { channel } if channel == "room:1")));
+    assert!(bench.asks.iter().any(|ask| matches!(ask, CoreRequest::Release { channel } if channel == "room:1")));
     assert_eq!(bench.engine.footprint().rooms, 0);
 }
 
@@ -483,7 +483,7 @@ fn an_answer_of_before_a_release_answers_nothing_asked_after_it() {
     let key = bench.native();
     let asked = |bench: &Bench| {
         let holds = bench.asks.iter().filter_map(|ask| match ask {
-            Ask::Hold { ticket, .. } => Some(*ticket),
+            CoreRequest::Hold { ticket, .. } => Some(*ticket),
             _ => None,
         });
         holds.last().expect("a hold")
@@ -493,7 +493,7 @@ fn an_answer_of_before_a_release_answers_nothing_asked_after_it() {
     // The owner is slow: nobody waits any more, and the room is given back.
     bench.pass(10_500);
     bench.pass(6_000);
-    assert!(bench.asks.iter().any(|ask| matches!(ask, Ask::Release { .. })));
+    assert!(bench.asks.iter().any(|ask| matches!(ask, CoreRequest::Release { .. })));
     bench.frames(key);
     bench.subscribe(key, room("room:1"));
     let after = asked(&bench);

@@ -71,7 +71,7 @@ fn a_goim_session_has_its_key_and_its_users_routes() {
         let mut routes = Vec::new();
         for ask in std::mem::take(&mut bench.asks) {
             match ask {
-                Ask::Routes(changes) => {
+                CoreRequest::Routes(changes) => {
                     for change in changes.iter() {
                         assert_eq!((change.session, change.device), ("incarnation.1.0.0", ""));
                         routes.push((change.gone, change.by_key, change.name.to_owned()));
@@ -86,7 +86,7 @@ fn a_goim_session_has_its_key_and_its_users_routes() {
     assert_eq!(routes(&mut bench), put);
     bench.input(Input::Routes { from: 0 });
     assert_eq!(routes(&mut bench), put, "told anew");
-    bench.asks.retain(|ask| !matches!(ask, Ask::Told { next: None }));
+    bench.asks.retain(|ask| !matches!(ask, CoreRequest::Told { next: None }));
     let kick = proto::record::Kick { code: client::ErrorCode::Replaced.into(), reason: String::new() };
     bench.input(Input::Command(vec![key], Arc::new(cluster::command_out::Act::Kick(kick))));
     assert_eq!(bench.sink.closed, [key]);
@@ -278,6 +278,6 @@ fn rooms_that_are_made_by_authenticating_are_limited_too() {
         let_in.push(!bench.sink.closed.contains(&key));
     }
     assert_eq!(let_in, [true, true, false]);
-    let holds = bench.asks.iter().filter(|ask| matches!(ask, Ask::Hold { .. })).count();
+    let holds = bench.asks.iter().filter(|ask| matches!(ask, CoreRequest::Hold { .. })).count();
     assert_eq!(holds, 2);
 }

@@ -1,7 +1,7 @@
 //! The engine under a virtual clock and a random schedule: what the invariants of the engine are held by.
 //!
 //! ```text
-//!   clients (all dialects, encodings) ◀─bytes, short sends, resets─▶ Engine ◀─Input, Ask─▶ logic, owners (world)
+//!   clients (all dialects, encodings) ◀─bytes, short sends, resets─▶ Engine ◀─Input, CoreRequest─▶ logic, owners (world)
 //!       └─ what each got ────────────────── compared at the end with ───────────── what was published
 //! ```
 //!

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Engine, EngineConfig, RouteChange,
     encode::BATCH_BYTES_MAX,
-    event::{Ask, Input, Push},
+    event::{CoreRequest, Input, Push},
     fault::Fault,
     session::Session,
 };
@@ -453,21 +453,21 @@ impl World {
         for key in std::mem::take(&mut self.net.breaking) {
             self.cut(key);
         }
-        while let Some(ask) = self.engine.ask() {
+        while let Some(ask) = self.engine.next_request() {
             match ask {
-                Ask::OriginRefused { origin, .. } => panic!("nobody sends an origin, but {origin}"),
-                Ask::Gate { id, session, ask } => self.asked.push((id, session, ask)),
-                Ask::Hold { channel, ticket } => self.hold(&channel, ticket),
-                Ask::Release { channel } => {
+                CoreRequest::OriginRefused { origin, .. } => panic!("nobody sends an origin, but {origin}"),
+                CoreRequest::Gate { id, session, ask } => self.asked.push((id, session, ask)),
+                CoreRequest::Hold { channel, ticket } => self.hold(&channel, ticket),
+                CoreRequest::Release { channel } => {
                     let owned = self.rooms.iter_mut().find(|owned| owned.name == channel).expect("a room of ours");
                     owned.held = false;
                 }
-                Ask::Routes(changes) => {
+                CoreRequest::Routes(changes) => {
                     for RouteChange { gone, by_key, name, .. } in changes.iter() {
                         *self.routes.entry(format!("{by_key} {name}")).or_default() += if gone { -1 } else { 1 };
                     }
                 }
-                Ask::Told { .. } | Ask::Counts(_) | Ask::Sessions { .. } => {}
+                CoreRequest::Told { .. } | CoreRequest::Counts(_) | CoreRequest::Sessions { .. } => {}
             }
         }
     }
