@@ -1,6 +1,8 @@
 """Runs each client through a proxy that reads the handshake and the frames' first bytes, and prints a table.
 
-usage: run.py WORK PORT [LIBRARY...]
+Bilibili's clients are given a comment twice a second by the HTTP API.
+
+usage: run.py WORK PORT HTTP_PORT [LIBRARY...]
 """
 
 import os
@@ -9,9 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 
-WORK, PORT = sys.argv[1], int(sys.argv[2])
-WANTED = sys.argv[3:]
+WORK, PORT, HTTP_PORT = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+WANTED = sys.argv[4:]
+ROOM_ID = "5440"
 TIMEOUT_S = 60
 PYTHON = f"{WORK}/python/bin/python"
 JAVA = ["java", "-cp", f"{WORK}/java/target/*:{WORK}/java/target/dependency/*"]
@@ -30,6 +35,26 @@ CLIENTS = [
         ("java-websocket", "JavaWebSocketClient"),
     )),
 ]
+
+BILIBILI = [
+    *((name, ["node", f"{WORK}/bilibili.mjs", name]) for name in (
+        "bilibili-live-ws",
+        "bilibili-live-ws TCP",
+        "tiny-bilibili-ws",
+        "blive-message-listener",
+        "bilibili-live-danmaku",
+    )),
+    *((name, [PYTHON, f"{HERE}/bilibili.py", name]) for name in ("blivedm", "bilibili-api-python")),
+]
+
+
+def comment():
+    body = '{"type":"text","text":"弹幕","from":{"uid":"1001","name":"Ann"}}'.encode()
+    url = f"http://127.0.0.1:{HTTP_PORT}/v1/rooms/{ROOM_ID}/messages"
+    while True:
+        request = urllib.request.Request(url, body, {"content-type": "application/json"})
+        urllib.request.urlopen(request).close()
+        time.sleep(0.5)
 
 
 class Proxy:
@@ -86,26 +111,44 @@ class Proxy:
                 pass
 
 
+def run(command, port):
+    """Whether it worked, its version, and why not."""
+    env = {**os.environ, "URL": f"ws://127.0.0.1:{port}/sub", "ROOM": "room:" + re.sub(r"\W", "-", command[-1]), "ROOM_ID": ROOM_ID}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False, "?", ": no end in time"
+    works = done.returncode == 0
+    last = lambda text: (text.strip().splitlines() or ["?"])[-1][:120]
+    return works, last(done.stdout), "" if works else ": " + last(done.stderr)
+
+
+def wanted(clients):
+    for name, command in clients:
+        here = not os.path.isabs(command[0]) or os.path.exists(command[0])
+        if here and (not WANTED or name in WANTED):
+            yield name, command
+
+
 def main():
     failed = False
+    cell = lambda text: "–" if text == "-" else f"`{text}`"
     print("| library | version | it offers | it is answered | it sends compressed | works |")
     print("|---|---|---|---|---|---|")
-    for name, command in CLIENTS:
-        if (WANTED and name not in WANTED) or (os.path.isabs(command[0]) and not os.path.exists(command[0])):
-            continue
+    for name, command in wanted(CLIENTS):
         proxy = Proxy()
-        env = {**os.environ, "URL": f"ws://127.0.0.1:{proxy.port}/ws", "ROOM": "room:" + re.sub(r"\W", "-", name)}
-        try:
-            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-            works, version = done.returncode == 0, (done.stdout.strip().splitlines() or ["?"])[-1]
-            why = "" if works else ": " + (done.stderr.strip().splitlines() or ["?"])[-1][:120]
-        except subprocess.TimeoutExpired:
-            works, version, why = False, "?", ": no end in time"
+        works, version, why = run(command, proxy.port)
         proxy.listener.close()
         failed |= not works
         sent = f"{proxy.compressed[0]} frames" if proxy.compressed[0] else "no"
-        cell = lambda text: "–" if text == "-" else f"`{text}`"
         print(f"| {name} | {version} | {cell(proxy.offer)} | {cell(proxy.answer)} | {sent} | {'yes' if works else 'no' + why} |", flush=True)
+    threading.Thread(target=comment, daemon=True).start()
+    print("\n| Bilibili's | version | comment, user and popularity |")
+    print("|---|---|---|")
+    for name, command in wanted(BILIBILI):
+        works, version, why = run(command, PORT)
+        failed |= not works
+        print(f"| {name} | {version} | {'yes' if works else 'no' + why} |", flush=True)
     sys.exit(failed)
 
 
