@@ -283,7 +283,11 @@ pub fn refuse(status: u16, reason: &str, out: &mut Vec<u8>) {
         404 => ("Not Found", ""),
         405 => ("Method Not Allowed", "Allow: GET\r\n"),
         408 => ("Request Timeout", ""),
-        426 => ("Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+        // Pages of any origin may read this one: it tells a refused page that the server is there, and nothing else.
+        426 => (
+            "Upgrade Required",
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nAccess-Control-Allow-Origin: *\r\n",
+        ),
         429 => ("Too Many Requests", ""),
         431 => ("Request Header Fields Too Large", ""),
         500 => ("Internal Server Error", ""),

@@ -15,13 +15,18 @@ export interface Channel {
   banned: boolean;
   tries: number;
   timer: unknown;
-  readonly settled: Promise<Subscribed>;
-  readonly resolve: (subscribed: Subscribed) => void;
-  readonly reject: (error: BarrageError) => void;
+  settled: Promise<Subscribed>;
+  resolve: (subscribed: Subscribed) => void;
+  reject: (error: BarrageError) => void;
+}
+
+/** The promise of a subscription that is to come. */
+export function settling(): Pick<Channel, "settled" | "resolve" | "reject"> {
+  const { promise, resolve, reject } = deferred<Subscribed>();
+  return { settled: promise, resolve, reject };
 }
 
 export function newChannel(name: string, options: SubscribeOptions): Channel {
-  const { promise, resolve, reject } = deferred<Subscribed>();
   return {
     name,
     history: options.history ?? 0,
@@ -30,9 +35,7 @@ export function newChannel(name: string, options: SubscribeOptions): Channel {
     banned: false,
     tries: 0,
     timer: undefined,
-    settled: promise,
-    resolve,
-    reject,
+    ...settling(),
   };
 }
 

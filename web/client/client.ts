@@ -14,7 +14,7 @@
  */
 
 import { BACKOFF, Backoff } from "./backoff.js";
-import { type Channel, type Deferred, deferred, newChannel } from "./channel.js";
+import { type Channel, type Deferred, deferred, newChannel, settling } from "./channel.js";
 import { Emitter } from "./emitter.js";
 import { BarrageError, asError, errorOf, errorOfClose, isOfOneFrame } from "./error.js";
 import { type Body, type Connected, type Message, type Position, type Request, type Subscribed, SUBPROTOCOL, decode } from "./frame.js";
@@ -70,7 +70,8 @@ export class Client extends Emitter<ClientEvents> {
   private attempts = 0;
   private addresses = 0;
   private readonly requests: Requests;
-  private refusedOrigin = false;
+  /** How often the server refused pages of this origin. */
+  private refusals = 0;
   private session: Connected | undefined;
 
   private readonly token: Token;
@@ -269,12 +270,9 @@ export class Client extends Emitter<ClientEvents> {
 
   /** The socket at `url` did not open: looks why, where that can be known. */
   private async refusedAt(generation: number, browser: Browser, url: string): Promise<void> {
-    const error = await errorOfHandshake(browser, url);
+    const error = await errorOfHandshake(browser, url, this.refusals);
     if (generation !== this.generation) return;
-    if (error.code === "FORBIDDEN" && !this.refusedOrigin) {
-      this.refusedOrigin = true;
-      console.warn(`barrage: ${error.message}`);
-    }
+    if (error.code === "FORBIDDEN" && this.refusals++ === 0) console.warn(`barrage: ${error.message}`);
     this.lost(error);
   }
 
@@ -294,6 +292,7 @@ export class Client extends Emitter<ClientEvents> {
   /** The connection stands. */
   private stand(connected: Connected): void {
     this.clock.clearTimeout(this.connectTimer);
+    this.refusals = 0;
     this.session = connected;
     this.stableTimer = this.clock.setTimeout(() => {
       this.backoff.reset();
@@ -504,12 +503,15 @@ export class Client extends Emitter<ClientEvents> {
   private bannedFrom(channel: Channel, error: BarrageError): boolean {
     if (error.code !== "BANNED" || error.retryAfterMs === 0) return false;
     this.clock.clearTimeout(channel.timer);
+    if (!channel.banned) {
+      channel.reject(error); // nothing, if it was subscribed before
+      Object.assign(channel, settling()); // whoever subscribes from now on waits for the end
+    }
     channel.live = undefined;
     channel.banned = true;
     channel.timer = this.clock.setTimeout(() => {
       if (this.introduced) this.takeUp(channel);
     }, Math.min(error.retryAfterMs, TIMER_MS_MAX));
-    channel.reject(error); // nothing, if it was subscribed before
     this.emit("unsubscribed", { channel: channel.name, error });
     this.pump(channel.name);
     return true;

@@ -237,6 +237,7 @@ class Page {
       };
       count();
       this.countdown = setInterval(count, 500);
+      if (state.error?.code === "FORBIDDEN") this.notice(SAY.refused(location.origin)(language), Infinity);
       return;
     }
     if (state.name === "connected" && this.out) {

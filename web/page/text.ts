@@ -121,6 +121,11 @@ export const SAY = {
   connected: pick("Connected", "已连接"),
   waiting: (s: number) => pick(`Reconnecting in ${s} s`, `${s} 秒后重连`),
   closed: pick("Disconnected", "已断开"),
+  refused: (origin: string) =>
+    pick(
+      `The server does not let this page in: its connector.origins must list ${origin}.`,
+      `服务器不接受此页面：其 connector.origins 必须包含 ${origin}。`,
+    ),
   out: pick("Not in the room", "已不在房间"),
   missed: (n: bigint, exact: boolean) => {
     if (n === 0n) return pick("Some messages may have gone by while you were away.", "你离开期间可能错过了一些消息。");

@@ -9,9 +9,9 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::LazyLock;
 
-/// What the page may load and reach, the value of `content-security-policy`: its own files only, and WebSockets of any
-/// address, since clients connect to the connectors and those have addresses of their own.
-pub const CSP: &str = "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; \
+/// What the page may load and reach, the value of `content-security-policy`: its own files only, and connectors at any
+/// address, by WebSocket and, to ask why one was refused, by HTTP.
+pub const CSP: &str = "default-src 'self'; connect-src 'self' http: https: ws: wss:; object-src 'none'; base-uri 'none'; \
                        form-action 'none'; frame-ancestors 'none'";
 
 /// One file of the page.

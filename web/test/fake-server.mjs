@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { WebSocketServer } from "ws";
 
 const MIMES = { html: "text/html; charset=utf-8", css: "text/css", js: "text/javascript", svg: "image/svg+xml" };
-const CSP = "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'";
+const CSP = "default-src 'self'; connect-src 'self' http: https: ws: wss:; object-src 'none'; base-uri 'none'";
 export class FakeServer {
   rooms = new Map();
   sessions = new Set();

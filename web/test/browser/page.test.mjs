@@ -242,6 +242,24 @@ test("who is banned from a room sees so, and is in it again when the ban ends", 
   await page.context().close();
 });
 
+test("a page of an origin that the connector refuses is told which setting must list it", { skip }, async (t) => {
+  if (!server.isReal) {
+    t.diagnostic("the fake server refuses nobody");
+    return;
+  }
+  const other = await startServer({ BARRAGE_CONNECTOR__ORIGINS: '["http://elsewhere.example"]' });
+  try {
+    const context = await browser.newContext({ locale: "en-GB" });
+    const page = await context.newPage();
+    await page.goto(other.address);
+    await page.locator("#notice", { hasText: `connector.origins must list ${new URL(other.address).origin}` }).waitFor();
+    assert.equal(await page.getAttribute("#state", "data-state"), "waiting");
+    await context.close();
+  } finally {
+    await other.stop();
+  }
+});
+
 test("a flood leaves the page as large as it was", { skip }, async () => {
   const page = await viewer(browser, server.address, { room: "flood", name: "Ada", errors });
   let most = 0;
