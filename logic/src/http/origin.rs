@@ -6,7 +6,8 @@
 //!   127.0.0.1 would be "the address's own".
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
@@ -17,15 +18,41 @@ use proto::error::error;
 
 use super::Refused;
 
+/// How often refused origins are logged.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
+
+/// Longest part of an origin that is logged, characters.
+const ORIGIN_CHARS_MAX: usize = 200;
+
 /// Looks at `Host` and `Origin`.
 pub(super) struct Guard {
     origins: Vec<String>,
     loopback_only: bool,
+    refusals: Mutex<Refusals>,
+}
+
+/// Requests of unlisted origins.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Since the last one was logged.
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Refusals {
+    /// One more. Where it is to be logged: how many there were since the last one that was.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        self.logged.is_none_or(|logged| now - logged >= LOGGED_EVERY).then(|| {
+            self.logged = Some(now);
+            std::mem::take(&mut self.count)
+        })
+    }
 }
 
 impl Guard {
     pub(super) fn new(origins: &[String], loopback_only: bool) -> Self {
-        Self { origins: origins.to_vec(), loopback_only }
+        Self { origins: origins.to_vec(), loopback_only, refusals: Mutex::default() }
     }
 
     fn judge(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Error> {
@@ -48,10 +75,19 @@ impl Guard {
                     .then_some(())
             };
             if origin.to_str().ok().and_then(own).is_none() {
+                self.log(origin);
                 return Err(error(ErrorCode::Forbidden, "pages of another origin may not call: logic.origins"));
             }
         }
         Ok(())
+    }
+
+    fn log(&self, origin: &HeaderValue) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = refusals.next(Instant::now()) {
+            let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(ORIGIN_CHARS_MAX).collect();
+            tracing::warn!(origin, count, "refused a page of another origin: logic.origins lists those that may call");
+        }
     }
 }
 
@@ -100,6 +136,14 @@ mod tests {
             assert!(!judged(&guard, host, None), "{host}");
         }
         assert!(guard.judge(&HeaderMap::new(), &Uri::from_static("/")).is_err(), "no Host");
+    }
+
+    #[test]
+    fn refused_origins_are_logged_once_in_ten_seconds() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let logged: Vec<_> = (0..25).map(|second| refusals.next(start + Duration::from_secs(second))).collect();
+        assert_eq!((logged[0], logged[10], logged[20]), (Some(1), Some(10), Some(10)));
+        assert_eq!(logged.iter().flatten().count(), 3);
     }
 
     #[test]
